@@ -1,0 +1,158 @@
+"""Masked CLIP scoring on a tiny random CLIP: what is blocked cannot matter, what is allowed does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench.bootstrap import load_pack
+
+load_pack()
+from partedit_oir.core.segment.clip import ClipScorer, attention_bias, fit_to_square  # noqa: E402
+
+WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "cat</w>", "r", "e", "d</w>", "c", "a", "t</w>", "re", "ca"]
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    tower = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2)
+    config = CLIPConfig(
+        text_config=dict(
+            vocab_size=len(WORDS), max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1, **tower
+        ),
+        vision_config=dict(image_size=32, patch_size=8, **tower),
+        projection_dim=16,
+    )
+    config._attn_implementation = "eager"
+    return CLIPModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(clip_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    clip_model.save_pretrained(folder, safe_serialization=True)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\nc a\nca t</w>\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16})
+    )
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(clip_folder):
+    return ClipScorer.from_folder(clip_folder)
+
+
+def left_half(height: int = 32, width: int = 32) -> torch.Tensor:
+    mask = torch.zeros(height, width)
+    mask[:, : width // 2] = 1
+    return mask
+
+
+def test_blocked_patches_cannot_change_the_score(scorer):
+    image, other = torch.rand(32, 32, 3), torch.rand(32, 32, 3)
+    mask = left_half()
+    changed = torch.where(mask[..., None] > 0, image, other)
+    assert scorer.score(image, "a red cat", mask) == scorer.score(changed, "a red cat", mask)
+    # The same change moves the score when nothing is blocked, and when the published code's bias is used.
+    assert scorer.score(image, "a red cat") != scorer.score(changed, "a red cat")
+    assert scorer.score(image, "a red cat", mask, "published_bias") != scorer.score(
+        changed, "a red cat", mask, "published_bias"
+    )
+
+
+def test_allowed_patches_do_change_the_score(scorer):
+    image = torch.rand(32, 32, 3)
+    mask = left_half()
+    changed = torch.where(mask[..., None] > 0, 1 - image, image)
+    assert abs(scorer.score(image, "a cat", mask) - scorer.score(changed, "a cat", mask)) > 1e-4
+
+
+def test_full_mask_is_the_plain_clip_score(scorer, clip_model):
+    image = torch.rand(32, 32, 3)
+    pixels = ((image - 0.5) / 0.25).movedim(-1, 0)[None]
+    with torch.no_grad():
+        pooled = clip_model.vision_model(pixel_values=pixels)[1]
+        feature = clip_model.visual_projection(pooled)
+        text = clip_model.text_projection(clip_model.text_model(**scorer.tokenize(["a cat"]))[1])
+    expected = torch.cosine_similarity(feature, text).item()
+    assert scorer.score(image, "a cat") == pytest.approx(expected, abs=1e-6)
+    assert scorer.score(image, "a cat", torch.ones(32, 32)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(64, 32), (24, 96), (50, 37)])
+def test_non_square_pictures_stay_aligned(scorer, height, width):
+    """The mask of the far end still selects the far end: no centre crop."""
+    image = torch.rand(height, width, 3)
+    mask = torch.zeros(height, width)
+    if height > width:
+        mask[-height // 4 :] = 1
+        away = (slice(0, height // 3), slice(None))
+    else:
+        mask[:, -width // 4 :] = 1
+        away = (slice(None), slice(0, width // 3))
+    far, near = image.clone(), image.clone()
+    far[away] = 1 - far[away]
+    near[mask > 0] = 1 - near[mask > 0]
+    base = scorer.score(image, "a cat", mask)
+    assert scorer.score(far, "a cat", mask) == base
+    assert abs(scorer.score(near, "a cat", mask) - base) > 1e-4
+
+
+def test_padding_is_outside():
+    pixels, inside = fit_to_square(torch.ones(10, 20, 3), 32, "pad")
+    assert pixels.shape == (1, 3, 32, 32)
+    assert inside[0, 0].sum() == 16 * 32
+    assert pixels[0, :, inside[0, 0] == 0].abs().sum() == 0
+
+
+def test_object_smaller_than_a_patch_survives(scorer):
+    mask = torch.zeros(512, 512)
+    mask[300, 100] = 1
+    assert -1 <= scorer.score(torch.rand(512, 512, 3), "cat", mask) <= 1
+
+
+def test_bias_values():
+    region = torch.tensor([[True, False]])
+    assert attention_bias(region, "masked")[0, 0, 2].tolist() == [0, 0, float("-inf")]
+    assert attention_bias(region, "published_bias")[0, 0, 0].tolist() == [1, 1, 0]
+
+
+def test_from_parts_takes_a_plain_tokenizer(clip_model):
+    def tokenizer(texts):
+        return {"input_ids": torch.tensor([[0, 3, 4, 1] for _ in texts])}
+
+    made = ClipScorer.from_parts(clip_model, tokenizer, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
+    assert -1 <= made.score(torch.rand(32, 32, 3), "red cat") <= 1
+
+
+@pytest.mark.parametrize(
+    "image, mask, words",
+    [
+        (torch.rand(3, 32, 32, 2), None, "image: expected a shape"),
+        (torch.full((32, 32, 3), float("nan")), None, "NaN"),
+        (torch.rand(32, 32, 3), torch.zeros(32, 32), "mask: is empty"),
+        (torch.rand(32, 32, 3), torch.ones(2, 3, 32), "mask: expected a shape"),
+    ],
+)
+def test_bad_input_is_named(scorer, image, mask, words):
+    with pytest.raises(ValueError, match=words):
+        scorer.score(image, "cat", mask)
+
+
+def test_missing_files_say_where_they_come_from(tmp_path, clip_folder):
+    with pytest.raises(FileNotFoundError, match="openai/clip-vit-large-patch14"):
+        ClipScorer.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ValueError, match="llama"):
+        ClipScorer.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text((clip_folder / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match="tokenizer|weights"):
+        ClipScorer.from_folder(tmp_path)
