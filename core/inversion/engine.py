@@ -1,0 +1,141 @@
+"""Run an own sampling loop inside ComfyUI's guider, so that everything attached to a model takes part.
+
+Loading and offloading, LoRA and its hooks, ControlNet, regional conditioning, wrappers, low-memory splitting and
+multi-GPU clones all live in ``CFGGuider.sample``. A loop that called the UNet by itself would miss them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+
+T = TypeVar("T")
+Conditioning = list[Any]
+
+
+class RowCounter:
+    """Counts the rows that really went through the UNet (an APPLY_MODEL wrapper; several GPUs call it at once)."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.calls = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            self.rows += x.shape[0]
+            self.calls += 1
+        return executor(x, *args, **kwargs)
+
+
+class Denoiser:
+    """The guided model inside a running loop: noisy rows → denoised rows.
+
+    Attributes:
+        device: where rows must lie.
+        mixed_sigmas: whether rows of one call may sit at different sigmas. False when something in the conditioning
+            is switched by the sampling progress (timestep ranges, ControlNet ranges, hook keyframes): ComfyUI reads
+            that progress from the first row only.
+    """
+
+    def __init__(self, guider: Any, extra_args: dict[str, Any], device: torch.device) -> None:
+        self._guider = guider
+        self._extra_args = {k: extra_args[k] for k in ("model_options", "seed") if k in extra_args}
+        self.device = device
+        self.mixed_sigmas = not any(_follows_progress(c) for conds in guider.conds.values() for c in conds or [])
+
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Denoised rows (R, C, H, W) of ``x`` (R, C, H, W) at ``sigma``, one number or (R,)."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0]).contiguous()
+        return self._guider(x, sigma, **self._extra_args)
+
+
+def _follows_progress(cond: dict[str, Any]) -> bool:
+    if "timestep_start" in cond or "timestep_end" in cond:
+        return True
+    control = cond.get("control")
+    while control is not None:
+        if tuple(getattr(control, "timestep_percent_range", (0.0, 1.0))) != (0.0, 1.0):
+            return True
+        control = getattr(control, "previous_controlnet", None)
+    hooks = cond.get("hooks")
+    return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 0 for hook in getattr(hooks, "hooks", ()))
+
+
+class _LoopSampler(comfy.samplers.Sampler):
+    """A ComfyUI sampler whose steps are a given function."""
+
+    def __init__(self, loop: Callable[[Denoiser], Any]) -> None:
+        self._loop = loop
+        self.result: Any = None
+
+    def sample(
+        self, model_wrap: Any, sigmas: torch.Tensor, extra_args: dict[str, Any], callback: Any, noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None, denoise_mask: torch.Tensor | None = None, disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        self.result = self._loop(Denoiser(model_wrap, extra_args, noise.device))
+        return torch.zeros_like(noise[:1])
+
+
+def run_loop(
+    model: Any,
+    loop: Callable[[Denoiser], T],
+    *,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    cfg: float,
+    latent_image: torch.Tensor,
+    rows: int,
+    sigmas: torch.Tensor,
+    seed: int = 0,
+) -> tuple[T, int]:
+    """Call ``loop`` with the model loaded and guided by the given conditioning.
+
+    Args:
+        model: a ``ModelPatcher``; it is left as it was, also when the loop is interrupted.
+        loop: gets a :class:`Denoiser`, returns anything.
+        positive, negative: ComfyUI CONDITIONING; ``negative`` may be None when ``cfg`` is 1.
+        cfg: classifier-free guidance scale; 1 evaluates the positive conditioning only.
+        latent_image: (B, C, H, W), the clean latent as a LATENT holds it. Inpainting models read it.
+        rows: the largest batch that the loop will use, for ComfyUI's memory estimate.
+        sigmas: the whole schedule, descending; patches read their progress from it.
+        seed: handed to the sampler's arguments.
+
+    Returns:
+        The loop's result and the number of rows that went through the UNet.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    conds = {"positive": positive}
+    if negative is not None:
+        conds["negative"] = negative
+    guider.inner_set_conds(conds)
+    guider.set_cfg(cfg)
+
+    counter = RowCounter()
+    guider.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    comfy.patcher_extension.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL, "oir_row_counter", counter, guider.model_options, True
+    )
+    sampler = _LoopSampler(loop)
+    like = latent_image[:1].float().expand(rows, *latent_image.shape[1:]) if rows != latent_image.shape[0] else latent_image
+    with torch.no_grad():
+        guider.sample(torch.zeros_like(like), like.contiguous().float(), sampler, sigmas, disable_pbar=True, seed=seed)
+    return sampler.result, counter.rows
+
+
+def process_latent_in(model: Any, latent: torch.Tensor) -> torch.Tensor:
+    """A LATENT's samples in model space, as the guider would hand them to a sampler."""
+    return model.model.process_latent_in(latent.float()) if torch.count_nonzero(latent) else latent.float()
+
+
+def process_latent_out(model: Any, latent: torch.Tensor) -> torch.Tensor:
+    """Model space back to what a LATENT holds."""
+    return model.model.process_latent_out(latent.float())

@@ -1,0 +1,107 @@
+"""Invert an image latent with any of the pack's methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+
+from .ddim import ddim_invert
+from .engine import Conditioning, Denoiser, process_latent_in, run_loop
+from .memory import auto_batch_size
+from .schedule import model_sampling_of
+from .stochastic import find_noise_maps, independent_latents
+from .trajectory import METHODS, STOCHASTIC_METHODS, Trajectory, image_scale
+
+
+def invert(
+    model: Any,
+    latent_image: torch.Tensor,
+    positive: Conditioning,
+    *,
+    sigmas: torch.Tensor,
+    method: str = "ddim_next_timestep",
+    negative: Conditioning | None = None,
+    cfg: float = 1.0,
+    seed: int = 0,
+    fixed_point_iterations: int = 3,
+    batch_size: int = 0,
+    source_prompt: str = "",
+) -> Trajectory:
+    """Latents of ``latent_image`` at every level of ``sigmas``.
+
+    Args:
+        model: a noise- or v-predicting ``ModelPatcher``.
+        latent_image: (B, C, H, W), as a LATENT holds it.
+        positive: conditioning of the source prompt.
+        sigmas: (S+1,) descending, from :mod:`.schedule`.
+        method: one of ``METHODS``.
+        negative: needed when ``cfg`` is not 1.
+        cfg: guidance during the inversion; the published DDIM inversions use 1 (conditional only).
+        seed: noise of the stochastic methods.
+        fixed_point_iterations: of ``ddim_fixed_point``.
+        batch_size: rows a call for the stochastic methods; 0 asks the free memory.
+        source_prompt: kept in the result for later nodes.
+
+    Raises:
+        ValueError: an input that cannot work, named in the message, before anything is sampled.
+    """
+    sampling = model_sampling_of(model)
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    if latent_image.ndim != 4:
+        raise ValueError(
+            f"latent_image: expected an image latent of 4 dimensions (batch, channels, height, width), got "
+            f"{tuple(latent_image.shape)}. Video latents cannot be inverted here."
+        )
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent_image.shape[1] != channels:
+        raise ValueError(
+            f"latent_image: it has {latent_image.shape[1]} channels, this model works with {channels}. "
+            "Encode the image with the model's own VAE."
+        )
+    if cfg != 1.0 and negative is None:
+        raise ValueError(f"negative: cfg is {cfg}, so the inversion needs a negative conditioning; connect one or use 1.")
+
+    sigma_data = float(getattr(sampling, "sigma_data", 1.0))
+    sigmas = sigmas.detach().float().cpu()
+    steps, batch = len(sigmas) - 1, latent_image.shape[0]
+    latent_image = latent_image.detach().float().cpu()
+    image = process_latent_in(model, latent_image)
+    noise_maps: torch.Tensor | None = None
+    stochastic = method in STOCHASTIC_METHODS
+    progress = comfy.utils.ProgressBar(steps)
+
+    if stochastic:
+        latents = independent_latents(image, sigmas, seed, sigma_data)
+        rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
+
+        def loop(denoise: Denoiser) -> torch.Tensor:
+            return find_noise_maps(denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update)
+    else:
+        latents = torch.empty(steps + 1, *image.shape)
+        latents[steps] = image * image_scale(float(sigmas[-1]), sigma_data)
+        rows = batch
+
+        def keep(index: int, latent: torch.Tensor) -> None:
+            latents[index] = latent.cpu()
+            progress.update(1)
+
+        def loop(denoise: Denoiser) -> torch.Tensor:
+            return ddim_invert(
+                denoise, latents[steps].to(denoise.device), sigmas, steps, 0, method,
+                fixed_point_iterations=fixed_point_iterations, sigma_data=sigma_data, on_step=keep,
+            )
+
+    result, _ = run_loop(
+        model, loop, positive=positive, negative=None if cfg == 1.0 else negative, cfg=cfg,
+        latent_image=latent_image, rows=rows, sigmas=sigmas, seed=seed,
+    )
+    if stochastic:
+        noise_maps = result
+    return Trajectory(
+        latents=latents, sigmas=sigmas, method=method, latent_image=latent_image, noise_maps=noise_maps,
+        conditioning=positive, source_prompt=source_prompt, cfg=cfg, seed=seed,
+        fixed_point_iterations=fixed_point_iterations if method == "ddim_fixed_point" else 0, sigma_data=sigma_data,
+    )

@@ -1,0 +1,57 @@
+"""Inversions with noise maps: edit-friendly DDPM and LEDITS++.
+
+The latents of all levels are drawn from the image with independent noise, not along one path; the noise map of a step
+is then whatever carries its latent to the next one (Huberman-Spiegelglas et al. 2024, algorithm 1; Brack et al. 2024).
+Levels do not depend on each other, so many are evaluated in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .engine import Denoiser
+from .replay import deterministic_part
+from .trajectory import image_scale
+
+
+def independent_latents(image: torch.Tensor, sigmas: torch.Tensor, seed: int, sigma_data: float = 1.0) -> torch.Tensor:
+    """(S+1, B, C, H, W) float32: image + sigma_i · noise_i with fresh noise at every level; the last is the image."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    image = image.float().cpu()
+    latents = [image + float(s) * torch.randn(image.shape, generator=generator) for s in sigmas[:-1]]
+    return torch.stack([*latents, image * image_scale(float(sigmas[-1]), sigma_data)])
+
+
+def find_noise_maps(
+    denoise: Denoiser,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    method: str,
+    *,
+    batch_size: int = 1,
+    on_levels: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """The noise map of every step, (S, B, C, H, W), in x units (already times the step's standard deviation).
+
+    Args:
+        latents: (S+1, B, C, H, W) from :func:`independent_latents`.
+        batch_size: rows a UNet call; whole levels are put together, at least one.
+        on_levels: called with the number of levels just evaluated.
+    """
+    steps, batch = len(sigmas) - 1, latents.shape[1]
+    chunk = max(1, batch_size // batch) if denoise.mixed_sigmas else 1
+    maps = torch.empty_like(latents[:-1])
+    previous: torch.Tensor | None = None
+    for first in range(0, steps, chunk):
+        levels = range(first, min(first + chunk, steps))
+        rows = latents[levels.start:levels.stop].flatten(0, 1).to(denoise.device)
+        sigma = sigmas[levels.start:levels.stop].repeat_interleave(batch).to(denoise.device)
+        denoised = denoise(rows, sigma).float().cpu().unflatten(0, (len(levels), batch))
+        for i, clean in zip(levels, denoised, strict=True):
+            maps[i] = latents[i + 1] - deterministic_part(method, sigmas, i, latents[i], clean, previous)
+            previous = clean
+        if on_levels is not None:
+            on_levels(len(levels))
+    return maps

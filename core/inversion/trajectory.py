@@ -1,0 +1,117 @@
+"""The result of an inversion: one latent for every noise level between the image and noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+DDIM_METHODS = ("ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point")
+STOCHASTIC_METHODS = ("edit_friendly_ddpm", "ledits_pp")
+METHODS = DDIM_METHODS + STOCHASTIC_METHODS
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Latents of an image at every level of a schedule of S steps, noisiest first.
+
+    ``latents[i]`` lies at ``sigmas[i]`` in the space that ComfyUI's samplers work in: after the model's
+    ``process_latent_in``, with x = z / sqrt(alpha-bar) and sigma = sqrt((1 - alpha-bar) / alpha-bar). The last level is
+    alpha-bar_0 of the training schedule (sigma 0.0292 for Stable Diffusion), not 0, as in DDIM with
+    ``set_alpha_to_one = False``; :meth:`to_image_latent` takes a latent of that level back to the image's scale.
+
+    Attributes:
+        latents: (S+1, B, C, H, W) float32 on the CPU.
+        sigmas: (S+1,) float32, strictly descending, all above 0.
+        method: one of ``METHODS``.
+        latent_image: (B, C, H, W) float32, the clean latent as a ComfyUI LATENT holds it (before ``process_latent_in``).
+        noise_maps: (S, B, C, H, W) float32 or None. What step i adds after its deterministic part, in latent units:
+            the noise map z of the papers times the step's standard deviation. Kept in this form it is defined, and
+            replays exactly, for steps of any variance.
+        conditioning: ComfyUI CONDITIONING of the source prompt, or None.
+        source_prompt: the prompt's text if it is known, else "".
+        cfg: guidance scale of the inversion (1: conditional only).
+        seed: seed of the noise (stochastic methods).
+        fixed_point_iterations: extra evaluations a step (fixed-point DDIM).
+        sigma_data: the model sampling's data scale, 1 for Stable Diffusion.
+    """
+
+    latents: torch.Tensor
+    sigmas: torch.Tensor
+    method: str
+    latent_image: torch.Tensor
+    noise_maps: torch.Tensor | None = None
+    conditioning: list[Any] | None = None
+    source_prompt: str = ""
+    cfg: float = 1.0
+    seed: int = 0
+    fixed_point_iterations: int = 0
+    sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"Trajectory: method {self.method!r} is not one of {', '.join(METHODS)}.")
+        if self.latents.ndim != 5 or self.sigmas.ndim != 1 or self.latents.shape[0] != self.sigmas.shape[0]:
+            raise ValueError(
+                "Trajectory: latents must be (S+1, B, C, H, W) with one sigma each; "
+                f"got latents {tuple(self.latents.shape)} and sigmas {tuple(self.sigmas.shape)}."
+            )
+        if self.latents.shape[0] < 2 or not bool((self.sigmas[1:] < self.sigmas[:-1]).all()) or self.sigmas[-1] <= 0:
+            raise ValueError(
+                "Trajectory: sigmas must hold at least two levels, strictly descending and above 0; "
+                f"got {self.sigmas.tolist()}."
+            )
+        if self.latent_image.shape != self.latents.shape[1:]:
+            raise ValueError(
+                f"Trajectory: latent_image {tuple(self.latent_image.shape)} does not fit the latents "
+                f"{tuple(self.latents.shape)}."
+            )
+        if (self.noise_maps is not None) != (self.method in STOCHASTIC_METHODS):
+            raise ValueError(f"Trajectory: method {self.method!r} with noise_maps={self.noise_maps is not None}.")
+        if self.noise_maps is not None and self.noise_maps.shape != (self.steps, *self.latents.shape[1:]):
+            raise ValueError(
+                f"Trajectory: noise_maps {tuple(self.noise_maps.shape)} must be {(self.steps, *self.latents.shape[1:])}."
+            )
+
+    @property
+    def steps(self) -> int:
+        """S, the number of steps between the noisiest level and the image."""
+        return self.latents.shape[0] - 1
+
+    @property
+    def is_ddim(self) -> bool:
+        """Whether the steps are deterministic (no noise maps)."""
+        return self.method in DDIM_METHODS
+
+    def index(self, inversion_steps: int) -> int:
+        """Position of z_n, the latent after n inversion steps: 0 is the image, S the noisiest level.
+
+        Raises:
+            ValueError: n is not in 0 … S.
+        """
+        if not 0 <= inversion_steps <= self.steps:
+            raise ValueError(
+                f"inversion step {inversion_steps} is outside this trajectory, which has 0 (the image) to {self.steps}."
+            )
+        return self.steps - inversion_steps
+
+    def at(self, inversion_steps: int) -> torch.Tensor:
+        """z_n, (B, C, H, W), the latent after n inversion steps."""
+        return self.latents[self.index(inversion_steps)]
+
+    def to_image_latent(self, x: torch.Tensor) -> torch.Tensor:
+        """A latent of the last level at the clean image's scale (still in model space)."""
+        return x / image_scale(float(self.sigmas[-1]), self.sigma_data)
+
+    def start_index(self, strength: float) -> int:
+        """First level for editing with ``strength``: 1.0 starts from the noisiest, 0.5 half-way in steps."""
+        if not 0.0 < strength <= 1.0:
+            raise ValueError(f"strength is {strength}; it must lie above 0 and at most at 1.")
+        return self.steps - max(1, round(self.steps * strength))
+
+
+def image_scale(sigma: float, sigma_data: float = 1.0) -> float:
+    """x / z at a level: 1 / sqrt(alpha-bar) for a variance-preserving model."""
+    return math.sqrt(sigma**2 + sigma_data**2) / sigma_data

@@ -1,0 +1,80 @@
+"""Denoising runs of different lengths side by side in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+
+from ..inversion.ddim import ddim_step
+from ..inversion.engine import Denoiser
+
+
+@dataclass
+class Job:
+    """One run: ``latent`` (C, H, W) lies at level ``index`` and has to reach level ``stop``."""
+
+    key: Hashable
+    latent: torch.Tensor
+    index: int
+    stop: int
+
+    @property
+    def remaining(self) -> int:
+        """Steps still to do."""
+        return self.stop - self.index
+
+
+def pick_rows(jobs: list[Job], batch_size: int, mixed_sigmas: bool = True) -> list[Job]:
+    """The jobs of the next UNet call.
+
+    The ones with most steps left go first, and a finished row's place goes to the next: no schedule needs fewer calls,
+    which come to max(longest run, ceil(all steps / batch_size)). When all rows of a call must share one sigma
+    (``mixed_sigmas`` False), only the jobs at the noisiest level take part.
+    """
+    if not mixed_sigmas:
+        noisiest = min(job.index for job in jobs)
+        jobs = [job for job in jobs if job.index == noisiest]
+    return sorted(jobs, key=lambda job: -job.remaining)[:batch_size]
+
+
+def run_jobs(
+    denoise: Denoiser,
+    jobs: list[Job],
+    sigmas: torch.Tensor,
+    batch_size: int,
+    *,
+    on_done: Callable[[Hashable, torch.Tensor], None],
+    on_pass: Callable[[int], None] | None = None,
+) -> int:
+    """Denoise all jobs with DDIM (eta = 0), several in one call although they sit at different noise levels.
+
+    Args:
+        sigmas: (S+1,) descending; a job's ``index`` and ``stop`` point into it.
+        batch_size: largest number of rows in one call.
+        on_done: gets a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
+        on_pass: gets the number of row-steps after each call.
+
+    Returns:
+        Number of UNet calls.
+    """
+    levels = sigmas.to(denoise.device)
+    pending = list(jobs)
+    passes = 0
+    while True:
+        for job in [job for job in pending if job.remaining <= 0]:
+            pending.remove(job)
+            on_done(job.key, job.latent.float().cpu())
+        if not pending:
+            return passes
+        rows = pick_rows(pending, max(1, batch_size), denoise.mixed_sigmas)
+        x = torch.stack([job.latent.to(denoise.device) for job in rows])
+        at = torch.tensor([job.index for job in rows], device=denoise.device)
+        x = ddim_step(x, denoise(x, levels[at]), levels[at], levels[at + 1])
+        for job, latent in zip(rows, x, strict=True):
+            job.latent = latent
+            job.index += 1
+        passes += 1
+        if on_pass is not None:
+            on_pass(len(rows))

@@ -1,0 +1,141 @@
+"""What flows between the OIR nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class EditingPair:
+    """One object of the image and what becomes of it. Compared by identity: the same phrases twice are two pairs.
+
+    Attributes:
+        source_prompt: describes the whole image.
+        source_phrase, target_phrase: the object as it is, and as it shall be.
+        span: first and past-the-last character of the phrase in the source prompt, or None with a guided prompt of
+            one's own in which the phrase could not be located.
+        guided_prompt: the source prompt with this one object exchanged.
+        mask: (H, W) float32 in 0 … 1 on the CPU, at any resolution of the image's shape.
+        conditioning: ComfyUI CONDITIONING of the guided prompt.
+    """
+
+    source_prompt: str
+    source_phrase: str
+    target_phrase: str
+    guided_prompt: str
+    mask: torch.Tensor
+    conditioning: list[Any]
+    span: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call this pair."""
+        return f"'{self.source_phrase}' → '{self.target_phrase}'"
+
+
+@dataclass(frozen=True, eq=False)
+class PairSearch:
+    """Scores of one pair's candidates; all lists run along ``candidates``.
+
+    Attributes:
+        pair: whose candidates these are.
+        candidates: inversion steps n that were evaluated, ascending.
+        edit: S_e, cosine similarity of the masked region and the target phrase.
+        keep: S_ne, negative mean squared error outside the mask (pixels in 0 … 1).
+        edit_norm, keep_norm: both after min-max over the candidates.
+        total: S = edit_norm + keep_norm.
+        best: the candidate with the highest S (0 without candidates).
+        chosen: the step to use: ``best``, or the one set by hand.
+        unet_rows: rows that went through the UNet for this pair.
+        passes: UNet calls.
+    """
+
+    pair: EditingPair
+    chosen: int
+    candidates: tuple[int, ...] = ()
+    edit: tuple[float, ...] = ()
+    keep: tuple[float, ...] = ()
+    edit_norm: tuple[float, ...] = ()
+    keep_norm: tuple[float, ...] = ()
+    total: tuple[float, ...] = ()
+    best: int = 0
+    unet_rows: int = 0
+    passes: int = 0
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the step was set by hand."""
+        return self.chosen != self.best
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "source_phrase": self.pair.source_phrase,
+            "target_phrase": self.pair.target_phrase,
+            "guided_prompt": self.pair.guided_prompt,
+            "chosen": self.chosen,
+            "best": self.best,
+            "candidates": list(self.candidates),
+            "S": list(self.total),
+            "S_e": list(self.edit),
+            "S_ne": list(self.keep),
+            "S_e_normalised": list(self.edit_norm),
+            "S_ne_normalised": list(self.keep_norm),
+            "unet_rows": self.unet_rows,
+            "passes": self.passes,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class StepSearch:
+    """The inversion step of every pair, in the order of the pairs.
+
+    Attributes:
+        pairs: one entry a pair; the first has the highest priority where masks overlap.
+        steps: S of the trajectory that was searched.
+        strategy: "exhaustive", "coarse-to-fine" or "manual".
+        cfg: guidance scale of the candidates.
+        exhaustive_rows: rows an exhaustive search of the same range would have taken.
+    """
+
+    pairs: tuple[PairSearch, ...]
+    steps: int
+    strategy: str
+    cfg: float
+    exhaustive_rows: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The step of every pair."""
+        return tuple(p.chosen for p in self.pairs)
+
+    @property
+    def unet_rows(self) -> int:
+        """Rows that went through the UNet."""
+        return sum(p.unet_rows for p in self.pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "steps": self.steps,
+            "strategy": self.strategy,
+            "cfg": self.cfg,
+            "unet_rows": self.unet_rows,
+            "unet_rows_exhaustive": self.exhaustive_rows,
+            "notes": list(self.notes),
+            "pairs": [p.to_dict() for p in self.pairs],
+        }
+
+    @classmethod
+    def fixed(cls, pairs: list[EditingPair] | tuple[EditingPair, ...], chosen: list[int], *, steps: int, cfg: float) -> StepSearch:
+        """Steps set by hand, nothing searched."""
+        if len(pairs) != len(chosen):
+            raise ValueError(f"{len(pairs)} editing pairs but {len(chosen)} steps: give one step a pair.")
+        return cls(
+            tuple(PairSearch(pair, n) for pair, n in zip(pairs, chosen, strict=True)),
+            steps=steps, strategy="manual", cfg=cfg,
+        )
