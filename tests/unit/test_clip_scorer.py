@@ -10,9 +10,9 @@ import torch
 from bench.bootstrap import load_pack
 
 load_pack()
-from partedit_oir.core.segment.clip import ClipScorer, attention_bias, fit_to_square  # noqa: E402
+from partedit_oir.core.segment.clip import ClipScorer, attention_bias, fit_to_square
 
-WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "cat</w>", "r", "e", "d</w>", "c", "a", "t</w>", "re", "ca"]
+WORDS = "<|startoftext|> <|endoftext|> a</w> red</w> cat</w> r e d</w> c a t</w> re ca".split()
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +20,17 @@ def clip_model():
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
-    tower = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2)
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = CLIPConfig(
-        text_config=dict(
-            vocab_size=len(WORDS), max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1, **tower
-        ),
-        vision_config=dict(image_size=32, patch_size=8, **tower),
+        text_config={
+            "vocab_size": len(WORDS),
+            "max_position_embeddings": 16,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+            **tower,
+        },
+        vision_config={"image_size": 32, "patch_size": 8, **tower},
         projection_dim=16,
     )
     config._attn_implementation = "eager"
@@ -154,5 +159,5 @@ def test_missing_files_say_where_they_come_from(tmp_path, clip_folder):
     with pytest.raises(ValueError, match="llama"):
         ClipScorer.from_folder(tmp_path)
     (tmp_path / "config.json").write_text((clip_folder / "config.json").read_text())
-    with pytest.raises(FileNotFoundError, match="tokenizer|weights"):
+    with pytest.raises(FileNotFoundError, match="weights"):
         ClipScorer.from_folder(tmp_path)

@@ -1,0 +1,203 @@
+"""The queries that a part token can ever meet: computed once, then training needs the model no more.
+
+A token enters the network only as keys of the cross-attention layers, and the network is frozen. So the queries of the
+chosen layers, for each picture and noise level, fix everything that a loss on attention maps can see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.samplers
+import torch
+
+from ..attention import LayerKey, capture_queries, key_projection
+
+Progress = Callable[[int, int], None]
+
+# Left free on the device beside a cache that lives there: activations of a training step and other users.
+SPARE_DEVICE_BYTES = 2 * 1024**3
+
+
+@dataclass
+class QueryCache:
+    """Queries and key projections of a frozen model.
+
+    Attributes:
+        queries: per layer (N, T, h·w, heads·d), half precision; N pictures, T noise levels.
+        key_weights: per layer (D, heads·d), float32: a context row times this gives the layer's key.
+        heads: per layer, number of attention heads.
+        grids: per layer, (h, w) of its map.
+        sigmas: the T noise levels, σ as the host counts it.
+    """
+
+    queries: dict[LayerKey, torch.Tensor] = field(default_factory=dict)
+    key_weights: dict[LayerKey, torch.Tensor] = field(default_factory=dict)
+    heads: dict[LayerKey, int] = field(default_factory=dict)
+    grids: dict[LayerKey, tuple[int, int]] = field(default_factory=dict)
+    sigmas: tuple[float, ...] = ()
+
+    @property
+    def layers(self) -> tuple[LayerKey, ...]:
+        return tuple(self.queries)
+
+    @property
+    def pictures(self) -> int:
+        return next(iter(self.queries.values())).shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the width of a context row."""
+        return next(iter(self.key_weights.values())).shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(q.numel() * q.element_size() for q in self.queries.values())
+
+    @property
+    def finest_grid(self) -> tuple[int, int]:
+        return max(self.grids.values(), key=lambda grid: grid[0] * grid[1])
+
+
+def noise_levels(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
+    """``count`` levels spread evenly over a stretch of the diffusion time, noisiest first.
+
+    Args:
+        low, high: share of the training time steps, 0 (clean) to 1 (noise); the paper's strength 0.25 is 0 to 0.25.
+    """
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"noise range: expected 0 <= low < high <= 1, got {low} to {high}.")
+    if count < 1:
+        raise ValueError(f"noise levels: expected at least 1, got {count}.")
+    sampling = model.get_model_object("model_sampling")
+    times = [high - (index + 0.5) / count * (high - low) for index in range(count)]
+    return tuple(float(sampling.percent_to_sigma(1 - time)) for time in times)
+
+
+class _CaptureSampler(comfy.samplers.Sampler):
+    """Visits every noise level with fresh noise instead of walking down; the guider around it does the loading."""
+
+    def __init__(self, noises: torch.Tensor, on_level: Callable[[int], None], at_end: Callable[[Any], None]):
+        self.noises, self.on_level, self.at_end = noises, on_level, at_end
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        sampling = model_wrap.inner_model.model_sampling
+        for index, sigma in enumerate(sigmas):
+            drawn = self.noises[index].to(noise)
+            noisy = sampling.noise_scaling(sigma, drawn, latent_image, False)
+            self.on_level(index)
+            model_wrap(noisy, sigma.expand(noisy.shape[0]).to(noisy), **extra_args)
+        self.at_end(model_wrap.inner_model)
+        return latent_image
+
+
+def build_query_cache(
+    model: Any,
+    latents: torch.Tensor,
+    cond: Sequence[Any],
+    layers: Sequence[LayerKey],
+    sigmas: Sequence[float],
+    *,
+    seed: int = 0,
+    rows: int = 1,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> QueryCache:
+    """One pass of the model for each picture and noise level.
+
+    Args:
+        model: a ``ModelPatcher``; a clone is patched, the given one stays as it is.
+        latents: (N, C, h, w) as a VAE node gives them.
+        cond: ComfyUI CONDITIONING used for every picture (an empty prompt does).
+        layers: cross-attention layers to keep.
+        sigmas: noise levels, see `noise_levels`.
+        seed: of the noise; picture i meets the same noise whatever the batching.
+        rows: pictures in one pass of the model.
+        device: where the queries are kept; None decides by free memory after the first pass.
+        progress: called with (done, total) passes; may raise to stop.
+
+    Returns:
+        QueryCache with normal (not inference-mode) tensors.
+    """
+    if latents.ndim != 4:
+        raise ValueError(f"latents: expected a shape (N, C, h, w), got {tuple(latents.shape)}.")
+    if not torch.isfinite(latents).all():
+        raise ValueError("latents: hold NaN or infinite values.")
+    if not layers:
+        raise ValueError("layers: none of this model's cross-attention layers was chosen.")
+    cache = QueryCache(sigmas=tuple(float(s) for s in sigmas))
+    count, levels = latents.shape[0], len(cache.sigmas)
+    position = {"start": 0, "level": 0}
+    keep_on = None if device is None else torch.device(device)
+
+    def store(layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
+        nonlocal keep_on
+        if layer not in cache.queries:
+            if keep_on is None:
+                keep_on = _place(query, len(layers) * count * levels)
+            cache.heads[layer], cache.grids[layer] = heads, grid
+            cache.queries[layer] = torch.empty((count, levels, *query.shape[1:]), dtype=torch.float16, device=keep_on)
+        limit = torch.finfo(torch.float16).max
+        here = slice(position["start"], min(position["start"] + rows, count))
+        # A model option can force an unconditional pass; it gets the same conditioning here, so any rows will do.
+        kept = query[: here.stop - here.start].clamp(-limit, limit)
+        cache.queries[layer][here, position["level"]] = kept.to(keep_on, torch.float16)
+
+    def read_keys(inner_model: Any) -> None:
+        for layer in layers:
+            if layer not in cache.key_weights:
+                cache.key_weights[layer] = key_projection(inner_model, layer).float()
+
+    # Ordinary tensors are needed: autograd refuses to save what was made in inference mode, where nodes run.
+    with torch.inference_mode(False), torch.no_grad():
+        clean = latents.detach().clone().float().cpu()
+        noises = torch.stack(
+            [
+                torch.randn(
+                    (levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index)
+                )
+                for index in range(count)
+            ],
+            dim=1,
+        )
+        guider = comfy.samplers.CFGGuider(capture_queries(model, layers, store))
+        guider.set_conds(list(cond), list(cond))
+        guider.set_cfg(1.0)
+        for start in range(0, count, rows):
+            position["start"] = start
+            batch = clean[start : start + rows]
+
+            def on_level(index: int, start: int = start, size: int = batch.shape[0]) -> None:
+                position["level"] = index
+                if progress is not None:
+                    progress(start * levels + index * size, count * levels)
+
+            guider.sample(
+                torch.zeros_like(batch),
+                batch,
+                _CaptureSampler(noises[:, start : start + rows], on_level, read_keys),
+                torch.tensor(cache.sigmas),
+                disable_pbar=True,
+                seed=seed,
+            )
+    missing = [layer for layer in layers if layer not in cache.queries]
+    if missing:
+        raise ValueError(f"layers: {missing[0]} was never reached while the model ran; is it part of this model?")
+    if progress is not None:
+        progress(count * levels, count * levels)
+    return cache
+
+
+def _place(query: torch.Tensor, rows: int) -> torch.device:
+    """The query's own device when the whole cache fits there with room to spare, else host memory."""
+    import comfy.model_management
+
+    if query.device.type == "cpu":
+        return query.device
+    needed = rows * query[0].numel() * 2
+    free = comfy.model_management.get_free_memory(query.device)
+    return query.device if free > needed + SPARE_DEVICE_BYTES else torch.device("cpu")

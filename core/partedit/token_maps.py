@@ -1,0 +1,73 @@
+"""Attention maps of token rows, computed from cached queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ..attention import TOKEN_CONTEXT
+from .query_cache import QueryCache
+
+
+def part_logits(cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int]) -> Iterator[torch.Tensor]:
+    """For each layer, q·k / √d of the token rows (R, D): (n, T, heads, R, h·w)."""
+    for layer in cache.layers:
+        stored = cache.queries[layer]
+        index = torch.as_tensor(list(pictures), device=stored.device)
+        queries = stored.index_select(0, index).to(rows.device, non_blocking=True).float()
+        queries = queries.unflatten(-1, (cache.heads[layer], -1))
+        keys = (rows @ cache.key_weights[layer].to(rows.device)).unflatten(-1, (cache.heads[layer], -1))
+        yield torch.einsum("ntqhd,rhd->nthrq", queries, keys) * queries.shape[-1] ** -0.5
+
+
+def part_maps(
+    cache: QueryCache,
+    rows: torch.Tensor,
+    pictures: Sequence[int],
+    softmax: str = "full",
+    size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Attention maps of the part rows: (n, P, h, w), each value a probability.
+
+    softmax(q·kᵀ/√d) over the context's rows, the part columns, averaged over heads and noise levels, resized
+    (bilinear) to ``size`` (the finest layer's grid by default) and averaged over layers.
+
+    Args:
+        rows: (1 + P, D), background first.
+        softmax: ``full``: the context has 77 rows, those behind the token repeat the background, which adds
+            ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
+    """
+    size = size or cache.finest_grid
+    shift = torch.zeros(rows.shape[0], 1, device=rows.device)
+    if softmax == "full":
+        shift[0] = math.log(TOKEN_CONTEXT - rows.shape[0] + 1)
+    total: torch.Tensor | None = None
+    for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
+        probability = torch.softmax(logits + shift, dim=-2)[..., 1:, :]
+        maps = probability.mean(dim=(1, 2)).unflatten(-1, cache.grids[layer])
+        if cache.grids[layer] != size:
+            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        total = maps if total is None else total + maps
+    assert total is not None
+    return total / len(cache.layers)
+
+
+def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """IoU per part (P,) of maps (n, P, h, w), split by Otsu's threshold picture by picture, with masks (n, P, H, W)."""
+    from skimage.filters import threshold_otsu
+
+    resized = F.interpolate(maps.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False).cpu()
+    truth = masks.cpu() > 0.5
+    result = torch.zeros(masks.shape[:2])
+    for picture in range(masks.shape[0]):
+        for part in range(masks.shape[1]):
+            values, wanted = resized[picture, part], truth[picture, part]
+            found = torch.zeros_like(wanted)
+            if values.max() > values.min():
+                found = values > threshold_otsu(values.numpy())
+            union = (found | wanted).sum()
+            result[picture, part] = 1.0 if union == 0 else (found & wanted).sum() / union
+    return result.mean(dim=0)

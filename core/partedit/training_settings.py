@@ -1,0 +1,153 @@
+"""What a token training is told and what it tells: settings, report, and the split of the pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+LOSSES = ("bce", "l2")
+SOFTMAXES = ("full", "two_way")
+LEARNING_RATE_RULES = ("logit", "embedding")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a token is learned; the defaults are the paper's recipe where it states one.
+
+    Attributes:
+        part_names: one name a part; several parts share one background row.
+        steps: optimiser steps. batch_size: pictures a step.
+        learning_rate: Adam's step. Under ``embedding`` it is taken as it is (30 in the paper, for SDXL's embeddings);
+            under ``logit`` it is scaled by the model's own queries and keys, so that 30 changes the maps' logits by
+            the same amount on any model and width.
+        lr_step, lr_gamma: StepLR. weight_decay: AdamW's.
+        noise_low, noise_high: stretch of the diffusion time, 0 (clean) to 1; noise_count: levels in it.
+        layers: preset name or block names (see `choose_layers`).
+        loss: ``bce`` or the published ``l2``.
+        softmax: ``full`` is what the edit will see (77 context rows, all but the token's repeating the background);
+            ``two_way`` normalises over the token's rows only.
+        init: rows to start the parts from, (P, D) or (1, D); None draws them with the spread of the conditioning.
+        held_out: share of the pictures kept from training; evaluate_every: steps between two looks at them;
+            patience: looks without a better IoU before stopping, 0 for never.
+        seed: of everything that is drawn.
+        rows: pictures in one pass of the model while caching.
+        cache_device: where queries live; None decides by free memory.
+        save_every: steps between two saved states, when a state file is given.
+    """
+
+    part_names: tuple[str, ...] = ("part",)
+    steps: int = 2000
+    batch_size: int = 4
+    learning_rate: float = 30.0
+    learning_rate_rule: str = "logit"
+    lr_step: int = 80
+    lr_gamma: float = 0.7
+    weight_decay: float = 0.01
+    noise_low: float = 0.0
+    noise_high: float = 0.25
+    noise_count: int = 4
+    layers: str = "first-8"
+    loss: str = "bce"
+    softmax: str = "full"
+    init: torch.Tensor | None = None
+    held_out: float = 0.2
+    evaluate_every: int = 50
+    patience: int = 0
+    seed: int = 0
+    rows: int = 1
+    cache_device: str | None = None
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("loss", self.loss, LOSSES),
+            ("softmax", self.softmax, SOFTMAXES),
+            ("learning_rate_rule", self.learning_rate_rule, LEARNING_RATE_RULES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}.")
+        for name in ("steps", "batch_size", "lr_step", "evaluate_every", "rows", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.part_names:
+            raise ValueError("part_names: expected at least one name.")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out: expected a share from 0 to below 1, got {self.held_out}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}.")
+
+
+@dataclass
+class TrainingReport:
+    """What happened: for plots, for metadata and for benches.
+
+    Attributes:
+        losses: mean loss of each step. evaluations: (step, training IoU, held-out IoU or None), means over parts.
+        part_iou: per part, IoU of the returned token (held-out pictures when there are any).
+        held_out: indices of the held-out pictures. maps: their part maps (n, P, h, w), 0..1.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float, float | None]] = field(default_factory=list)
+    part_iou: dict[str, float] = field(default_factory=dict)
+    held_out: list[int] = field(default_factory=list)
+    maps: torch.Tensor | None = None
+    best_step: int = 0
+    stopped_at: int = 0
+    resumed_from: int = 0
+    effective_learning_rate: float = 0.0
+    seconds_cache: float = 0.0
+    seconds_training: float = 0.0
+    cache_bytes: int = 0
+    passes: int = 0
+
+
+def split_pictures(
+    count: int, sources: Sequence[int] | None, settings: TrainingSettings
+) -> tuple[list[int], list[int], list[int]]:
+    """(views to train on, views to judge by, held-out pictures); views of one picture stay on one side."""
+    origin = list(range(count)) if sources is None else [int(source) for source in sources]
+    if len(origin) != count:
+        raise ValueError(f"sources: expected {count} entries, one a view, got {len(origin)}.")
+    pictures = sorted(set(origin))
+    kept = min(round(settings.held_out * len(pictures)), len(pictures) - 1)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    held_out = sorted(pictures[index] for index in order[:kept])
+    training = [view for view in range(count) if origin[view] not in held_out]
+    firsts = [origin.index(picture) for picture in (held_out or pictures)]
+    return training, firsts, held_out
+
+
+def batch_of(training: Sequence[int], step: int, size: int, seed: int) -> list[int]:
+    """Views of one step: a fresh shuffle for each epoch, a function of the step alone, so a resumed run goes on."""
+    size = min(size, len(training))
+    chosen = []
+    for position in range(step * size, (step + 1) * size):
+        epoch, index = divmod(position, len(training))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        chosen.append(training[int(torch.randperm(len(training), generator=generator)[index])])
+    return chosen
+
+
+def checked_masks(masks: torch.Tensor, pictures: int, parts: int) -> torch.Tensor:
+    """(N, P, H, W) float32 on the CPU in 0..1; (N, H, W) is taken as one part."""
+    if masks.ndim == 3:
+        masks = masks[:, None]
+    if masks.ndim != 4 or masks.shape[0] != pictures or masks.shape[1] != parts:
+        raise ValueError(
+            f"masks: expected a shape ({pictures}, {parts}, H, W), one mask for each picture and part, "
+            f"got {tuple(masks.shape)}."
+        )
+    with torch.inference_mode(False):
+        masks = masks.detach().clone().float().cpu()
+    if not torch.isfinite(masks).all():
+        raise ValueError("masks: hold NaN or infinite values.")
+    if masks.min() < 0 or masks.max() > 1:
+        raise ValueError(f"masks: expected values from 0 to 1, got {masks.min():g} to {masks.max():g}.")
+    for part in range(parts):
+        if not (masks[:, part] > 0.5).any():
+            raise ValueError(f"masks: part {part + 1} is empty in every picture, so there is nothing to learn.")
+    return masks

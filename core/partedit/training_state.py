@@ -1,0 +1,65 @@
+"""The saved state of an unfinished training run: whole or absent, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        rows, moment1, moment2, best_rows: (R, D) float32; the moments are Adam's.
+        fingerprint: settings and data that it belongs to.
+    """
+
+    step: int
+    rows: torch.Tensor
+    moment1: torch.Tensor
+    moment2: torch.Tensor
+    best_rows: torch.Tensor
+    best_score: float
+    best_step: int
+    losses: list[float]
+    evaluations: list[tuple[int, float, float | None]]
+    fingerprint: str
+
+
+_TENSORS = ("rows", "moment1", "moment2", "best_rows")
+
+
+def save_state(state: TrainingState, path: Path) -> None:
+    """Write the state beside its place and move it there in one go."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        name: getattr(state, name)
+        for name in ("step", "best_score", "best_step", "losses", "evaluations", "fingerprint")
+    }
+    part = path.with_name(path.name + ".part")
+    tensors = {name: getattr(state, name).detach().float().cpu().contiguous().clone() for name in _TENSORS}
+    save_file(tensors, str(part), metadata={"state": json.dumps(values)})
+    os.replace(part, path)
+
+
+def load_state(path: Path, shape: tuple[int, int]) -> TrainingState | None:
+    """Read a state; None when the file is damaged or of another shape: the run then starts over."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            values = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
+    if any(tuple(t.shape) != shape or not torch.isfinite(t).all() for t in tensors.values()):
+        return None
+    values["evaluations"] = [tuple(entry) for entry in values["evaluations"]]
+    return TrainingState(**tensors, **values)

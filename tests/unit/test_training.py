@@ -1,0 +1,259 @@
+"""Token training on cached queries, with a small random UNet: it learns, repeats itself, resumes, leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench.bootstrap import load_pack
+
+load_pack()
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+
+from bench.golden_weights import standard_normal
+from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
+from partedit_oir.core.partedit.token_maps import part_maps
+from partedit_oir.core.partedit.training import train_part_token
+from partedit_oir.core.partedit.training_settings import TrainingSettings, batch_of, split_pictures
+
+WIDTH = 48
+
+
+def small_model(width: int = WIDTH, seed: int = 0, scale: float = 1.0) -> comfy.model_patcher.ModelPatcher:
+    """An SD1-shaped model: two levels, transformers on both, ``width`` wide contexts."""
+    config = comfy.supported_models.SD15(
+        {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 32,
+            "num_res_blocks": [1, 1],
+            "channel_mult": (1, 2),
+            "transformer_depth": [1, 1],
+            "transformer_depth_output": [1, 1, 1, 1],
+            "transformer_depth_middle": 1,
+            "context_dim": width,
+            "use_linear_in_transformer": False,
+            "use_spatial_transformer": True,
+            "legacy": False,
+            "use_temporal_attention": False,
+            "adm_in_channels": None,
+            "num_classes": None,
+        }
+    )
+    config.unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+    config.unet_config.update(config.unet_extra_config)
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.BaseModel(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.diffusion_model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            else:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+                if "attn2.to_k" in name:
+                    parameter.mul_(scale)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def conditioning(width: int = WIDTH):
+    return [[torch.from_numpy(standard_normal(3, 1, 77, width)), {}]]
+
+
+def squares(count: int, parts: int = 1, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents with bright squares, each part in a channel of its own, and the squares' masks."""
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn((count, 4, size, size), generator=generator) * 0.3
+    masks = torch.zeros(count, parts, size * 8, size * 8)
+    for picture in range(count):
+        for part in range(parts):
+            left = 8 * part + int(torch.randint(0, 2, (1,), generator=generator))
+            top = int(torch.randint(0, size - 6, (1,), generator=generator))
+            latents[picture, part, top : top + 6, left : left + 6] += 4
+            latents[picture, part + 2, top : top + 6, left : left + 6] -= 4
+            masks[picture, part, 8 * top : 8 * top + 48, 8 * left : 8 * left + 48] = 1
+    return latents, masks
+
+
+def untrained(model, **changes) -> float:
+    """IoU of the rows that a run starts from."""
+    settings = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-6, **changes)
+    latents, masks = squares(8, len(settings.part_names))
+    _, report = train_part_token(model, latents, masks, conditioning(), settings)
+    return sum(report.part_iou.values()) / len(report.part_iou)
+
+
+SETTINGS = TrainingSettings(steps=120, noise_count=2, held_out=0.25, evaluate_every=40, layers="decoder", seed=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def learned(model):
+    latents, masks = squares(8)
+    return train_part_token(model, latents, masks, conditioning(), SETTINGS)
+
+
+def test_it_learns_on_held_out_pictures(learned):
+    token, report = learned
+    assert token.embedding.shape == (2, WIDTH) and token.embedding.dtype == torch.float32
+    assert token.part_rows == (1,) and token.names == ("part",)
+    assert len(report.held_out) == 2 and report.maps.shape[:2] == (2, 1)
+    assert report.losses[-1] < 0.7 * report.losses[0]
+    assert report.part_iou["part"] > max(0.5, untrained(model) + 0.2)
+    assert report.evaluations[-1][0] == 120
+
+
+def test_same_seed_same_token(model, learned):
+    latents, masks = squares(8)
+    again, _ = train_part_token(model, latents, masks, conditioning(), SETTINGS)
+    assert torch.equal(again.embedding, learned[0].embedding)
+    other, _ = train_part_token(model, latents, masks, conditioning(), dataclasses.replace(SETTINGS, seed=2))
+    assert not torch.equal(other.embedding, learned[0].embedding)
+
+
+def test_it_works_in_inference_mode_where_nodes_run(model, learned):
+    with torch.inference_mode():
+        latents, masks = squares(8)
+        again, _ = train_part_token(model, latents, masks, conditioning(), SETTINGS)
+    assert torch.equal(again.embedding, learned[0].embedding)
+    assert not again.embedding.is_inference()
+
+
+def test_a_stopped_run_resumes_to_the_same_token(model, learned, tmp_path):
+    latents, masks = squares(8)
+    state = tmp_path / "run.safetensors"
+    settings = dataclasses.replace(SETTINGS, save_every=40)
+
+    class Stop(BaseException):
+        pass
+
+    def stop_at(done, total):
+        if done >= 16 + 90:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_part_token(model, latents, masks, conditioning(), settings, state_file=state, progress=stop_at)
+    assert state.is_file()
+    token, report = train_part_token(model, latents, masks, conditioning(), settings, state_file=state)
+    assert report.resumed_from == 80
+    assert torch.equal(token.embedding, learned[0].embedding)
+    assert report.losses == learned[1].losses
+
+
+def test_a_damaged_or_foreign_state_is_not_used(model, tmp_path):
+    latents, masks = squares(8)
+    state = tmp_path / "run.safetensors"
+    settings = dataclasses.replace(SETTINGS, steps=10, save_every=5)
+    train_part_token(model, latents, masks, conditioning(), settings, state_file=state)
+    _, report = train_part_token(
+        model, latents, masks, conditioning(), dataclasses.replace(settings, loss="l2"), state_file=state
+    )
+    assert report.resumed_from == 0
+    state.write_bytes(state.read_bytes()[:100])
+    _, report = train_part_token(model, latents, masks, conditioning(), settings, state_file=state)
+    assert report.resumed_from == 0
+
+
+def test_two_parts_share_a_background(model):
+    latents, masks = squares(8, parts=2)
+    settings = dataclasses.replace(SETTINGS, part_names=("left", "right"), steps=160)
+    token, report = train_part_token(model, latents, masks, conditioning(), settings)
+    assert token.embedding.shape == (3, WIDTH) and token.part_rows == (1, 2)
+    before = untrained(model, part_names=("left", "right"))
+    assert sum(report.part_iou.values()) / 2 > before + 0.15
+
+
+@pytest.mark.parametrize("loss, softmax", [("l2", "full"), ("bce", "two_way"), ("l2", "two_way")])
+def test_other_recipes_learn_too(model, loss, softmax):
+    latents, masks = squares(8)
+    settings = dataclasses.replace(SETTINGS, loss=loss, softmax=softmax)
+    _, report = train_part_token(model, latents, masks, conditioning(), settings)
+    assert report.part_iou["part"] > untrained(model, softmax=softmax) + 0.05
+    assert report.losses[-1] < report.losses[0]
+
+
+@pytest.mark.parametrize("width, scale", [(48, 4.0), (48, 0.25), (160, 1.0)])
+def test_one_learning_rate_fits_other_widths_and_scales(width, scale):
+    latents, masks = squares(8)
+    _, report = train_part_token(small_model(width, scale=scale), latents, masks, conditioning(width), SETTINGS)
+    assert report.part_iou["part"] > 0.45
+
+
+def test_maps_are_the_models_own_attention(model):
+    """The cached formula equals softmax attention over a 77 row context [background, part, background x 75]."""
+    latents, _ = squares(1)
+    layers = (("output", 3, 0),)
+    cache = build_query_cache(model, latents, conditioning(), layers, noise_levels(model, 0.0, 0.5, 2))
+    rows = torch.from_numpy(standard_normal(9, 2, WIDTH)) * 3
+    context = torch.cat([rows, rows[:1].expand(75, -1)])
+    attention = model.model.diffusion_model.output_blocks[3][1].transformer_blocks[0].attn2
+    with torch.no_grad():
+        keys = attention.to_k(context).unflatten(-1, (2, -1))
+    query = cache.queries[layers[0]][0].float().unflatten(-1, (2, -1))
+    weights = torch.softmax(torch.einsum("tqhd,khd->thqk", query, keys) * keys.shape[-1] ** -0.5, dim=-1)
+    expected = weights[..., 1].mean(dim=(0, 1)).view(16, 16)
+    assert torch.allclose(part_maps(cache, rows, [0])[0, 0], expected, atol=1e-6)
+
+
+def test_batching_the_cache_changes_nothing(model):
+    latents, _ = squares(3)
+    layers, sigmas = (("output", 2, 0), ("output", 3, 0)), noise_levels(model, 0.0, 0.25, 2)
+    one = build_query_cache(model, latents, conditioning(), layers, sigmas, rows=1)
+    three = build_query_cache(model, latents, conditioning(), layers, sigmas, rows=3)
+    for layer in layers:
+        assert one.queries[layer].dtype == torch.float16
+        assert torch.allclose(one.queries[layer].float(), three.queries[layer].float(), atol=5e-3)
+
+
+def test_the_model_is_left_as_it_was(model):
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    options = repr(model.model_options)
+    latents, masks = squares(4)
+    train_part_token(model, latents, masks, conditioning(), dataclasses.replace(SETTINGS, steps=2))
+    assert repr(model.model_options) == options
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
+def test_early_stop(model):
+    latents, masks = squares(8)
+    settings = dataclasses.replace(SETTINGS, steps=1000, evaluate_every=10, patience=2)
+    _, report = train_part_token(model, latents, masks, conditioning(), settings)
+    assert report.stopped_at < 1000
+    assert report.best_step <= report.stopped_at - 20
+
+
+def test_views_of_a_held_out_picture_are_not_trained_on():
+    sources = [0, 1, 2, 3, 0, 1, 2, 3]
+    training, judged, held_out = split_pictures(8, sources, dataclasses.replace(SETTINGS, held_out=0.5))
+    assert len(held_out) == 2 and judged == held_out
+    assert {sources[view] for view in training} == {0, 1, 2, 3} - set(held_out)
+    assert sorted(batch_of(training, 0, 4, 0)) == sorted(training)
+
+
+@pytest.mark.parametrize(
+    "masks, words",
+    [
+        (torch.zeros(4, 1, 8, 8), "empty"),
+        (torch.full((4, 1, 8, 8), float("nan")), "NaN"),
+        (torch.ones(3, 1, 8, 8), "masks: expected a shape"),
+        (torch.ones(4, 1, 8, 8) * 255, "values from 0 to 1"),
+    ],
+)
+def test_bad_masks_are_refused_before_the_model_runs(model, masks, words):
+    def ran(done, total):
+        raise AssertionError("the model ran")
+
+    with pytest.raises(ValueError, match=words):
+        train_part_token(model, torch.zeros(4, 4, 16, 16), masks, conditioning(), SETTINGS, progress=ran)
