@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class PairSearch:
         total: S = edit_norm + keep_norm.
         best: the candidate with the highest S (0 without candidates).
         chosen: the step to use: ``best``, or the one set by hand.
+        manual: the step was set by hand; only its candidate was looked at.
         unet_rows: rows that went through the UNet for this pair.
         passes: UNet calls.
     """
@@ -64,11 +66,7 @@ class PairSearch:
     best: int = 0
     unet_rows: int = 0
     passes: int = 0
-
-    @property
-    def overridden(self) -> bool:
-        """Whether the step was set by hand."""
-        return self.chosen != self.best
+    manual: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -78,6 +76,7 @@ class PairSearch:
             "guided_prompt": self.pair.guided_prompt,
             "chosen": self.chosen,
             "best": self.best,
+            "manual": self.manual,
             "candidates": list(self.candidates),
             "S": list(self.total),
             "S_e": list(self.edit),
@@ -106,7 +105,6 @@ class StepSearch:
     strategy: str
     cfg: float
     exhaustive_rows: int = 0
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -126,16 +124,15 @@ class StepSearch:
             "cfg": self.cfg,
             "unet_rows": self.unet_rows,
             "unet_rows_exhaustive": self.exhaustive_rows,
-            "notes": list(self.notes),
             "pairs": [p.to_dict() for p in self.pairs],
         }
 
     @classmethod
-    def fixed(cls, pairs: list[EditingPair] | tuple[EditingPair, ...], chosen: list[int], *, steps: int, cfg: float) -> StepSearch:
+    def fixed(cls, pairs: Sequence[EditingPair], chosen: Sequence[int], *, steps: int, cfg: float) -> StepSearch:
         """Steps set by hand, nothing searched."""
         if len(pairs) != len(chosen):
             raise ValueError(f"{len(pairs)} editing pairs but {len(chosen)} steps: give one step a pair.")
         return cls(
-            tuple(PairSearch(pair, n) for pair, n in zip(pairs, chosen, strict=True)),
+            tuple(PairSearch(pair, n, manual=True) for pair, n in zip(pairs, chosen, strict=True)),
             steps=steps, strategy="manual", cfg=cfg,
         )

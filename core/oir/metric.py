@@ -1,0 +1,81 @@
+"""The search metric S = S_e + S_ne (Yang et al. 2023, section 3.2).
+
+S_e says how well the masked region fits the target phrase, S_ne how little changed outside; each is brought to 0 … 1
+over the candidates before they are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+# Scores that differ by less carry no information, only rounding.
+FLAT = 1e-9
+
+
+class Scorer(Protocol):
+    """What S_e needs: the cosine similarity of (a region of) a picture and a text."""
+
+    def score(
+        self, image: torch.Tensor, text: str, mask: torch.Tensor | None = None, mode: str = "masked"
+    ) -> float: ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Scores of all candidates of a pair: S_e and S_ne normalised, their sum, and the position of the best."""
+
+    edit_norm: tuple[float, ...]
+    keep_norm: tuple[float, ...]
+    total: tuple[float, ...]
+    best: int
+
+
+def keep_score(candidate: torch.Tensor, source: torch.Tensor, mask: torch.Tensor) -> float:
+    """S_ne of one candidate: negative mean squared error over the pixels outside the mask.
+
+    Args:
+        candidate, source: (H, W, C) in 0 … 1.
+        mask: (H, W), 1 inside the edit; soft masks weigh the error by 1 - mask. A mask that covers the whole picture
+            leaves nothing to compare: 0.
+    """
+    outside = 1.0 - mask
+    weight = float(outside.sum())
+    if weight <= 0.0:
+        return 0.0
+    error = ((candidate.double() - source.double()) ** 2).mean(-1)
+    return -float((error * outside.double()).sum() / weight)
+
+
+def min_max(values: Sequence[float]) -> list[float]:
+    """Values brought to 0 … 1. Equal ones become 0, so that a flat score does not decide anything.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    numbers = torch.tensor(list(values), dtype=torch.float64)
+    if not bool(torch.isfinite(numbers).all()):
+        raise ValueError(f"search metric: scores must be finite, got {list(values)}. The model may give NaN pictures.")
+    low, high = numbers.min(), numbers.max()
+    if float(high - low) <= FLAT * max(1.0, float(numbers.abs().max())):
+        return [0.0] * len(numbers)
+    return ((numbers - low) / (high - low)).tolist()
+
+
+def combine(edit: Sequence[float], keep: Sequence[float]) -> Metric:
+    """S over the candidates from raw S_e and S_ne.
+
+    Of equal totals the first wins: candidates ascend in inversion steps, and fewer steps change less.
+
+    Raises:
+        ValueError: no candidates, lists of different length, or scores that are not finite.
+    """
+    if not edit or len(edit) != len(keep):
+        raise ValueError(f"search metric: {len(edit)} edit scores and {len(keep)} keep scores; need the same, above 0.")
+    edit_norm, keep_norm = min_max(edit), min_max(keep)
+    total = [a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
+    best = max(range(len(total)), key=lambda i: (total[i], -i))
+    return Metric(tuple(edit_norm), tuple(keep_norm), tuple(total), best)

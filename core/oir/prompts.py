@@ -1,0 +1,89 @@
+"""Guided prompts: the source prompt with one object exchanged (Yang et al. 2023, section 3.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .types import EditingPair
+
+
+def find_phrase(prompt: str, phrase: str, occurrence: int = 1) -> tuple[int, int]:
+    """Characters [start, end) of a phrase in a prompt: whole words, any case, any white space between the words.
+
+    Args:
+        occurrence: which one when the phrase comes several times, from 1.
+
+    Raises:
+        ValueError: the phrase is empty, does not occur, or not often enough; the message shows the prompt.
+    """
+    words = phrase.split()
+    if not words:
+        raise ValueError("source_phrase is empty. Type the words of the source prompt that name the object to edit.")
+    pattern = r"(?<!\w)" + r"\s+".join(re.escape(word) for word in words) + r"(?!\w)"
+    found = [match.span() for match in re.finditer(pattern, prompt, flags=re.IGNORECASE)]
+    if not found:
+        raise ValueError(
+            f"source_phrase: {phrase!r} does not occur in the source prompt {prompt!r}. "
+            "Copy the words exactly as they stand there, or write the guided_prompt by hand."
+        )
+    if not 1 <= occurrence <= len(found):
+        raise ValueError(
+            f"occurrence is {occurrence}, but {phrase!r} occurs {len(found)} time(s) in the source prompt {prompt!r}."
+        )
+    return found[occurrence - 1]
+
+
+def guided_prompt(prompt: str, span: tuple[int, int], target_phrase: str) -> str:
+    """The prompt with the characters of ``span`` replaced."""
+    return prompt[: span[0]] + target_phrase.strip() + prompt[span[1] :]
+
+
+def common_source_prompt(pairs: Sequence[EditingPair]) -> str:
+    """The source prompt that all pairs share.
+
+    Raises:
+        ValueError: there are no pairs, or they were written for different prompts.
+    """
+    if not pairs:
+        raise ValueError("pairs: there are no editing pairs. Connect at least one EditingPair.")
+    prompts = {pair.source_prompt.strip(): None for pair in pairs}
+    if len(prompts) > 1:
+        raise ValueError(
+            "pairs: all editing pairs of a picture share one source prompt, but these have "
+            + " and ".join(repr(p) for p in prompts)
+            + "."
+        )
+    return pairs[0].source_prompt
+
+
+def target_prompt(pairs: Sequence[EditingPair]) -> str:
+    """The source prompt with every object exchanged.
+
+    Pairs that edit the same words into different things (two of three "cats", each with its own mask) are joined
+    with "and".
+
+    Raises:
+        ValueError: phrases overlap in part, or a pair's place in the prompt is unknown.
+    """
+    prompt = common_source_prompt(pairs)
+    replacements: dict[tuple[int, int], list[str]] = {}
+    for pair in pairs:
+        if pair.span is None:
+            raise ValueError(
+                f"target: the guided prompt of {pair.label} was written by hand, so the target prompt cannot be put "
+                "together. Connect a target conditioning, or type the target_prompt."
+            )
+        phrases = replacements.setdefault(pair.span, [])
+        if pair.target_phrase.strip() not in phrases:
+            phrases.append(pair.target_phrase.strip())
+    spans = sorted(replacements)
+    for first, second in zip(spans, spans[1:], strict=False):
+        if second[0] < first[1]:
+            raise ValueError(
+                f"pairs: the phrases {prompt[slice(*first)]!r} and {prompt[slice(*second)]!r} overlap in the source "
+                f"prompt {prompt!r}. Choose phrases that share no word."
+            )
+    for span in reversed(spans):
+        prompt = guided_prompt(prompt, span, " and ".join(replacements[span]))
+    return prompt

@@ -1,0 +1,272 @@
+"""Optimal inversion step search (Yang et al. 2023, section 3.2): which z_n gives the best edit of a pair?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+from ..inversion.engine import Denoiser, process_latent_out, run_loop
+from ..inversion.memory import auto_batch_size
+from ..inversion.trajectory import Trajectory
+from .masks import resize_mask
+from .metric import Scorer, combine, keep_score
+from .prompts import common_source_prompt
+from .schedule import Job, run_jobs
+from .types import EditingPair, PairSearch, StepSearch
+
+STRATEGIES = ("coarse-to-fine", "exhaustive")
+# Points of the coarse grid. Eight of fifty candidates take 16 % of the rows; halving the gap around the best of them
+# three times takes 6 n more, which stays near a third of an exhaustive search for steps in the middle.
+COARSE_POINTS = 8
+
+Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        cfg: guidance scale of the candidates.
+        strategy: ``exhaustive`` looks at every candidate; ``coarse-to-fine`` at a grid, then closer around its best,
+            which finds the best one as long as S rises and falls only once.
+        first, last, stride: candidates n = first, first + stride, … up to last; last = 0 means all steps.
+        batch_size: rows a UNet call, 0 asks the free memory.
+        mask_mode: handed to the scorer: ``masked`` or ``published_bias``.
+        published_first: the image itself stands in for the candidate n = 1, as in the published results.
+        overrides: for every pair the step set by hand, or None to search; empty searches all.
+    """
+
+    cfg: float = 5.0
+    strategy: str = "coarse-to-fine"
+    first: int = 1
+    last: int = 0
+    stride: int = 1
+    batch_size: int = 0
+    mask_mode: str = "masked"
+    published_first: bool = False
+    overrides: Sequence[int | None] = ()
+
+
+@dataclass
+class _PairState:
+    pair: EditingPair
+    mask: torch.Tensor
+    candidates: list[int]
+    manual: bool
+    todo: list[int]
+    edit: dict[int, float] = field(default_factory=dict)
+    keep: dict[int, float] = field(default_factory=dict)
+    gap: int = 1
+    rows: int = 0
+    passes: int = 0
+
+    @property
+    def evaluated(self) -> list[int]:
+        return sorted(self.edit)
+
+
+def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]:
+    """Inversion steps to choose from.
+
+    Raises:
+        ValueError: the range is empty or leaves the trajectory.
+    """
+    last = last or steps
+    if not 1 <= first <= last <= steps or stride < 1:
+        raise ValueError(
+            f"candidates: first {first}, last {last}, stride {stride} do not fit a trajectory of {steps} steps; "
+            f"needed: 1 ≤ first ≤ last ≤ {steps} and stride ≥ 1 (last = 0 means {steps})."
+        )
+    return list(range(first, last + 1, stride))
+
+
+def coarse_grid(candidates: Sequence[int], points: int = COARSE_POINTS) -> tuple[list[int], int]:
+    """An even choice of the candidates, both ends included, and the gap between two of them (in candidates)."""
+    count = len(candidates)
+    if count <= points:
+        return list(candidates), 1
+    positions = [round(k * (count - 1) / (points - 1)) for k in range(points)]
+    return [candidates[p] for p in positions], max(b - a for a, b in zip(positions, positions[1:], strict=False))
+
+
+def refine(candidates: Sequence[int], evaluated: Sequence[int], best: int, gap: int) -> tuple[list[int], int]:
+    """The next candidates around the best one, and the gap that remains after them (1: finished)."""
+    while gap > 1:
+        gap = math.ceil(gap / 2)
+        at = candidates.index(best)
+        near = [candidates[p] for p in (at - gap, at + gap) if 0 <= p < len(candidates)]
+        new = [n for n in near if n not in evaluated]
+        if new:
+            return new, gap
+    return [], 1
+
+
+def make_candidates(
+    model: Any,
+    trajectory: Trajectory,
+    pair: EditingPair,
+    steps: Sequence[int],
+    *,
+    cfg: float,
+    batch_size: int,
+    published_first: bool = False,
+    on_pass: Callable[[int], None] | None = None,
+) -> tuple[dict[int, torch.Tensor], int, int]:
+    """The pair's edit started from z_n for every n in ``steps``.
+
+    Guided prompt against the source prompt as the unconditional branch, DDIM with eta = 0. The candidate n = 0, and
+    n = 1 with ``published_first``, is the image itself.
+
+    Returns:
+        n → clean latent (1, C, H, W) as a LATENT holds it, on the CPU; the UNet rows and the UNet calls this took.
+    """
+    unchanged = {0, 1} if published_first else {0}
+    results = {n: trajectory.latent_image for n in steps if n in unchanged}
+    steps = [n for n in steps if n not in unchanged]
+    if not steps:
+        return results, 0, 0
+
+    def keep(key: Hashable, latent: torch.Tensor) -> None:
+        assert isinstance(key, int)
+        results[key] = process_latent_out(model, trajectory.to_image_latent(latent)).unsqueeze(0)
+
+    def loop(denoise: Denoiser) -> int:
+        jobs = [Job(n, trajectory.at(n)[0], trajectory.index(n), trajectory.steps) for n in steps]
+        return run_jobs(denoise, jobs, trajectory.sigmas, batch_size, on_done=keep, on_pass=on_pass)
+
+    passes, rows = run_loop(
+        model, loop, positive=pair.conditioning, negative=trajectory.conditioning, cfg=cfg,
+        latent_image=trajectory.latent_image, rows=min(batch_size, len(steps)), sigmas=trajectory.sigmas,
+    )
+    return results, rows, passes
+
+
+def check_trajectory(trajectory: Trajectory) -> None:
+    """Raise ValueError unless OIR can work from this trajectory."""
+    if not trajectory.is_ddim:
+        raise ValueError(
+            f"trajectory: it was inverted with {trajectory.method}; OIR denoises and re-inverts without noise maps. "
+            "Choose one of the ddim methods in InvertLatent."
+        )
+    if trajectory.latents.shape[1] != 1:
+        raise ValueError(f"trajectory: OIR edits one image at a time, this one holds {trajectory.latents.shape[1]}.")
+    if not trajectory.conditioning:
+        raise ValueError("trajectory: it carries no source conditioning. Give InvertLatent a source prompt.")
+
+
+def search_steps(
+    model: Any,
+    trajectory: Trajectory,
+    pairs: Sequence[EditingPair],
+    decode: Decode,
+    scorer: Scorer,
+    settings: SearchSettings,
+    *,
+    on_candidate: Callable[[int, int, torch.Tensor], None] | None = None,
+) -> StepSearch:
+    """Find the inversion step of every pair.
+
+    Args:
+        decode: LATENT samples (1, C, h, w) → picture (H, W, 3) in 0 … 1 on the CPU. One candidate is decoded at a time.
+        scorer: gives S_e.
+        on_candidate: gets the pair's position, n and the picture of every candidate, to draw thumbnails.
+
+    Raises:
+        ValueError: an input that cannot work, before anything is sampled.
+    """
+    check_trajectory(trajectory)
+    common_source_prompt(pairs)
+    if settings.strategy not in STRATEGIES:
+        raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+    overrides = list(settings.overrides) or [None] * len(pairs)
+    if len(overrides) != len(pairs):
+        raise ValueError(f"overrides: {len(overrides)} given for {len(pairs)} editing pairs; give one a pair.")
+    for n in overrides:
+        if n is not None:
+            trajectory.index(n)
+    candidates = candidate_steps(trajectory.steps, settings.first, settings.last, settings.stride)
+    batch_size = settings.batch_size or auto_batch_size(
+        model, trajectory.latent_image.shape, 1 if settings.cfg == 1.0 else 2
+    )
+
+    source = decode(trajectory.latent_image)
+    states = [
+        _start(pair, candidates, override, settings, source.shape[:2])
+        for pair, override in zip(pairs, overrides, strict=True)
+    ]
+    progress = comfy.utils.ProgressBar(sum(sum(s.todo) + len(s.todo) for s in states))
+
+    while any(state.todo for state in states):
+        progress.total = max(progress.total, progress.current + sum(sum(s.todo) + len(s.todo) for s in states))
+        latents = []
+        for state in states:
+            made, rows, passes = make_candidates(
+                model, trajectory, state.pair, state.todo, cfg=settings.cfg, batch_size=batch_size,
+                published_first=settings.published_first, on_pass=progress.update,
+            )
+            latents.append(made)
+            state.rows += rows
+            state.passes += passes
+        for position, (state, made) in enumerate(zip(states, latents, strict=True)):
+            for n in sorted(made):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                picture = decode(made.pop(n))
+                state.edit[n] = float(
+                    scorer.score(picture, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode)
+                )
+                state.keep[n] = keep_score(picture, source, state.mask)
+                if on_candidate is not None:
+                    on_candidate(position, n, picture)
+                progress.update(1)
+            _next_round(state)
+
+    branches = 1 if settings.cfg == 1.0 else 2
+    return StepSearch(
+        tuple(_finish(state) for state in states),
+        steps=trajectory.steps,
+        strategy="manual" if all(s.manual for s in states) else settings.strategy,
+        cfg=settings.cfg,
+        exhaustive_rows=branches * sum(candidates) * sum(not s.manual for s in states),
+    )
+
+
+def _start(
+    pair: EditingPair, candidates: list[int], override: int | None, settings: SearchSettings, size: torch.Size
+) -> _PairState:
+    mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}")
+    if override is not None:
+        return _PairState(pair, mask, [override], True, [override])
+    if settings.strategy == "exhaustive":
+        return _PairState(pair, mask, candidates, False, list(candidates))
+    grid, gap = coarse_grid(candidates)
+    return _PairState(pair, mask, candidates, False, grid, gap=gap)
+
+
+def _scores(state: _PairState) -> tuple[list[int], Any]:
+    steps = state.evaluated
+    return steps, combine([state.edit[n] for n in steps], [state.keep[n] for n in steps])
+
+
+def _next_round(state: _PairState) -> None:
+    if not state.todo:
+        return
+    steps, metric = _scores(state)
+    state.todo, state.gap = refine(state.candidates, steps, steps[metric.best], state.gap)
+
+
+def _finish(state: _PairState) -> PairSearch:
+    steps, metric = _scores(state)
+    best = steps[metric.best]
+    return PairSearch(
+        state.pair, chosen=best, candidates=tuple(steps),
+        edit=tuple(state.edit[n] for n in steps), keep=tuple(state.keep[n] for n in steps),
+        edit_norm=metric.edit_norm, keep_norm=metric.keep_norm, total=metric.total,
+        best=best, unet_rows=state.rows, passes=state.passes, manual=state.manual,
+    )
