@@ -1,0 +1,440 @@
+"""The only place that touches a model's attention: probe, blend and prompt-to-prompt.
+
+Everything here is installed for one call of the UNet, on a copy of that call's ``transformer_options``, so nothing
+outlives the call and whatever other nodes have put there (IPAdapter, PAG, hooks …) is seen and chained, whether it was
+added before or after. Queries, keys and values are taken as the host hands them over, so LoRA, offloading and
+quantised weights need no care.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+
+# The length of the text context that part tokens are trained in: the token's rows, then padding (PartEdit, Sec. 4.1).
+TOKEN_CONTEXT = 77
+
+
+class LayerKey(NamedTuple):
+    """A transformer block of a UNet; equals the key of ComfyUI's ``patches_replace`` slots."""
+
+    block: str  # "input", "middle" or "output"
+    number: int  # index in input_blocks / output_blocks; 0 for the middle
+    index: int  # index within the spatial transformer
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.number}.{self.index}"
+
+
+@dataclass(frozen=True)
+class CrossLayer:
+    """A cross-attention layer: its key and its level, the number of times the latent is halved before it."""
+
+    key: LayerKey
+    level: int
+
+
+def unet_of(model: Any) -> Any:
+    """The UNet inside a ``ModelPatcher``.
+
+    Raises:
+        ValueError: the model is no U-Net with cross-attention.
+    """
+    unet = getattr(model.model, "diffusion_model", None)
+    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
+        raise ValueError(
+            f"model: {type(model.model).__name__} is no U-Net, and PartEdit reads the cross-attention of one. "
+            "Connect an SD1.x, SD2.x or SDXL model (checkpoints of those families, or LoadDemoModel)."
+        )
+    return unet
+
+
+def context_width(model: Any) -> int:
+    """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …)."""
+    layers = cross_layers(unet_of(model))
+    if not layers:
+        raise ValueError(f"model: {type(model.model).__name__} has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model.")
+    return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
+
+
+def _spatial_transformer(block: Any) -> Any | None:
+    return next((m for m in block if hasattr(m, "transformer_blocks")), None)
+
+
+def _halves(block: Any) -> int:
+    names = {type(m).__name__ for m in block}
+    return ("Downsample" in names) - ("Upsample" in names)
+
+
+def cross_layers(unet: Any) -> tuple[CrossLayer, ...]:
+    """All cross-attention layers of a UNet in the order in which they run."""
+    found: list[CrossLayer] = []
+    level = 0
+
+    def add(name: str, number: int, block: Any) -> None:
+        transformer = _spatial_transformer(block)
+        if transformer is not None:
+            for index, inner in enumerate(transformer.transformer_blocks):
+                if inner.attn2 is not None:
+                    found.append(CrossLayer(LayerKey(name, number, index), level))
+
+    for number, block in enumerate(unet.input_blocks):
+        level += _halves(block)
+        add("input", number, block)
+    if unet.middle_block is not None:
+        add("middle", 0, unet.middle_block)
+    for number, block in enumerate(unet.output_blocks):
+        add("output", number, block)
+        level += _halves(block)  # an Upsample ends its block, after the attention
+    return tuple(found)
+
+
+def transformer_block(unet: Any, key: LayerKey) -> Any:
+    """The ``BasicTransformerBlock`` that ``key`` names."""
+    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[key.block]
+    return _spatial_transformer(blocks[key.number]).transformer_blocks[key.index]
+
+
+# --- the probe ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Probe:
+    """Reads where part tokens see their parts, from the source rows' queries alone: softmax(Q_source K_tokenᵀ).
+
+    The context of a token is its rows, then padding up to 77. Equal padding rows are one key with a weight, so a few
+    key columns give the same softmax as all 77 (for one token with background padding: σ(l_part − l_bg − ln 76)).
+
+    Attributes:
+        rows: (K, D) distinct context rows.
+        log_counts: (K,) logarithm of how often each row occurs in the context.
+        part_columns: which rows are parts.
+        layers: the layers to read.
+        collect: called with (layer, maps (B, P, h, w) float32, summed over heads).
+        cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
+    """
+
+    rows: torch.Tensor
+    log_counts: torch.Tensor
+    part_columns: tuple[int, ...]
+    layers: frozenset[LayerKey]
+    collect: Callable[[LayerKey, torch.Tensor], None]
+    cache: dict[tuple[LayerKey, torch.device], torch.Tensor] | None = field(default_factory=dict)
+
+    def keys(self, unet: Any, layer: LayerKey, like: torch.Tensor) -> torch.Tensor:
+        """(K, heads·d) keys of the rows in ``layer``."""
+        at = (layer, like.device)
+        if self.cache is not None and at in self.cache:
+            return self.cache[at]
+        keys = transformer_block(unet, layer).attn2.to_k(self.rows.to(like))
+        if self.cache is not None:
+            self.cache[at] = keys
+        return keys
+
+    def read(self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
+        """``query``: (B, h·w, heads·d) of the source rows."""
+        logits = _logits(query, self.keys(unet, layer, query)[None].expand(query.shape[0], -1, -1), heads)
+        probabilities = (logits + self.log_counts.to(logits)).softmax(dim=-1)
+        parts = probabilities[..., list(self.part_columns)].sum(dim=1)  # over heads: (B, h·w, P)
+        self.collect(layer, parts.transpose(1, 2).reshape(query.shape[0], -1, *grid))
+
+
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2).float()
+
+
+def _logits(query: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor:
+    q, k = _split(query, heads), _split(keys, heads)
+    return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+
+
+# --- prompt-to-prompt --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PromptStep:
+    """One prompt of an edit at one step: which columns of the edit row's context it owns, and what it takes over.
+
+    A_edit ← α·R + (1 − α)·A_edit with R = c·(keep·A_edit + (1 − keep)·A_source M) (Prompt-to-Prompt, Hertz et al. 2022,
+    Sec. 3: word swap, refinement, re-weighting).
+
+    Attributes:
+        columns: first and one-past-last column of the prompt in the edit row's context (before any repetition).
+        source_length: length of the source row's context.
+        mapper: M, (source_length, length).
+        keep: (length,) 1 where the edit's own attention stays (inserted words).
+        gains: (length,) c, 1 for words that are not re-weighted.
+        gate: (length,) α at this step.
+    """
+
+    columns: tuple[int, int]
+    source_length: int
+    mapper: torch.Tensor | None = None
+    keep: torch.Tensor | None = None
+    gains: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.gate is not None and bool((self.gate != 0).any())
+
+    def probabilities(self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int):
+        """(B, heads, h·w, length) attention of the edit rows."""
+        edit = _logits(q, k[:, slice(*self.columns)], heads).softmax(dim=-1)
+        if not self.active:
+            return edit
+        assert self.mapper is not None and self.keep is not None and self.gains is not None and self.gate is not None
+        source = _logits(q_source, k_source[:, : self.source_length], heads).softmax(dim=-1)
+        keep, gate = self.keep.to(edit), self.gate.to(edit)
+        replaced = self.gains.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
+        return gate * replaced + (1 - gate) * edit
+
+
+@dataclass(frozen=True)
+class EditStep:
+    """What one edit does at one step: its prompts (several when parts have prompts of their own) and self-attention."""
+
+    prompts: tuple[PromptStep, ...]
+    replace_self: bool = False
+
+    @property
+    def rewrites_cross(self) -> bool:
+        return len(self.prompts) > 1 or any(p.active for p in self.prompts)
+
+    def attend(self, q_source, k_source, q, k, v, heads: int, weights: torch.Tensor | None) -> torch.Tensor:
+        """Output (B, h·w, heads·d) float32 before ``to_out``; ``weights`` (prompts, B, h·w, 1) share it by part."""
+        out = 0.0
+        for number, prompt in enumerate(self.prompts):
+            attention = prompt.probabilities(q_source, k_source, q, k, heads)
+            values = _split(v[:, slice(*prompt.columns)], heads)
+            one = (attention @ values).transpose(1, 2).flatten(2)
+            if len(self.prompts) > 1:
+                one = one * (1.0 / len(self.prompts) if weights is None else weights[number].to(one))
+            out = out + one
+        return out
+
+
+# --- one call of the UNet ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class BlendCall:
+    """The roles of the rows in one call of the UNet, and what to do with them.
+
+    The batch holds ``chunks`` groups (conditional, unconditional …) of (1 + N)·B rows: B source rows, then B rows for
+    each of N edits.
+
+    Attributes:
+        batch: B, images.
+        edits: what each of the N edits does at this step.
+        chunks: number of groups.
+        positive: indices of the groups that carry the prompts.
+        probe: reads part maps from the source rows of the positive groups, or None.
+        mask_for: (layer, is cross-attention, h, w) → (N·B, h·w, 1) float32 mask, or None for no blending.
+        weights_for: (edit, h, w) → (prompts, B, h·w, 1) share of each prompt of an edit, or None.
+        self_limit: largest number of queries at which self-attention is replaced.
+    """
+
+    batch: int
+    edits: Sequence[EditStep]
+    chunks: int
+    positive: Sequence[int]
+    probe: Probe | None
+    mask_for: Callable[[LayerKey, bool, int, int], torch.Tensor | None]
+    weights_for: Callable[[int, int, int], torch.Tensor | None]
+    self_limit: int
+
+    def _rows(self, chunk: int, member: int) -> slice:
+        start = (chunk * (1 + len(self.edits)) + member) * self.batch
+        return slice(start, start + self.batch)
+
+    def pairs(self) -> Iterator[tuple[int, EditStep, slice, slice]]:
+        """(edit number, edit, source rows, edit rows) of the positive groups."""
+        for chunk in self.positive:
+            for number, edit in enumerate(self.edits):
+                yield number, edit, self._rows(chunk, 0), self._rows(chunk, number + 1)
+
+    def source_rows(self) -> list[slice]:
+        return [self._rows(chunk, 0) for chunk in self.positive]
+
+
+def layer_of(extra_options: dict[str, Any]) -> LayerKey:
+    """The layer that a patch is called for."""
+    block = extra_options["block"]
+    return LayerKey(block[0], block[1], extra_options["block_index"])
+
+
+def grid_of(extra_options: dict[str, Any]) -> tuple[int, int]:
+    """(h, w) of the layer that a patch is called for."""
+    return tuple(extra_options["activations_shape"][-2:])
+
+
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+    """What the host's ``CrossAttention`` computes when no patch sits in the slot."""
+    precision = extra_options.get("attn_precision")
+    return optimized_attention(
+        q, k, v, extra_options["n_heads"], attn_precision=precision, transformer_options=extra_options
+    )
+
+
+def chain_cross(options: dict[str, Any], layers: Sequence[LayerKey], patch: Callable[..., torch.Tensor]) -> None:
+    """Put ``patch(q, k, v, extra_options, occupant)`` into the cross-attention slots of ``layers``.
+
+    ``occupant`` is whatever sat there (None for nothing), to be called with (q, k, v, extra_options). ``options`` must be
+    a copy that belongs to the caller; its nested dictionaries are replaced, not changed.
+    """
+    replace = dict(options.get("patches_replace", {}))
+    slots = dict(replace.get("attn2", {}))
+    before = dict(slots)
+    for layer in layers:
+        occupant = before.get(tuple(layer), before.get((layer.block, layer.number)))
+
+        def chained(q, k, v, extra_options, *args, _occupant=occupant, **kwargs):
+            return patch(q, k, v, extra_options, _occupant)
+
+        slots[tuple(layer)] = chained
+    replace["attn2"] = slots
+    options["patches_replace"] = replace
+
+
+def _append(options: dict[str, Any], name: str, patch: Callable[..., Any]) -> None:
+    patches = dict(options.get("patches", {}))
+    patches[name] = [*patches.get(name, []), patch]
+    options["patches"] = patches
+
+
+def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKey], call: BlendCall) -> dict[str, Any]:
+    """A copy of one call's ``transformer_options`` with the probe, prompt-to-prompt and blending installed.
+
+    Args:
+        options: the call's ``transformer_options``; left as it is.
+        unet: the UNet that is about to run (its own clone on each device).
+        layers: all of its cross-attention layers.
+        call: what to do.
+    """
+    options = options.copy()
+    rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
+    probed = call.probe.layers if call.probe is not None and call.positive else frozenset()
+    touched = [layer for layer in layers if rewriting or layer in probed]
+
+    def cross(q, k, v, extra_options, occupant):
+        layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
+        if call.probe is not None and layer in probed:
+            for rows in call.source_rows():
+                call.probe.read(unet, layer, q[rows], heads, grid)
+        out = occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
+        if not rewriting:
+            return out
+        out = out.clone()
+        for number, edit, source, rows in call.pairs():
+            if not edit.rewrites_cross:
+                continue
+            weights = call.weights_for(number, *grid) if len(edit.prompts) > 1 else None
+            new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, weights)
+            if occupant:
+                # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
+                ordinary = _logits(q[rows], k[rows], heads).softmax(dim=-1) @ _split(v[rows], heads)
+                new = out[rows].float() + new - ordinary.transpose(1, 2).flatten(2)
+            out[rows] = new.to(out.dtype)
+        return out
+
+    def replace_self(n, context, value, extra_options):
+        if n.shape[1] > call.self_limit:
+            return n, context, value
+        shared = context is n
+        n = n.clone()
+        context = n if shared else context.clone()
+        for _, edit, source, rows in call.pairs():
+            if edit.replace_self:
+                n[rows] = n[source]
+                context[rows] = context[source]
+        return n, context, value
+
+    def blend(n, extra_options, is_cross):
+        grid = grid_of(extra_options)
+        mask = call.mask_for(layer_of(extra_options), is_cross, *grid)
+        if mask is None:
+            return n
+        if n.shape[1] != grid[0] * grid[1]:
+            _warn_once(f"PartEdit: a patch changed the number of image tokens in {layer_of(extra_options)}; not blended.")
+            return n
+        groups = n.reshape(call.chunks, 1 + len(call.edits), call.batch, *n.shape[1:])
+        mask = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
+        source, edits = groups[:, :1], groups[:, 1:]
+        # Not source + m·(edit − source): a mask of exactly 0 or 1 must give exactly one of the two.
+        return torch.cat([source, mask * edits + (1 - mask) * source], dim=1).reshape(n.shape)
+
+    if touched:
+        chain_cross(options, touched, cross)
+    if call.positive and any(edit.replace_self for edit in call.edits):
+        _append(options, "attn1_patch", replace_self)
+    if call.edits:
+        _append(options, "attn1_output_patch", lambda n, extra_options: blend(n, extra_options, False))
+        _append(options, "attn2_output_patch", lambda n, extra_options: blend(n, extra_options, True))
+    return options
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logging.warning(message)
+
+
+def replace_options(args: tuple[Any, ...], kwargs: dict[str, Any], new: Callable[[dict[str, Any]], dict[str, Any]]):
+    """Exchange ``transformer_options`` in the arguments of a DIFFUSION_MODEL wrapper; everything else is forwarded."""
+    if "transformer_options" in kwargs:
+        return args, {**kwargs, "transformer_options": new(kwargs["transformer_options"])}
+    position = 5  # (x, timesteps, context, y, control, transformer_options)
+    return (*args[:position], new(args[position]), *args[position + 1 :]), kwargs
+
+
+# --- queries for training ----------------------------------------------------------------------------------------------
+
+
+def capture_queries(
+    model: Any,
+    layers: Sequence[LayerKey],
+    store: Callable[[LayerKey, torch.Tensor, int, tuple[int, int]], None],
+) -> Any:
+    """A clone of ``model`` that hands every cross-attention query of ``layers`` to ``store`` while it samples.
+
+    Args:
+        model: a ``ModelPatcher``, left as it is.
+        store: called with (layer, query (rows, h·w, heads·d), heads, (h, w)).
+    """
+    wanted = tuple(LayerKey(*layer) for layer in layers)
+
+    def capture(q, k, v, extra_options, occupant):
+        store(layer_of(extra_options), q, extra_options["n_heads"], grid_of(extra_options))
+        return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
+
+    def wrapper(executor, *args, **kwargs):
+        def with_capture(options):
+            options = options.copy()
+            chain_cross(options, wanted, capture)
+            return options
+
+        args, kwargs = replace_options(args, kwargs, with_capture)
+        return executor(*args, **kwargs)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_capture", wrapper)
+    return clone
+
+
+def key_projection(inner_model: Any, layer: LayerKey) -> torch.Tensor:
+    """(D, heads·d) float32: a context row times this gives the layer's key (read while the model is loaded)."""
+    projection = transformer_block(inner_model.diffusion_model, LayerKey(*layer)).attn2.to_k
+    weight = projection.weight
+    dtype = inner_model.get_dtype_inference() if weight.dtype.itemsize < 2 or not weight.is_floating_point() else weight.dtype
+    # Through the layer itself rather than its weight, so that LoRA under low memory and quantisation are included.
+    return projection(torch.eye(projection.in_features, device=weight.device, dtype=dtype)).float()

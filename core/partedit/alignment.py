@@ -1,0 +1,378 @@
+"""Which tokens of an edit prompt take over the attention of which source tokens (Prompt-to-Prompt, Hertz et al. 2022)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..attention import PromptStep
+
+Tokenize = Callable[[str], list[list[tuple]]]
+MODES = ("auto", "replace", "refine", "off")
+EMBEDDING = "embedding:"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt and the positions of its tokens in the (flattened) text conditioning."""
+
+    text: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt as the text encoder sees it.
+
+    Attributes:
+        text: as written.
+        words: in order; an embedding counts as one word.
+        ids: one hashable id a position, start, end and padding included; length is a multiple of 77 for CLIP.
+        used: positions up to and including the first end token of the last section.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    ids: tuple[object, ...]
+    used: int
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    def find(self, phrase: str) -> tuple[int, ...]:
+        """Positions of every occurrence of a phrase of one or more words (punctuation at its ends is ignored)."""
+        wanted = [_bare(w) for w in phrase.split()]
+        own = [_bare(w.text) for w in self.words]
+        found: list[int] = []
+        for start in range(len(own) - len(wanted) + 1 if wanted else 0):
+            if own[start : start + len(wanted)] == wanted:
+                found += [p for word in self.words[start : start + len(wanted)] for p in word.positions]
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How an edit prompt's attention follows the source prompt's; see `PromptStep` for the formula.
+
+    Attributes:
+        mapper: M, (source length, edit length).
+        keep: (edit length,) 1 at inserted tokens.
+        gains: (edit length,) factor of each token's attention.
+        fractions: (edit length,) share of the steps during which a position follows the source.
+        self_fraction: share of the steps during which self-attention follows the source.
+        text: the alignment in words.
+    """
+
+    mapper: torch.Tensor
+    keep: torch.Tensor
+    gains: torch.Tensor
+    fractions: torch.Tensor
+    self_fraction: float
+    text: str
+
+    def step(self, index: int, steps: int, columns: tuple[int, int]) -> PromptStep:
+        """The prompt-to-prompt of one step: a fraction f holds for steps 0 … int(f·(steps + 1)) − 1."""
+        gate = ((self.fractions * (steps + 1)).to(torch.int64) > index).float()
+        return PromptStep(columns, self.mapper.shape[0], self.mapper, self.keep, self.gains, gate)
+
+    def replaces_self(self, index: int, steps: int) -> bool:
+        return index < int(self.self_fraction * steps)
+
+
+def _bare(word: str) -> str:
+    return word.strip(".,;:!?()[]\"'").lower()
+
+
+# --- words -------------------------------------------------------------------------------------------------------------
+
+
+def tokenize_prompt(tokenize: Tokenize, text: str) -> TokenizedPrompt:
+    """Find each word's positions.
+
+    Args:
+        tokenize: text → sections of (token, weight, word id); word id 0 marks start, end and padding. This is what
+            ``clip.tokenize(text, return_word_ids=True)`` gives for one of its encoders.
+        text: the prompt, ComfyUI's weights and embeddings included.
+    """
+    sections = tokenize(text)
+    ids: list[object] = []
+    content: list[int] = []
+    used = 0
+    for section in sections:
+        end_seen = False
+        for place, (token, _, word_id) in enumerate(section):
+            is_content = word_id != 0
+            if is_content:
+                content.append(len(ids))
+            ids.append(token if isinstance(token, int) else ("embedding", id(token)))
+            if not is_content and place > 0 and not end_seen:
+                end_seen = True
+                used = len(ids)
+    words: list[Word] = []
+    cursor = 0
+    for word in split_words(text):
+        count = _token_count(tokenize, word)
+        positions = tuple(content[cursor : cursor + count])
+        cursor += count
+        if positions:
+            words.append(Word(word, positions))
+    if cursor != len(content):
+        # A tokenizer that joins across spaces: fall back to one word a token, so that alignment still works.
+        words = [Word(str(ids[p]), (p,)) for p in content]
+    return TokenizedPrompt(text, tuple(words), tuple(ids), used or len(ids))
+
+
+def split_words(text: str) -> list[str]:
+    """Words of a prompt without ComfyUI's weighting syntax, split at spaces."""
+    from comfy.sd1_clip import escape_important, token_weights, unescape_important
+
+    words: list[str] = []
+    for segment, _ in token_weights(escape_important(text), 1.0):
+        words += unescape_important(segment).split()
+    return words
+
+
+def _token_count(tokenize: Tokenize, word: str) -> int:
+    escaped = word.replace("(", "\\(").replace(")", "\\)")
+    return sum(item[2] != 0 for section in tokenize(escaped) for item in section)
+
+
+# --- maps from source positions to edit positions ------------------------------------------------------------------------
+
+
+def replace_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> torch.Tensor:
+    """M of ``replace``: word by word, for prompts of equal word count.
+
+    Walks both token rows from the start: identity up to a changed word; a changed word's tokens pair one to one when
+    their numbers agree, otherwise every source token gives 1/(number of target tokens) to each target token; behind the
+    last changed word the identity on the target position.
+
+    Raises:
+        ValueError: the word counts differ.
+    """
+    if len(source.words) != len(edit.words):
+        raise ValueError(
+            f"prompt_to_prompt: 'replace' needs as many words in the edit as in the source, but {edit.text!r} has "
+            f"{len(edit.words)} and {source.text!r} has {len(source.words)}. Use 'auto' or 'refine', which allow insertions."
+        )
+    changed = [(s, e) for s, e in zip(source.words, edit.words) if s.text != e.text]
+    mapper = torch.zeros(source.length, edit.length)
+    i = j = 0
+    while i < source.length and j < edit.length:
+        if changed and changed[0][0].positions[0] == i:
+            old, new = changed.pop(0)
+            _pair(mapper, old.positions, new.positions)
+            i = old.positions[-1] + 1
+            j = new.positions[-1] + 1
+        else:
+            if changed:
+                mapper[i, j] = 1.0
+            elif j < source.length:
+                mapper[j, j] = 1.0
+            i += 1
+            j += 1
+    return mapper
+
+
+def _pair(mapper: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> None:
+    if len(old) == len(new):
+        for i, j in zip(old, new):
+            mapper[i, j] = 1.0
+    else:
+        for i in old:
+            for j in new:
+                mapper[i, j] = 1.0 / len(new)
+
+
+def refine_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> tuple[torch.Tensor, torch.Tensor]:
+    """M and keep of ``refine``: global alignment of the token rows (gap 0, match 1, mismatch −1; Needleman-Wunsch).
+
+    Ties prefer an insertion, then a deletion. Positions behind the edit prompt map to themselves.
+    """
+    a, b = source.ids[: source.used], edit.ids[: edit.used]
+    score = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    move = [[""] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i in range(len(a) + 1):
+        for j in range(len(b) + 1):
+            if i == 0 or j == 0:
+                move[i][j] = "insert" if j else "delete"
+                continue
+            insert, delete = score[i][j - 1], score[i - 1][j]
+            match = score[i - 1][j - 1] + (1 if a[i - 1] == b[j - 1] else -1)
+            score[i][j] = best = max(insert, delete, match)
+            move[i][j] = "insert" if best == insert else "delete" if best == delete else "match"
+    mapper = torch.zeros(source.length, edit.length)
+    keep = torch.zeros(edit.length)
+    i, j = len(a), len(b)
+    while i > 0 or j > 0:
+        step = move[i][j]
+        if step == "insert":
+            j -= 1
+            keep[j] = 1.0
+        elif step == "delete":
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            mapper[i, j] = 1.0
+    _identity_tail(mapper, keep, edit.used)
+    return mapper, keep
+
+
+def _identity_tail(mapper: torch.Tensor, keep: torch.Tensor, start: int) -> None:
+    for j in range(start, mapper.shape[1]):
+        if j < mapper.shape[0]:
+            mapper[j, j] = 1.0
+        else:
+            keep[j] = 1.0  # a longer prompt than the source: nothing to follow there
+
+
+def auto_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str]]]:
+    """M, keep and the changes of ``auto``: words are matched, so phrases, insertions and deletions all work.
+
+    A replaced phrase takes over the attention of the phrase it replaces, as in ``replace``; an inserted one keeps its
+    own, as in ``refine``.
+
+    Returns:
+        (mapper, keep, changes) with changes as (old phrase or "", new phrase or "").
+    """
+    mapper = torch.zeros(source.length, edit.length)
+    keep = torch.zeros(edit.length)
+    changes: list[tuple[str, str]] = []
+    old_words, new_words = [w.text.lower() for w in source.words], [w.text.lower() for w in edit.words]
+    taken = set()
+    for kind, i0, i1, j0, j1 in difflib.SequenceMatcher(None, old_words, new_words, autojunk=False).get_opcodes():
+        old, new = source.words[i0:i1], edit.words[j0:j1]
+        if kind != "equal":
+            changes.append((" ".join(w.text for w in old), " ".join(w.text for w in new)))
+        groups = zip(old, new) if len(old) == len(new) else [(old, new)]
+        for one, other in groups:
+            before = [p for w in (one if isinstance(one, tuple) else (one,)) for p in w.positions]
+            after = [p for w in (other if isinstance(other, tuple) else (other,)) for p in w.positions]
+            taken.update(after)
+            if before:
+                _pair(mapper, before, after)
+            else:
+                keep[after] = 1.0
+    # Start, end and padding follow their counterparts, counted from the end token: both prompts' n-th padding agree.
+    content = {p for word in source.words for p in word.positions}
+    shift = source.used - edit.used
+    for j in range(edit.length):
+        if j in taken:
+            continue
+        i = j if j < edit.used - 1 else min(j + shift, source.length - 1)
+        if i < source.length and i not in content:
+            mapper[i, j] = 1.0
+        else:
+            keep[j] = 1.0
+    return mapper, keep, changes
+
+
+# --- the whole alignment -------------------------------------------------------------------------------------------------
+
+
+def align(
+    source: TokenizedPrompt,
+    edit: TokenizedPrompt,
+    mode: str = "auto",
+    cross: float = 1.0,
+    changed: float | None = 0.4,
+    words: Mapping[str, float] | None = None,
+    gains: Mapping[str, float] | None = None,
+    self_fraction: float = 0.0,
+) -> Alignment | None:
+    """Align an edit prompt with the source.
+
+    Args:
+        mode: ``auto`` (by words), ``replace``, ``refine``, or ``off``.
+        cross: share of the steps during which words follow the source.
+        changed: the same for words that the edit changes or inserts; None treats them like the others.
+        words: the same for single words or phrases of the edit prompt; overrides both.
+        gains: factor on the attention of single words or phrases (re-weighting).
+        self_fraction: the same for self-attention.
+
+    Returns:
+        None when nothing would follow the source.
+
+    Raises:
+        ValueError: an unknown mode, a fraction outside 0 … 1, or a word that the edit prompt does not have.
+    """
+    if mode not in MODES:
+        raise ValueError(f"prompt_to_prompt: {mode!r} is not one of {', '.join(MODES)}.")
+    if mode == "off":
+        return None
+    fractions_given = {"cross_replace": cross, "changed_words": changed, "self_replace": self_fraction, **(words or {})}
+    for name, value in fractions_given.items():
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
+    auto_mapper, auto_keep, changes = auto_map(source, edit)
+    if mode == "replace":
+        mapper, keep = replace_map(source, edit), torch.zeros(edit.length)
+    elif mode == "refine":
+        mapper, keep = refine_map(source, edit)
+    else:
+        mapper, keep = auto_mapper, auto_keep
+
+    fractions = torch.full((edit.length,), float(cross), dtype=torch.float64)
+    if changed is not None:
+        for position in _changed_positions(source, edit):
+            fractions[position] = changed
+    for phrase, value in (words or {}).items():
+        fractions[list(_found(edit, phrase, "word_fractions"))] = value
+    factors = torch.ones(edit.length)
+    for phrase, value in (gains or {}).items():
+        factors[list(_found(edit, phrase, "word_weights"))] = value
+    text = describe(source, edit, changes, fractions, factors, self_fraction)
+    return Alignment(mapper, keep, factors, fractions, self_fraction, text)
+
+
+def _changed_positions(source: TokenizedPrompt, edit: TokenizedPrompt) -> list[int]:
+    old, new = [w.text.lower() for w in source.words], [w.text.lower() for w in edit.words]
+    positions: list[int] = []
+    for kind, _, _, j0, j1 in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            positions += [p for w in edit.words[j0:j1] for p in w.positions]
+    return positions
+
+
+def _found(edit: TokenizedPrompt, phrase: str, name: str) -> tuple[int, ...]:
+    positions = edit.find(phrase)
+    if not positions:
+        raise ValueError(
+            f"{name}: {phrase!r} does not occur in the edit prompt {edit.text!r}. Its words are: "
+            f"{', '.join(w.text for w in edit.words)}."
+        )
+    return positions
+
+
+def describe(
+    source: TokenizedPrompt,
+    edit: TokenizedPrompt,
+    changes: Sequence[tuple[str, str]],
+    fractions: torch.Tensor,
+    gains: torch.Tensor,
+    self_fraction: float,
+) -> str:
+    """The alignment as a few lines of text."""
+    lines = [f"source: {source.text}", f"edit:   {edit.text}"]
+    shared = len({w.text.lower() for w in source.words} & {w.text.lower() for w in edit.words})
+    if shared == 0:
+        lines.append("  no common word: nothing of the prompts could be aligned, only their positions")
+    for old, new in changes:
+        lines.append(f"  {old} -> {new}" if old and new else f"  + {new}" if new else f"  - {old}")
+    if not changes:
+        lines.append("  (no word changes)")
+    levels: dict[float, list[str]] = {}
+    for word in edit.words:
+        levels.setdefault(float(fractions[word.positions[0]]), []).append(word.text)
+    for level, names in sorted(levels.items(), reverse=True):
+        lines.append(f"  follow the source for {level:.0%} of the steps: {' '.join(names)}")
+    weighted = [f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.words if float(gains[w.positions[0]]) != 1.0]
+    if weighted:
+        lines.append(f"  attention weights: {', '.join(weighted)}")
+    if self_fraction:
+        lines.append(f"  self-attention follows the source for {self_fraction:.0%} of the steps")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""A guider that samples a source and its edits together, row by row in one batch."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.hooks
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+
+from ..attention import context_width
+from .layers import choose_layers
+from .masks import fit_mask
+from .noise import check_sampler, share_noise
+from .prompt import Conditioning, EditPrompt, batch_prompt
+from .run import BlendRun, BlendSettings, all_cross_layers
+from .tokens import PartToken
+
+PASTE_BACK = ("off", "latent")
+
+
+@dataclass(frozen=True)
+class BlendInputs:
+    """What a run works on besides the model.
+
+    Attributes:
+        prompt: source and edits.
+        token: finds the parts; may be None with ``mask``.
+        mask: ComfyUI MASK to use instead of the token's.
+        region: ComfyUI MASK multiplied into the token's map.
+        extras: CONDITIONING whose settings besides text every row takes over.
+        settings: of the blending.
+    """
+
+    prompt: EditPrompt
+    token: PartToken | None = None
+    mask: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    extras: Conditioning | None = None
+    settings: BlendSettings = BlendSettings()
+
+
+class FeatureBlendGuider(comfy.samplers.CFGGuider):
+    """Rows [source, edit₁ … edit_N] × B through one guider, with the edits blended into the source (PartEdit).
+
+    A latent of B pictures goes in; B·N edited ones come out (edit by edit), with the B sources before them when
+    ``include_source`` is set. After sampling, ``last_run`` holds the masks.
+
+    Args:
+        model: a ``ModelPatcher``; only clones of it are changed.
+        inputs: prompts, token or mask, settings.
+        base: the guider that combines predictions (CFG, dual CFG …); its "positive" conditioning is replaced by the
+            prompts, all other conditioning is used for every row.
+        include_source: return the sources too.
+        paste_back: put the source's latent back outside the final mask.
+
+    Raises:
+        ValueError: inputs that do not fit the model or each other.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: BlendInputs,
+        base: comfy.samplers.CFGGuider | None = None,
+        include_source: bool = False,
+        paste_back: bool = False,
+    ) -> None:
+        super().__init__(model)
+        self.base = base
+        self.inputs = inputs
+        self.include_source = include_source
+        self.paste_back = paste_back
+        self.last_run: BlendRun | None = None
+        self.layers = all_cross_layers(model)
+        self.read_layers = choose_layers(self.layers, inputs.settings.layers)
+        width = context_width(model)
+        if inputs.token is not None and inputs.mask is None:
+            inputs.token.check_width(width)
+        _check_prompt_width(inputs.prompt, width)
+
+    def set_negative(self, negative: Conditioning) -> None:
+        """The unconditional prompt of all rows."""
+        self.original_conds["negative"] = comfy.sampler_helpers.convert_cond(negative)
+
+    def sample(
+        self,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        denoise_mask: torch.Tensor | None = None,
+        callback: Callable[..., None] | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> torch.Tensor:
+        """As `CFGGuider.sample`; ``noise`` and ``latent_image`` are (B, C, H, W)."""
+        if latent_image.is_nested or latent_image.ndim != 4:
+            raise ValueError(f"latent_image: expected a picture latent (B, C, H, W), got {tuple(latent_image.shape)}.")
+        batch, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
+        rows = 1 + edits
+        check_sampler(sampler)
+        sampler = share_noise(sampler, rows, batch)
+        keep = slice(0, None) if self.include_source else slice(batch, None)
+
+        def sliced(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
+            if callback is not None:
+                callback(step, x0[keep], x[keep], total)
+
+        inner, run = self._prepare(batch, tuple(latent_image.shape[-2:]))
+        self.last_run = run
+        repeated = (rows, 1, 1, 1)
+        if denoise_mask is not None and denoise_mask.shape[0] == batch and batch > 1:
+            denoise_mask = denoise_mask.repeat(rows, *([1] * (denoise_mask.ndim - 1)))
+        key = f"partedit_{uuid.uuid4().hex}"
+        try:
+            for kind, wrapper in run.wrappers().items():
+                inner.model_patcher.add_wrapper_with_key(kind, key, wrapper)
+            out = inner.sample(
+                noise.repeat(repeated), latent_image.repeat(repeated), sampler, sigmas, denoise_mask, sliced, disable_pbar, seed
+            )
+        finally:
+            for kind in run.wrappers():
+                inner.model_patcher.remove_wrappers_with_key(kind, key)
+        if self.paste_back:
+            out = paste_back(out, run, batch)
+        return out[keep]
+
+    def _prepare(self, batch: int, latent: tuple[int, int]) -> tuple[comfy.samplers.CFGGuider, BlendRun]:
+        inputs = self.inputs
+        joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
+        inner = copy.copy(self.base) if self.base is not None else comfy.samplers.CFGGuider(self.model_patcher)
+        inner.model_patcher = self.model_patcher.clone()
+        inner.model_options = inner.model_patcher.model_options
+        conds = self.base.original_conds if self.base is not None else self.original_conds
+        if self.base is None:
+            inner.set_cfg(self.cfg)
+        inner.original_conds = {name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch) for name, entries in conds.items()}
+        inner.inner_set_conds({"positive": joined.conditioning})
+        run = BlendRun(
+            inputs.settings, inputs.prompt, joined, self.layers, self.read_layers, batch, latent,
+            inputs.token, inputs.mask, inputs.region, constant_weights=not _has_hooks(inner.original_conds),
+        )
+        return inner, run
+
+
+def _check_prompt_width(prompt: EditPrompt, width: int) -> None:
+    texts = [(prompt.source_text, prompt.source), *((p.text, p.conditioning) for e in prompt.edits for p in e.prompts)]
+    for text, conditioning in texts:
+        for entry in conditioning:
+            if entry[0].shape[-1] != width:
+                raise ValueError(
+                    f"edit_prompt: the conditioning of {text!r} is {entry[0].shape[-1]} wide, but the model takes {width}. "
+                    "Use the CLIP that belongs to the model."
+                )
+
+
+def _has_hooks(conds: dict[str, list[dict]]) -> bool:
+    return any("hooks" in c or getattr(c.get("control"), "get_extra_hooks", list)() for entries in conds.values() for c in entries)
+
+
+def _repeat_rows(entries: list[dict], rows: int, batch: int) -> list[dict]:
+    """Conditioning made for B pictures, for (1 + N)·B rows; conditioning for one picture serves all rows as it is."""
+    repeated = []
+    for entry in entries:
+        entry = entry.copy()
+        for name in ("cross_attn", "pooled_output"):
+            tensor = entry.get(name)
+            if isinstance(tensor, torch.Tensor) and tensor.shape[0] == batch and batch > 1:
+                entry[name] = tensor.repeat(rows, *([1] * (tensor.ndim - 1)))
+        repeated.append(entry)
+    return repeated
+
+
+def paste_back(samples: torch.Tensor, run: BlendRun, batch: int) -> torch.Tensor:
+    """Rows (1 + N)·B with the source's latent outside the final mask of each edit."""
+    masks = final_masks(run, (samples.shape[-2], samples.shape[-1]))
+    if masks is None:
+        return samples
+    source, edits = samples[:batch], samples[batch:]
+    mask = masks.flatten(0, 1)[:, None].to(samples)
+    return torch.cat([source, mask * edits + (1 - mask) * source.repeat(masks.shape[0], 1, 1, 1)])
+
+
+def final_masks(run: BlendRun, size: tuple[int, int], step: int | None = None) -> torch.Tensor | None:
+    """(N, B, *size) masks after a step (the last one for None), or None when no mask came about."""
+    masks = run.edit_masks(step)
+    if masks is None:
+        return None
+    return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])

@@ -1,0 +1,88 @@
+"""Which cross-attention layers the part maps are read from, chosen by block names so that any depth works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..attention import CrossLayer, LayerKey
+
+PRESETS = ("published", "decoder", "first-8", "all")
+
+# The published SDXL implementation averages 26 of the 30 layers in the decoder's first attention block.
+_PUBLISHED_DECODER_SHARE = 26 / 30
+_FIRST = 8
+_RULE = re.compile(r"(input|middle|output)(?:\.(\d+))?(?::(\d+)(?:-(\d+))?)?")
+
+
+def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, ...]:
+    """Layers of a preset, or of a list of blocks, in running order.
+
+    Args:
+        layers: all cross-attention layers of the model (`core.attention.cross_layers`).
+        choice: ``published``: the middle block, 26/30 of the decoder's first attention level and the encoder's first
+            attention level (on SDXL the 40 layers 24–59 and 0–3 of the published code); ``decoder``: the whole decoder
+            (PartEdit, Sec. 4.2); ``first-8``: the first eight decoder layers, which tokens are trained on; ``all``; or
+            names separated by commas: ``middle``, ``output.3``, ``output.0:0-5`` (transformer blocks 0 to 5).
+
+    Raises:
+        ValueError: an unknown name, or a choice that this model has no layer for.
+    """
+    if not layers:
+        raise ValueError("layers: this model has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model.")
+    decoder = [layer for layer in layers if layer.key.block == "output"]
+    if choice == "all":
+        chosen = {layer.key for layer in layers}
+    elif choice == "decoder":
+        chosen = {layer.key for layer in decoder}
+    elif choice == "first-8":
+        chosen = {layer.key for layer in decoder[:_FIRST]}
+    elif choice == "published":
+        chosen = _published(layers, decoder)
+    else:
+        chosen = _named(layers, choice)
+    if not chosen:
+        raise ValueError(f"layers: {choice!r} names no layer of this model. It has: {_summary(layers)}.")
+    return tuple(layer.key for layer in layers if layer.key in chosen)
+
+
+def _published(layers: Sequence[CrossLayer], decoder: Sequence[CrossLayer]) -> set[LayerKey]:
+    chosen = {layer.key for layer in layers if layer.key.block == "middle"}
+    if decoder:
+        first = [layer.key for layer in decoder if layer.level == decoder[0].level]
+        chosen.update(first[: max(1, round(len(first) * _PUBLISHED_DECODER_SHARE))])
+    encoder = [layer for layer in layers if layer.key.block == "input"]
+    chosen.update(layer.key for layer in encoder if layer.level == encoder[0].level)
+    return chosen
+
+
+def _named(layers: Sequence[CrossLayer], choice: str) -> set[LayerKey]:
+    chosen: set[LayerKey] = set()
+    for name in filter(None, (part.strip() for part in choice.split(","))):
+        rule = _RULE.fullmatch(name)
+        if rule is None:
+            raise ValueError(
+                f"layers: {name!r} is neither a preset ({', '.join(PRESETS)}) nor a block name such as 'middle', "
+                f"'output.3' or 'output.0:0-5'. This model has: {_summary(layers)}."
+            )
+        block, number, first, last = rule.groups()
+        last = first if last is None else last
+        found = {
+            layer.key
+            for layer in layers
+            if layer.key.block == block
+            and (number is None or layer.key.number == int(number))
+            and (first is None or int(first) <= layer.key.index <= int(last))
+        }
+        if not found:
+            raise ValueError(f"layers: this model has no layer {name!r}. It has: {_summary(layers)}.")
+        chosen |= found
+    return chosen
+
+
+def _summary(layers: Sequence[CrossLayer]) -> str:
+    counts: dict[str, int] = {}
+    for layer in layers:
+        name = "middle" if layer.key.block == "middle" else f"{layer.key.block}.{layer.key.number}"
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())

@@ -1,0 +1,284 @@
+"""EDIT_PROMPT: a source prompt, its edits, and how the edits' attention follows the source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..attention import EditStep, PromptStep
+from .alignment import Alignment, TokenizedPrompt, align, tokenize_prompt
+
+Conditioning = list[Any]
+
+
+@dataclass(frozen=True)
+class PartPrompt:
+    """A prompt for some parts of a picture.
+
+    Attributes:
+        text: the prompt.
+        conditioning: ComfyUI CONDITIONING; entry tensors (1 or B, L, D).
+        alignment: prompt-to-prompt, or None.
+        parts: names of the parts it applies to; empty for all parts of the token.
+    """
+
+    text: str
+    conditioning: Conditioning
+    alignment: Alignment | None = None
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edited picture. Several prompts share it by parts ("a robotic head" and "a wooden torso")."""
+
+    prompts: tuple[PartPrompt, ...]
+
+    @property
+    def text(self) -> str:
+        return " | ".join(p.text for p in self.prompts)
+
+
+@dataclass(frozen=True)
+class EditPrompt:
+    """What flows as EDIT_PROMPT.
+
+    Attributes:
+        source_text: prompt of the source picture.
+        source: its CONDITIONING, entry tensors (1 or B, L, D).
+        edits: N ≥ 1 edits of that source, each its own picture.
+    """
+
+    source_text: str
+    source: Conditioning
+    edits: tuple[Edit, ...]
+
+    def __post_init__(self) -> None:
+        if not self.edits:
+            raise ValueError("edit_prompt: holds no edit. Write an edited prompt into PartEditPrompt.")
+
+    @property
+    def alignment_text(self) -> str:
+        return "\n\n".join(
+            p.alignment.text if p.alignment is not None else f"edit:   {p.text}\n  prompt-to-prompt is off"
+            for edit in self.edits
+            for p in edit.prompts
+        )
+
+    def subset(self, first: int, last: int) -> EditPrompt:
+        """The edits first … last − 1 of the same source."""
+        return replace(self, edits=self.edits[first:last])
+
+    def with_same_picture(self, prompts: Sequence[PartPrompt]) -> EditPrompt:
+        """Add prompts to the last edit's picture."""
+        last = Edit((*self.edits[-1].prompts, *prompts))
+        names = [name for prompt in last.prompts for name in (prompt.parts or ("",))]
+        if "" in names or len(set(names)) != len(names):
+            raise ValueError(
+                "part: prompts that share a picture need a part each, named in their 'part' input, and no part twice; "
+                f"got {', '.join(repr(n) for n in names)}."
+            )
+        return replace(self, edits=(*self.edits[:-1], last))
+
+    def with_new_pictures(self, edits: Sequence[Edit]) -> EditPrompt:
+        """Add edits of the same source, each a picture of its own."""
+        return replace(self, edits=(*self.edits, *edits))
+
+
+@dataclass(frozen=True)
+class FollowSettings:
+    """How strongly edits follow the source's attention; the arguments of `alignment.align`."""
+
+    mode: str = "auto"
+    cross: float = 1.0
+    changed: float | None = 0.4
+    words: Mapping[str, float] | None = None
+    gains: Mapping[str, float] | None = None
+    self_fraction: float = 0.0
+
+
+def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
+    """Words and token positions of a prompt in a CLIP object's text conditioning."""
+
+    def tokenize(string: str) -> list[list[tuple]]:
+        sections = clip.tokenize(string, return_word_ids=True)
+        # All encoders of a CLIP object are joined along channels, position by position: any of them will do.
+        return next(iter(sections.values())) if isinstance(sections, dict) else sections
+
+    return tokenize_prompt(tokenize, text)
+
+
+def encode(clip: Any, text: str) -> Conditioning:
+    """CONDITIONING of a prompt, with ComfyUI's weights, embeddings, long prompts and hook schedules."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def build_edit_prompt(
+    clip: Any,
+    source: str,
+    edits: Sequence[str],
+    follow: FollowSettings,
+    parts: Sequence[str] = (),
+    source_conditioning: Conditioning | None = None,
+) -> EditPrompt:
+    """Encode and align.
+
+    Args:
+        clip: a ComfyUI CLIP object.
+        source: prompt of the source picture.
+        edits: edited prompts, each a picture of its own.
+        follow: how the edits follow the source.
+        parts: names of the parts that the edits apply to; empty for all.
+        source_conditioning: the source's conditioning when it is known already.
+
+    Raises:
+        ValueError: an empty edit, or settings that do not fit the words.
+    """
+    edits = [text.strip() for text in edits if text.strip()]
+    if not edits:
+        raise ValueError("edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'.")
+    source_words = tokenize_with(clip, source)
+    built = []
+    for text in edits:
+        words = tokenize_with(clip, text)
+        alignment = align(
+            source_words, words, follow.mode, follow.cross, follow.changed, _present(follow.words, words, edits, "word_fractions"),
+            _present(follow.gains, words, edits, "word_weights"), follow.self_fraction,
+        )
+        built.append(Edit((PartPrompt(text, encode(clip, text), alignment, tuple(parts)),)))
+    conditioning = encode(clip, source) if source_conditioning is None else source_conditioning
+    return EditPrompt(source, conditioning, tuple(built))
+
+
+def _present(
+    values: Mapping[str, float] | None, words: TokenizedPrompt, edits: Sequence[str], name: str
+) -> dict[str, float] | None:
+    """Settings whose word this edit has. With one edit a missing word is an error, which `align` reports."""
+    if not values or len(edits) == 1:
+        return dict(values) if values else None
+    return {word: value for word, value in values.items() if words.find(word)}
+
+
+def parse_word_values(text: str, name: str) -> dict[str, float]:
+    """``"robot=0.4, red hat=1"`` → {"robot": 0.4, "red hat": 1.0}.
+
+    Raises:
+        ValueError: an entry without a number.
+    """
+    values: dict[str, float] = {}
+    for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        word, _, number = entry.rpartition("=")
+        try:
+            values[word.strip()] = float(number)
+        except ValueError:
+            values[""] = 0.0
+        if not word.strip():
+            raise ValueError(f"{name}: {entry!r} is not of the form word=number. Separate entries by commas: robot=0.4, hat=1.")
+        if "" in values:
+            raise ValueError(f"{name}: {number!r} in {entry!r} is not a number.")
+    return values
+
+
+# --- conditioning of a whole batch ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BatchPrompt:
+    """Conditioning of all rows, and where each edit's prompts lie in their row's context.
+
+    Attributes:
+        conditioning: CONDITIONING whose entry tensors hold (1 + N)·B rows: the source's B, then each edit's.
+        source_length: length of the source's context before repetition.
+        columns: for each edit, for each of its prompts, (first, one past last) column.
+    """
+
+    conditioning: Conditioning
+    source_length: int
+    columns: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Conditioning | None = None) -> BatchPrompt:
+    """Join the source's and the edits' conditioning row by row.
+
+    Args:
+        prompt: source and N edits.
+        batch: B, pictures.
+        keep_pooled: give the edits the source's pooled embedding.
+        extras: CONDITIONING whose settings besides text (ControlNet, hooks, areas, sizes …) every row takes over.
+
+    Raises:
+        ValueError: prompts whose conditioning cannot be joined.
+    """
+    entries = len(prompt.source)
+    for edit in prompt.edits:
+        for part in edit.prompts:
+            if len(part.conditioning) != entries:
+                raise ValueError(
+                    f"edit_prompt: the source has {entries} conditioning entries but {part.text!r} has "
+                    f"{len(part.conditioning)}. Source and edits must be encoded in the same way (same CLIP, same schedule)."
+                )
+    joined: Conditioning = []
+    columns: tuple = ()
+    for number in range(entries):
+        source, options = prompt.source[number]
+        rows, columns = [source], []
+        pooled = [options.get("pooled_output")]
+        for edit in prompt.edits:
+            texts = [part.conditioning[number][0] for part in edit.prompts]
+            length = _common_length(texts)
+            texts = [t.repeat(1, length // t.shape[1], 1) for t in texts]
+            columns.append(tuple((k * length, k * length + p.conditioning[number][0].shape[1]) for k, p in enumerate(edit.prompts)))
+            for part in edit.prompts:
+                _check_length(part, source.shape[1], part.conditioning[number][0].shape[1])
+            rows.append(torch.cat([t.expand(max(x.shape[0] for x in texts), -1, -1) for t in texts], dim=1))
+            own = [part.conditioning[number][1].get("pooled_output") for part in edit.prompts]
+            pooled.append(pooled[0] if keep_pooled or any(p is None for p in own) else sum(own) / len(own))
+        length = _common_length(rows)
+        # Repeating all keys alike does not change attention; the host does the same for prompts of unequal length.
+        text = torch.cat([_expand(r.repeat(1, length // r.shape[1], 1), batch) for r in rows])
+        merged = {**options}
+        if pooled[0] is not None:
+            merged["pooled_output"] = torch.cat([_expand(p, batch) for p in pooled])
+        if extras:
+            extra = extras[min(number, len(extras) - 1)][1]
+            merged.update({k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")})
+        joined.append([text, merged])
+    return BatchPrompt(joined, prompt.source[0][0].shape[1], tuple(columns))
+
+
+def _check_length(part: PartPrompt, source: int, own: int) -> None:
+    aligned = None if part.alignment is None else tuple(part.alignment.mapper.shape)
+    if aligned is not None and aligned != (source, own):
+        raise ValueError(
+            f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} tokens, but "
+            f"the conditioning has {source} and {own}. Switch prompt_to_prompt off for conditioning that was changed."
+        )
+
+
+def _common_length(tensors: Sequence[torch.Tensor]) -> int:
+    return math.lcm(*(t.shape[1] for t in tensors))
+
+
+def _expand(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    if tensor.shape[0] not in (1, batch):
+        raise ValueError(f"edit_prompt: conditioning for {tensor.shape[0]} pictures, but the latent holds {batch}.")
+    return tensor.expand(batch, *tensor.shape[1:])
+
+
+def edit_steps(prompt: EditPrompt, joined: BatchPrompt, index: int, steps: int) -> tuple[EditStep, ...]:
+    """What each edit does at step ``index`` of ``steps``."""
+    found = []
+    for edit, columns in zip(prompt.edits, joined.columns):
+        prompts = []
+        for part, place in zip(edit.prompts, columns):
+            if part.alignment is None:
+                prompts.append(PromptStep(place, joined.source_length))
+            else:
+                prompts.append(part.alignment.step(index, steps, place))
+        replaces = any(p.alignment is not None and p.alignment.replaces_self(index, steps) for p in edit.prompts)
+        found.append(EditStep(tuple(prompts), replaces))
+    return tuple(found)
