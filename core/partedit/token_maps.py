@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import TOKEN_CONTEXT
+from .masks import otsu
 from .query_cache import QueryCache
 
 
@@ -57,17 +58,13 @@ def part_maps(
 
 def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """IoU per part (P,) of maps (n, P, h, w), split by Otsu's threshold picture by picture, with masks (n, P, H, W)."""
-    from skimage.filters import threshold_otsu
-
     resized = F.interpolate(maps.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False).cpu()
     truth = masks.cpu() > 0.5
     result = torch.zeros(masks.shape[:2])
     for picture in range(masks.shape[0]):
         for part in range(masks.shape[1]):
             values, wanted = resized[picture, part], truth[picture, part]
-            found = torch.zeros_like(wanted)
-            if values.max() > values.min():
-                found = values > threshold_otsu(values.numpy())
+            found = values > otsu(values)
             union = (found | wanted).sum()
             result[picture, part] = 1.0 if union == 0 else (found & wanted).sum() / union
     return result.mean(dim=0)

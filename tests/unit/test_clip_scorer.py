@@ -12,7 +12,8 @@ from bench.bootstrap import load_pack
 load_pack()
 from partedit_oir.core.segment.clip import ClipScorer, attention_bias, fit_to_square
 
-WORDS = "<|startoftext|> <|endoftext|> a</w> red</w> cat</w> r e d</w> c a t</w> re ca".split()
+PIECES = ["a</w>", "red</w>", "cat</w>", "r", "e", "d</w>", "c", "a", "t</w>", "re", "ca"]
+WORDS = ["<|startoftext|>", "<|endoftext|>", *PIECES]
 
 
 @pytest.fixture(scope="module")

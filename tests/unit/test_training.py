@@ -105,7 +105,7 @@ def learned(model):
     return train_part_token(model, latents, masks, conditioning(), SETTINGS)
 
 
-def test_it_learns_on_held_out_pictures(learned):
+def test_it_learns_on_held_out_pictures(model, learned):
     token, report = learned
     assert token.embedding.shape == (2, WIDTH) and token.embedding.dtype == torch.float32
     assert token.part_rows == (1,) and token.names == ("part",)
