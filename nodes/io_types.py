@@ -1,0 +1,12 @@
+"""The pack's own socket types; what flows through them is documented at the dataclasses of the same name in core."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+PartToken = io.Custom("PART_TOKEN")
+EditPrompt = io.Custom("EDIT_PROMPT")
+Trajectory = io.Custom("TRAJECTORY")
+EditingPairs = io.Custom("EDITING_PAIR")
+StepSearch = io.Custom("STEP_SEARCH")
+ClipScorer = io.Custom("CLIP_SCORER")
