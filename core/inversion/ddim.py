@@ -40,7 +40,7 @@ def ddim_invert_step(
 
     ``ddim_next_timestep``: eps(z_{t-dt}, t), as published with OIR (and as diffusers' DDIMInverseScheduler does it):
     the input is scaled so that the network sees z_{t-dt} while it is told t.
-    ``ddim_current_timestep``: eps(z_{t-dt}, t-dt), the textbook reversal (Dhariwal & Nichol 2021, appendix).
+    ``ddim_current_timestep``: eps(z_{t-dt}, t-dt), the textbook reversal of the ODE (Song et al. 2021, section 4.3).
     ``ddim_fixed_point``: eps(z_t, t), found by fixed-point iteration from the first convention (Pan et al. 2023,
     "AIDI"); the forward step then undoes it.
     """

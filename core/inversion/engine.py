@@ -125,9 +125,11 @@ def run_loop(
         comfy.patcher_extension.WrappersMP.APPLY_MODEL, "oir_row_counter", counter, guider.model_options, True
     )
     sampler = _LoopSampler(loop)
-    like = latent_image[:1].float().expand(rows, *latent_image.shape[1:]) if rows != latent_image.shape[0] else latent_image
+    like = latent_image.float()
+    if rows != like.shape[0]:
+        like = like[:1].expand(rows, *like.shape[1:])
     with torch.no_grad():
-        guider.sample(torch.zeros_like(like), like.contiguous().float(), sampler, sigmas, disable_pbar=True, seed=seed)
+        guider.sample(torch.zeros_like(like), like.contiguous(), sampler, sigmas, disable_pbar=True, seed=seed)
     return sampler.result, counter.rows
 
 

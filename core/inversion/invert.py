@@ -62,7 +62,7 @@ def invert(
             "Encode the image with the model's own VAE."
         )
     if cfg != 1.0 and negative is None:
-        raise ValueError(f"negative: cfg is {cfg}, so the inversion needs a negative conditioning; connect one or use 1.")
+        raise ValueError(f"negative: cfg is {cfg}, so a negative conditioning is needed; connect one or use 1.")
 
     sigma_data = float(getattr(sampling, "sigma_data", 1.0))
     sigmas = sigmas.detach().float().cpu()

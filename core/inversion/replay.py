@@ -35,9 +35,9 @@ def deterministic_part(
 ) -> torch.Tensor:
     """Latents of level i+1 before any noise map is added.
 
-    ``ddim_*``: DDIM with eta = 0. ``edit_friendly_ddpm``: DDPM's posterior mean (DDIM with eta = 1; Huberman-Spiegelglas
-    et al. 2024, eq. 2). ``ledits_pp``: SDE-DPM-Solver++ of second order, multistep, midpoint (Brack et al. 2024, eq. 4
-    to 7); its first and last steps are of first order and then equal the posterior mean.
+    ``ddim_*``: DDIM with eta = 0. ``edit_friendly_ddpm``: DDPM's posterior mean, which is DDIM with eta = 1
+    (Huberman-Spiegelglas et al. 2024). ``ledits_pp``: SDE-DPM-Solver++ of second order, multistep, midpoint (Lu et al.
+    2022; Brack et al. 2024); its first and last steps are of first order and then equal the posterior mean.
 
     Args:
         x, denoised: (R, C, H, W), rows at level i and the model's guided estimate of the clean latent.
@@ -179,7 +179,8 @@ class TrajectorySampler:
         for i in range(self.start, self.trajectory.steps):
             denoised = model(x, levels[i].expand(rows), **args)
             if callback is not None:
-                callback({"x": x, "i": i - self.start, "sigma": levels[i], "sigma_hat": levels[i], "denoised": denoised})
+                step = {"i": i - self.start, "sigma": levels[i], "sigma_hat": levels[i]}
+                callback({**step, "x": x, "denoised": denoised})
             x = replay.step(i, x, denoised)
             if mask is not None:
                 x = mask * x + (1.0 - mask) * replay.source(i + 1).to(x)

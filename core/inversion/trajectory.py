@@ -26,7 +26,7 @@ class Trajectory:
         latents: (S+1, B, C, H, W) float32 on the CPU.
         sigmas: (S+1,) float32, strictly descending, all above 0.
         method: one of ``METHODS``.
-        latent_image: (B, C, H, W) float32, the clean latent as a ComfyUI LATENT holds it (before ``process_latent_in``).
+        latent_image: (B, C, H, W) float32, the clean latent as a LATENT holds it (before ``process_latent_in``).
         noise_maps: (S, B, C, H, W) float32 or None. What step i adds after its deterministic part, in latent units:
             the noise map z of the papers times the step's standard deviation. Kept in this form it is defined, and
             replays exactly, for steps of any variance.
@@ -70,10 +70,9 @@ class Trajectory:
             )
         if (self.noise_maps is not None) != (self.method in STOCHASTIC_METHODS):
             raise ValueError(f"Trajectory: method {self.method!r} with noise_maps={self.noise_maps is not None}.")
-        if self.noise_maps is not None and self.noise_maps.shape != (self.steps, *self.latents.shape[1:]):
-            raise ValueError(
-                f"Trajectory: noise_maps {tuple(self.noise_maps.shape)} must be {(self.steps, *self.latents.shape[1:])}."
-            )
+        expected = (self.steps, *self.latents.shape[1:])
+        if self.noise_maps is not None and self.noise_maps.shape != expected:
+            raise ValueError(f"Trajectory: noise_maps {tuple(self.noise_maps.shape)}, expected {expected}.")
 
     @property
     def steps(self) -> int:

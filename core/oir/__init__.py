@@ -1,1 +1,1 @@
-"""Object-aware inversion and reassembly (Yang et al., "Object-Aware Inversion and Reassembly for Image Editing", 2023)."""
+"""OIR: Yang et al., "Object-Aware Inversion and Reassembly for Image Editing" (2023)."""

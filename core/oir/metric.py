@@ -1,4 +1,4 @@
-"""The search metric S = S_e + S_ne (Yang et al. 2023, section 3.2).
+"""The search metric S = S_e + S_ne (Yang et al. 2023).
 
 S_e says how well the masked region fits the target phrase, S_ne how little changed outside; each is brought to 0 … 1
 over the candidates before they are added.

@@ -1,4 +1,4 @@
-"""Guided prompts: the source prompt with one object exchanged (Yang et al. 2023, section 3.3)."""
+"""Guided prompts: the source prompt with one object exchanged (Yang et al. 2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reassembly: every object from its own inversion step, then one picture again (Yang et al. 2023, section 3.3)."""
+"""Reassembly: every object from its own inversion step, then one picture again (Yang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .prompts import common_source_prompt
 from .search import check_trajectory
 from .types import EditingPair, StepSearch
 
-# Yang et al. use a fifth of the steps for both: 10 of 50.
+# The paper's 20 %: 10 of 50 steps for both.
 DEFAULT_FRACTION = 0.2
 
 
@@ -112,7 +112,7 @@ def reassemble(
     again = whole_steps(settings.reinversion, steps, "reinversion")
     if level + again > steps:
         raise ValueError(
-            f"reassembly ({level} steps) and reinversion ({again}) together exceed the {steps} steps of the trajectory; "
+            f"reassembly ({level} steps) and reinversion ({again}) exceed the {steps} steps of the trajectory; "
             "lower one of them."
         )
     starts = [trajectory.index(n) for n in search.chosen]
@@ -183,8 +183,9 @@ def composite_pixels(
         ValueError: the pictures differ in size.
     """
     if edited.shape[1:] != source.shape[1:]:
+        original, result = (f"{picture.shape[2]}×{picture.shape[1]}" for picture in (source, edited))
         raise ValueError(
-            f"image: the original is {source.shape[2]}×{source.shape[1]}, the edit {edited.shape[2]}×{edited.shape[1]}. "
+            f"image: the original is {original}, the edit {result} (width × height). "
             "Connect the picture that was encoded (its sides must be multiples of 8 for it to come back at its size)."
         )
     mask = feather(pair_masks(pairs, edited.shape[1], edited.shape[2]).amax(0), radius)[None, ..., None]

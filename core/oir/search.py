@@ -1,4 +1,4 @@
-"""Optimal inversion step search (Yang et al. 2023, section 3.2): which z_n gives the best edit of a pair?"""
+"""Optimal inversion step search (Yang et al. 2023): which z_n gives the best edit of a pair?"""
 
 from __future__ import annotations
 
@@ -148,6 +148,37 @@ def make_candidates(
     return results, rows, passes
 
 
+def parse_steps(text: str, pairs: int) -> list[int | None]:
+    """Steps set by hand, one a pair: numbers, or "auto" or nothing for a pair that is searched.
+
+    Raises:
+        ValueError: something else stands there, or not one entry a pair.
+    """
+    if not text.strip():
+        return [None] * pairs
+    entries = [entry.strip().lower() for entry in text.replace(";", ",").split(",")]
+    if len(entries) != pairs:
+        raise ValueError(
+            f"overrides: {text!r} has {len(entries)} entries for {pairs} editing pairs. Give one a pair, separated by "
+            "commas, with 'auto' for those that shall be searched."
+        )
+    for entry in entries:
+        if entry not in ("", "auto") and not entry.isdecimal():
+            raise ValueError(f"overrides: {entry!r} in {text!r} is no inversion step; write a whole number or 'auto'.")
+    return [None if entry in ("", "auto") else int(entry) for entry in entries]
+
+
+def picture_decoder(vae: Any) -> Decode:
+    """A function that decodes LATENT samples (1, C, h, w) to one picture (H, W, 3) in 0 … 1 on the CPU."""
+
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        picture = vae.decode(latent)
+        picture = picture.reshape(-1, *picture.shape[-3:])[0]
+        return picture[..., :3].detach().float().cpu().clamp(0.0, 1.0)
+
+    return decode
+
+
 def check_trajectory(trajectory: Trajectory) -> None:
     """Raise ValueError unless OIR can work from this trajectory."""
     if not trajectory.is_ddim:
@@ -241,6 +272,11 @@ def _start(
     pair: EditingPair, candidates: list[int], override: int | None, settings: SearchSettings, size: torch.Size
 ) -> _PairState:
     mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}")
+    if not bool((mask > 0.5).any()):
+        raise ValueError(
+            f"mask of {pair.label}: no value lies above 0.5, so there is no region to score. "
+            "Strengthen the mask, for example with a threshold."
+        )
     if override is not None:
         return _PairState(pair, mask, [override], True, [override])
     if settings.strategy == "exhaustive":

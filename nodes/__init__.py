@@ -1,0 +1,31 @@
+"""The node classes of the pack, listed by hand, and the extension that gives them to ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+# One import line a file, in alphabetical order.
+from .editing_pair import EditingPair
+from .inversion import InvertLatent
+from .reassemble import OIRReassemble
+from .step_search import InversionStepSearch
+
+# The order in which help pages and tests walk through the nodes: part tokens, editing, inversion, OIR, tools.
+NODE_CLASSES: list[type[io.ComfyNode]] = [
+    InvertLatent,
+    EditingPair,
+    InversionStepSearch,
+    OIRReassemble,
+]
+
+
+class PartEditOIRExtension(ComfyExtension):
+    """Everything this pack adds to ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODE_CLASSES)
+
+
+async def comfy_entrypoint() -> PartEditOIRExtension:
+    """Called by ComfyUI once, when it loads custom nodes."""
+    return PartEditOIRExtension()

@@ -1,0 +1,139 @@
+"""InvertLatent: an image latent becomes a trajectory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..core.inversion.invert import invert
+from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
+from ..core.inversion.trajectory import METHODS
+from ..core.segment.caption import WHERE_TO_GET, caption, captioner_folders
+from . import io_types
+
+NO_CAPTIONER = "none"
+
+
+class InvertLatent(io.ComfyNode):
+    """Image latent and source prompt → TRAJECTORY."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        captioners = [NO_CAPTIONER, *captioner_folders(folder_paths.get_folder_paths("captioners"))]
+        return io.Schema(
+            node_id="InvertLatent",
+            display_name="Invert Latent",
+            category="OIR",
+            description="Finds the latents that lead to an image, one for every noise level. "
+            "OIR edits from them, and PartEdit replays them to edit a real picture.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A noise- or v-predicting model: SD1.x, SD2.x, SDXL. Flow models cannot be inverted here.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The image, encoded with the model's VAE. OIR takes one image, PartEdit a batch.",
+                ),
+                io.String.Input(
+                    "source_prompt", multiline=True, default="",
+                    tooltip="Describes the image as it is. Needs clip. Leave it empty to use positive, or a captioner.",
+                ),
+                io.Combo.Input(
+                    "method", options=list(METHODS), default=METHODS[0],
+                    tooltip="ddim_*: deterministic, needed by OIR. next_timestep is published with OIR, "
+                    "current_timestep the textbook form, fixed_point repeats each step until it can be "
+                    "undone. edit_friendly_ddpm and ledits_pp keep noise maps that bring the image back "
+                    "exactly; for PartEdit.",
+                ),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=999,
+                    tooltip="Number of inversion steps. The candidates of OIR are counted in them.",
+                ),
+                io.Float.Input(
+                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1,
+                    tooltip="Guidance during the inversion. 1: source prompt only, as published for DDIM. "
+                    "edit_friendly_ddpm is published with 3.5; other values than 1 need negative.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Noise of edit_friendly_ddpm and ledits_pp; DDIM does not use it.",
+                ),
+                io.Combo.Input(
+                    "spacing", options=list(SPACINGS), default=SPACINGS[0],
+                    tooltip="Which training timesteps the steps sit at. leading is what both papers' code uses. Not "
+                    "used when sigmas is connected.",
+                ),
+                io.Int.Input(
+                    "fixed_point_iterations", default=3, min=1, max=20,
+                    tooltip="Extra evaluations a step for ddim_fixed_point: 3 is enough for most pictures.",
+                ),
+                io.Combo.Input(
+                    "captioner", options=captioners, default=NO_CAPTIONER,
+                    tooltip="Writes the source prompt when there is none: a BLIP model's folder in "
+                    "models/captioners. Needs image and clip.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes source_prompt."),
+                io.Conditioning.Input(
+                    "positive", optional=True,
+                    tooltip="Conditioning of the source prompt, instead of source_prompt, for example with ControlNet.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="Only for cfg other than 1."),
+                io.Sigmas.Input(
+                    "sigmas", optional=True,
+                    tooltip="Noise levels from a scheduler node, instead of steps and spacing. A last 0 becomes the "
+                    "model's lowest level.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The picture, for the captioner."),
+            ],
+            outputs=[
+                io_types.Trajectory.Output(
+                    display_name="trajectory",
+                    tooltip="Latents at every noise level, with the source conditioning.",
+                ),
+                io.String.Output(
+                    display_name="source_prompt",
+                    tooltip="The prompt that was used, typed or captioned. Connect it to EditingPair.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, latent_image: dict[str, Any], source_prompt: str, method: str, steps: int, cfg: float,
+        seed: int, spacing: str, fixed_point_iterations: int, captioner: str, clip: Any = None, positive: Any = None,
+        negative: Any = None, sigmas: Any = None, image: Any = None,
+    ) -> io.NodeOutput:
+        sampling = model_sampling_of(model)
+        levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
+        if positive is None:
+            source_prompt = source_prompt.strip() or _captioned(captioner, image)
+            if clip is None:
+                raise ValueError("clip: connect it to encode source_prompt, or connect positive instead.")
+            positive = clip.encode_from_tokens_scheduled(clip.tokenize(source_prompt))
+        trajectory = invert(
+            model, latent_image["samples"], positive, sigmas=levels, method=method, negative=negative, cfg=cfg,
+            seed=seed, fixed_point_iterations=fixed_point_iterations, source_prompt=source_prompt,
+        )
+        return io.NodeOutput(trajectory, source_prompt)
+
+
+def _captioned(captioner: str, image: Any) -> str:
+    """A source prompt from the picture, or an error that says how to get one."""
+    roots = folder_paths.get_folder_paths("captioners")
+    if captioner == NO_CAPTIONER:
+        raise ValueError(
+            "source_prompt is empty. Describe the picture, or connect positive, or put a BLIP model's folder into "
+            f"{roots[0]} and choose it as captioner ({WHERE_TO_GET})."
+        )
+    if image is None:
+        raise ValueError("image: the captioner needs the picture; connect it.")
+    if captioner not in captioner_folders(roots):
+        raise ValueError(
+            f"captioner: there is no BLIP model in a folder {captioner!r} of {' or '.join(roots)}; {WHERE_TO_GET}."
+        )
+    folder = next(Path(root) / captioner for root in roots if (Path(root) / captioner / "config.json").is_file())
+    return caption(folder, image[0])

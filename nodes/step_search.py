@@ -1,0 +1,109 @@
+"""InversionStepSearch: from which inversion step is each object edited best?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.oir.report import Thumbnails, contact_sheet, score_plot
+from ..core.oir.search import STRATEGIES, SearchSettings, parse_steps, picture_decoder, search_steps
+from . import io_types
+
+
+class InversionStepSearch(io.ComfyNode):
+    """Trajectory and editing pairs → STEP_SEARCH, contact sheet, plot, scores."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InversionStepSearch",
+            display_name="Inversion Step Search",
+            category="OIR",
+            description="Edits each object from several inversion steps, scores the results, and finds the step that "
+            "changes the object as asked and the rest of the picture least.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the trajectory was made with."),
+                io.Vae.Input("vae", tooltip="Decodes the candidates, one at a time."),
+                io_types.Trajectory.Input(
+                    "trajectory",
+                    tooltip="From InvertLatent, with one of the ddim methods, of one picture.",
+                ),
+                io_types.EditingPairs.Input("pairs", tooltip="The last EditingPair of the chain."),
+                io_types.ClipScorer.Input(
+                    "clip_scorer",
+                    tooltip="Judges how well an object fits its target phrase. From LoadCLIPScorer or LoadDemoModel.",
+                ),
+                io.Float.Input(
+                    "cfg", default=5.0, min=1.0, max=30.0, step=0.1,
+                    tooltip="Guidance scale of the candidates. The source prompt takes the place of the negative.",
+                ),
+                io.Combo.Input(
+                    "strategy", options=list(STRATEGIES), default=STRATEGIES[0],
+                    tooltip="coarse-to-fine tries a grid of eight and looks closer around the best: about a third of"
+                    " the work. exhaustive tries every candidate.",
+                ),
+                io.Int.Input("first_step", default=1, min=1, max=999, tooltip="Smallest inversion step to try."),
+                io.Int.Input(
+                    "last_step", default=0, min=0, max=999,
+                    tooltip="Largest inversion step to try; 0 means all steps of the trajectory.",
+                ),
+                io.Int.Input("stride", default=1, min=1, max=100, tooltip="Try every n-th step only."),
+                io.Int.Input(
+                    "batch_size", default=0, min=0, max=256,
+                    tooltip="Candidates a UNet call; 0 takes what fits into the free memory. The result does not "
+                    "depend on it.",
+                ),
+                io.Combo.Input(
+                    "mask_mode", options=["masked", "published_bias"], default="masked",
+                    tooltip="masked: the scorer sees the object alone, as the paper describes. published_bias: the "
+                    "published code's way, which hides nothing.",
+                ),
+                io.Boolean.Input(
+                    "published_first", default=False,
+                    tooltip="Let the unchanged picture stand in for step 1, as in the published results.",
+                ),
+                io.String.Input(
+                    "overrides", default="",
+                    tooltip="Steps set by hand, one a pair, separated by commas: '24, auto'. Pairs with a number are"
+                    " not searched. Empty: search all.",
+                ),
+            ],
+            outputs=[
+                io_types.StepSearch.Output(
+                    display_name="search",
+                    tooltip="The step of every pair. Connect it to OIRReassemble.",
+                ),
+                io.Image.Output(
+                    display_name="contact_sheet",
+                    tooltip="The candidates with their steps and scores; the chosen ones are framed.",
+                ),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="S, S_e and S_ne over the inversion step, one panel a pair.",
+                ),
+                io.String.Output(
+                    display_name="scores",
+                    tooltip="Everything as JSON, with the UNet rows that the search took.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, vae: Any, trajectory: Any, pairs: Any, clip_scorer: Any, cfg: float, strategy: str,
+        first_step: int, last_step: int, stride: int, batch_size: int, mask_mode: str, published_first: bool,
+        overrides: str,
+    ) -> io.NodeOutput:
+        settings = SearchSettings(
+            cfg=cfg, strategy=strategy, first=first_step, last=last_step, stride=stride, batch_size=batch_size,
+            mask_mode=mask_mode, published_first=published_first, overrides=parse_steps(overrides, len(pairs)),
+        )
+        thumbnails = Thumbnails()
+        search = search_steps(
+            model, trajectory, pairs, picture_decoder(vae), clip_scorer, settings, on_candidate=thumbnails.add
+        )
+        return io.NodeOutput(
+            search, contact_sheet(search, thumbnails), score_plot(search), json.dumps(search.to_dict(), indent=1)
+        )
