@@ -1,0 +1,38 @@
+"""ComfyUI-PartEdit-OIR: edit one part of an object, or several objects at once, by text.
+
+This file only announces the pack to ComfyUI: its model folders, its web folder and its nodes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+from .nodes import PartEditOIRExtension, comfy_entrypoint
+
+WEB_DIRECTORY = "./js"
+
+# One folder of ComfyUI's models directory each. An empty set of extensions lists every file, which is what
+# folders that hold whole transformers models need.
+MODEL_FOLDERS: dict[str, set[str]] = {
+    "part_tokens": {".safetensors", ".pt"},
+    "sams": {".pth", ".pt", ".safetensors"},
+    "grounding": set(),
+    "clip_scorers": set(),
+    "captioners": set(),
+}
+
+
+def _register_model_folders() -> None:
+    for name, extensions in MODEL_FOLDERS.items():
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+        # extra_model_paths.yaml may have made the entry already, and then without extensions.
+        folder_paths.folder_names_and_paths[name][1].update(extensions)
+    # Tokens that ship with the pack stand behind the user's own, so saving never writes into the pack.
+    folder_paths.add_model_folder_path("part_tokens", os.path.join(os.path.dirname(__file__), "tokens"))
+
+
+_register_model_folders()
+
+__all__ = ["WEB_DIRECTORY", "PartEditOIRExtension", "comfy_entrypoint"]

@@ -1,0 +1,64 @@
+"""The ComfyUI that the user already has: looked at, never changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .layout import Host, SetupError
+
+# What each command imports, and the package that has it. torch and numpy are ComfyUI's own.
+RUN_MODULES = {"skimage": "scikit-image", "safetensors": "safetensors", "transformers": "transformers"}
+TEST_MODULES = {
+    "pytest": "pytest",
+    "diffusers": "diffusers",
+    "segment_anything": "segment-anything",
+    "ruff": "ruff",
+    "mypy": "mypy",
+    **RUN_MODULES,
+}
+
+
+def existing_host(root: Path, modules: dict[str, str]) -> Host:
+    """The ComfyUI at ``root`` with the interpreter in COMFYUI_PYTHON, or this one. Nothing is installed.
+
+    Raises:
+        SetupError: no ComfyUI there, or a module is missing; says which, and how to install it.
+    """
+    if not (root / "main.py").is_file() or not (root / "comfy" / "sd.py").is_file():
+        raise SetupError(
+            f"COMFYUI_PATH is {str(root)!r}, which holds no ComfyUI (main.py and comfy/sd.py are expected there). "
+            "Set it to the folder of ComfyUI, or unset it to let run.py make a private one."
+        )
+    # Not resolved: a virtual environment's python is a link, and only its own place makes it that environment's.
+    python = Path(os.environ.get("COMFYUI_PYTHON") or sys.executable).absolute()
+    if not python.is_file():
+        raise SetupError(f"COMFYUI_PYTHON is {str(python)!r}, which is no file. Set it to ComfyUI's python.")
+    wanted = ["torch", "numpy", "aiohttp", *modules]
+    code = "import importlib.util, json; print(json.dumps([m for m in %r if importlib.util.find_spec(m) is None]))"
+    done = subprocess.run([str(python), "-c", code % wanted], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SetupError(f"{python} does not run: {done.stderr.strip()[-500:]}")
+    missing = json.loads(done.stdout)
+    if missing:
+        packages = " ".join(modules.get(name, name) for name in missing)
+        raise SetupError(
+            f"the ComfyUI at {root} runs with {python}, which lacks: {', '.join(missing)}.\n"
+            f"Nothing is installed into an environment of yours. Install what is missing with\n"
+            f"  {python} -m pip install {packages}\n"
+            "or set COMFYUI_PYTHON to another interpreter, or unset COMFYUI_PATH to let run.py make a private one."
+        )
+    return Host(root.resolve(), python, private=False)
+
+
+def has_accelerator(python: Path) -> bool:
+    """Whether torch of that interpreter sees a GPU that ComfyUI can use."""
+    code = (
+        "import torch; x = getattr(torch, 'xpu', None); "
+        "print(int(torch.cuda.is_available() or torch.backends.mps.is_available() or bool(x and x.is_available())))"
+    )
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.strip().endswith("1")

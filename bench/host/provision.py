@@ -1,0 +1,180 @@
+"""Make a private environment and ComfyUI inside ``.runtime/``.
+
+Every stage leaves a stamp when it is whole, so a set-up that broke goes on where it stopped, and one that is
+whole is recognised at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .archives import CURRENT, FLOOR, fetch_host
+from .layout import PACK_DIR, RUNTIME, Host, SetupError, digest, log, pip_command, run_step
+
+TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+PYTHON_RANGE = ((3, 10), (3, 13))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; a second set-up waits. The system frees it when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as handle:
+        waiting = False
+        while not _try_lock(handle.fileno()):
+            if not waiting:
+                log("another set-up is running; waiting for it")
+                waiting = True
+            time.sleep(1)
+        try:
+            yield
+        finally:
+            _unlock(handle.fileno())
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def stage(name: str, key: str, whole: Path, work: Callable[[], None], runtime: Path | None = None) -> str:
+    """Do ``work`` unless its stamp says that it was done for ``key`` and ``whole`` is still there.
+
+    Returns:
+        A key for the stages that build on this one.
+    """
+    stamp = (runtime or RUNTIME) / "stamps" / f"{name}.json"
+    if stamp.is_file() and whole.exists():
+        with contextlib.suppress(ValueError, OSError):
+            if json.loads(stamp.read_text(encoding="utf-8")).get("key") == key:
+                return digest(name + key)
+    stamp.unlink(missing_ok=True)
+    log(name)
+    work()
+    if not whole.exists():
+        raise SetupError(f"stage {name!r} ended without making {whole}")
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    partial = stamp.with_suffix(".partial")
+    partial.write_text(json.dumps({"key": key}), encoding="utf-8")
+    os.replace(partial, stamp)
+    return digest(name + key)
+
+
+def venv_python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def find_python() -> str:
+    """An interpreter that torch has builds for: this one, or one on the path.
+
+    Raises:
+        SetupError: there is none.
+    """
+    low, high = PYTHON_RANGE
+    if low <= sys.version_info[:2] <= high:
+        return sys.executable
+    for minor in (12, 11, 13, 10):
+        found = shutil.which(f"python3.{minor}")
+        if found:
+            return found
+    raise SetupError(
+        f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]} is needed, this is "
+        f"{sys.version_info[0]}.{sys.version_info[1]}, and no python3.12, 3.11, 3.13 or 3.10 is on the path. "
+        "Install one of them and run the command again."
+    )
+
+
+def _make_venv(base: str, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    done = subprocess.run([base, "-m", "venv", str(folder)], check=False)
+    if done.returncode != 0:
+        raise SetupError(
+            f"'{base} -m venv' failed. On Debian and Ubuntu the module is a package of its own: "
+            "sudo apt install python3-venv"
+        )
+
+
+def _constraints() -> Path:
+    # Keeps the requirements of ComfyUI and of the pack from moving torch to another release.
+    path = RUNTIME / "constraints.txt"
+    path.write_text("\n".join(TORCH) + "\n", encoding="utf-8")
+    return path
+
+
+def prepare_private(floor: bool = False) -> Host:
+    """The private environment and host, made or completed as needed; at once when whole.
+
+    Args:
+        floor: the oldest ComfyUI the pack supports instead of the current one (same environment).
+
+    Raises:
+        SetupError: a stage failed.
+    """
+    RUNTIME.mkdir(exist_ok=True)
+    with locked(RUNTIME / "setup.lock"):
+        base = find_python()
+        venv = RUNTIME / "venv"
+        python = venv_python(venv)
+        key = stage("python environment", digest(base + str(venv)), python, lambda: _make_venv(base, venv))
+        install = [*pip_command(python), "install"]
+        key = stage(
+            "torch",
+            digest(key + " ".join(TORCH)),
+            python,
+            lambda: run_step([*install, *TORCH], "installing torch (a few GB on Linux)"),
+        )
+        root = RUNTIME / "ComfyUI"
+        stage("ComfyUI", CURRENT.sha256, root / "main.py", lambda: fetch_host(CURRENT, root, python))
+        key = stage(
+            "ComfyUI's requirements",
+            digest(key + CURRENT.sha256),
+            python,
+            lambda: run_step(
+                [*install, "-r", str(root / "requirements.txt"), "-c", str(_constraints())],
+                "installing ComfyUI's requirements",
+            ),
+        )
+        files = [PACK_DIR / "requirements.txt", PACK_DIR / "tests" / "requirements.txt"]
+        wanted = [argument for file in files for argument in ("-r", str(file))]
+        stage(
+            "the pack's requirements",
+            digest(key + "".join(file.read_text(encoding="utf-8") for file in files)),
+            python,
+            lambda: run_step([*install, *wanted, "-c", str(_constraints())], "installing the pack's requirements"),
+        )
+        if floor:
+            root = RUNTIME / f"ComfyUI-{FLOOR.version}"
+            stage(f"ComfyUI {FLOOR.version}", FLOOR.sha256, root / "main.py", lambda: fetch_host(FLOOR, root, python))
+    return Host(root, python, private=True)

@@ -1,0 +1,181 @@
+"""Start one ComfyUI server on a free loopback port, wait for it, and always stop it with all it started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from .client import Client
+from .layout import LINK_NAME, RUNTIME, Host
+
+# The first start on a slow machine compiles every module that ComfyUI and its libraries import.
+START_LIMIT = 600.0
+
+
+class ServerError(RuntimeError):
+    """The server did not come up, or died; the message ends with its log's last lines."""
+
+
+class Server:
+    """A running server, as a context manager.
+
+    Args:
+        host: which ComfyUI and which interpreter.
+        cpu: run on the CPU even where there is a GPU.
+        private: keep users, inputs, outputs, temporary files and the database in a folder of this run alone,
+            deleted afterwards, and load no custom nodes but this pack.
+        pack_name: folder name of the pack in custom_nodes.
+        threads: limits the threads of the numerical libraries; None: their own default.
+    """
+
+    def __init__(
+        self, host: Host, cpu: bool, private: bool = True, pack_name: str = LINK_NAME, threads: int | None = None
+    ):
+        self.host, self.cpu, self.private, self.pack_name, self.threads = host, cpu, private, pack_name, threads
+        self.process: subprocess.Popen[bytes] | None = None
+        self.base_url = ""
+        runs = RUNTIME / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=runs))
+        self.log = self.folder / "server.log"
+
+    def command(self, port: int) -> list[str]:
+        arguments = [
+            str(self.host.python),
+            str(self.host.root / "main.py"),
+            "--port",
+            str(port),
+            "--disable-auto-launch",
+        ]
+        arguments += ["--listen", "127.0.0.1"]
+        if self.cpu:
+            arguments.append("--cpu")
+        if self.private:
+            for name in ("user", "input", "output", "temp"):
+                (self.folder / name).mkdir(exist_ok=True)
+                arguments += [f"--{name}-directory", str(self.folder / name)]
+            arguments += ["--database-url", f"sqlite:///{(self.folder / 'comfyui.db').as_posix()}"]
+            arguments += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", self.pack_name]
+            arguments.append("--disable-api-nodes")
+        return arguments
+
+    def start(self, limit: float = START_LIMIT) -> Client:
+        """Start and wait until /system_stats answers.
+
+        Raises:
+            ServerError: it died or did not answer within ``limit`` seconds.
+        """
+        # Another program may take the port between the look and the start; then another one is tried.
+        for attempt in range(3):
+            port = free_port()
+            self.base_url = f"http://127.0.0.1:{port}"
+            self._launch(port)
+            client = Client(self.base_url, alive=self.alive)
+            if self._wait(client, limit):
+                return client
+            text = self.tail()
+            self._end_process()
+            if "address already in use" not in text.lower() or attempt == 2:
+                raise ServerError(f"the server ended before it answered; the last lines of its log:\n{text}")
+        raise AssertionError("unreachable")
+
+    def _launch(self, port: int) -> None:
+        environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+        # Nothing that the server loads may ask a hub for weights.
+        environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1", DO_NOT_TRACK="1")
+        if self.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self.threads)
+        options: dict[str, object] = {}
+        if sys.platform == "win32":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
+        else:
+            options["start_new_session"] = True
+        with open(self.log, "wb") as sink:
+            self.process = subprocess.Popen(
+                self.command(port),
+                cwd=self.host.root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                **options,  # type: ignore[call-overload]
+            )
+
+    def _wait(self, client: Client, limit: float) -> bool:
+        end = time.monotonic() + limit
+        while self.alive():
+            try:
+                client.get_json("/system_stats")
+                return True
+            except OSError:
+                if time.monotonic() > end:
+                    text = self.tail()
+                    self._end_process()
+                    raise ServerError(f"no answer within {limit:.0f} s; the last lines of its log:\n{text}") from None
+                time.sleep(0.2)
+        return False
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of the server's log."""
+        if not self.log.is_file():
+            return ""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _end_process(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        _signal_tree(process, hard=False)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            pass
+        # What the server itself started may outlive it, so the hard stop comes in any case.
+        _signal_tree(process, hard=True)
+        process.wait(timeout=30)
+
+    def stop(self) -> None:
+        """End the server and remove its folder; safe to call twice."""
+        try:
+            self._end_process()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _signal_tree(process: subprocess.Popen[bytes], hard: bool) -> None:
+    if sys.platform == "win32":
+        if process.poll() is None:
+            force = ["/F"] if hard else []
+            subprocess.run(["taskkill", "/T", *force, "/PID", str(process.pid)], capture_output=True, check=False)
+        return
+    try:
+        # start_new_session made the server the leader of its own process group.
+        os.killpg(process.pid, signal.SIGKILL if hard else signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

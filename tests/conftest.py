@@ -1,0 +1,83 @@
+"""Boots the host once, before any test module imports anything of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# At the end: the host's own 'nodes', 'utils' and 'app' must be found before folders of this repository.
+if str(REPOSITORY) not in sys.path:
+    sys.path.append(str(REPOSITORY))
+
+# Tests never ask a hub for weights.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+from bench.bootstrap import boot_host, load_pack
+from bench.host.client import Client
+from bench.host.layout import RUNTIME, Host
+from bench.host.link import link_pack
+from bench.host.server import Server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        boot_host(cpu=True)
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    """The pack, imported under the name ``partedit_oir``."""
+    return load_pack()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The ComfyUI under test, run by the interpreter that runs the tests."""
+    root = Path(os.environ["COMFYUI_PATH"]).resolve()
+    return Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
+
+
+@pytest.fixture(scope="session")
+def pack_name(host: Host) -> str:
+    """The pack's folder name in custom_nodes."""
+    return link_pack(host)
+
+
+@pytest.fixture(scope="session")
+def server(host: Host, pack_name: str) -> Iterator[Server]:
+    """A running server; stopped at the end."""
+    with Server(host, cpu=True, pack_name=pack_name) as running:
+        running.start()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Client:
+    """Talks to the server; the demo's input pictures lie in its input folder."""
+    talker = Client(server.base_url, alive=server.alive)
+    for path in sorted((REPOSITORY / "demo" / "input").glob("*.*")):
+        if path.suffix.lower() in (".png", ".jpg", ".webp"):
+            talker.upload_image(path)
+    return talker
+
+
+@pytest.fixture(scope="session")
+def object_info(client: Client) -> dict[str, Any]:
+    """GET /object_info."""
+    return client.object_info()

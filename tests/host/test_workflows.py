@@ -1,0 +1,60 @@
+"""Every workflow that ships, through the real server: those on the demo checkpoint run, the others are checked."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.host.client import PromptError
+from bench.host.graph import problems, to_prompt
+
+WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def uses_demo_model(path: Path) -> bool:
+    return '"LoadDemoModel"' in path.read_text(encoding="utf-8")
+
+
+def test_there_are_workflows_for_the_demo_model_and_for_real_checkpoints():
+    assert any(uses_demo_model(path) for path in WORKFLOWS)
+    assert any(not uses_demo_model(path) for path in WORKFLOWS)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_converts_without_problems(path, object_info):
+    prompt = to_prompt(load(path), object_info)
+    assert problems(prompt, object_info) == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_has_notes_in_the_graph(path):
+    notes = [node for node in load(path)["nodes"] if node["type"] in ("Note", "MarkdownNote")]
+    assert notes and all("".join(map(str, note.get("widgets_values") or [])).strip() for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [p for p in WORKFLOWS if uses_demo_model(p)], ids=lambda path: path.stem)
+def test_runs_on_the_demo_checkpoint(path, client, object_info):
+    result = client.run(to_prompt(load(path), object_info))
+    made = [item for output in result.outputs.values() for item in output.get("images", [])]
+    assert made, f"{path.stem} gave no picture"
+    for item in made:
+        assert client.view(item)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
+    path = next(path for path in WORKFLOWS if uses_demo_model(path))
+    prompt = copy.deepcopy(to_prompt(load(path), object_info))
+    broken = next(key for key, node in prompt.items() if node["class_type"] == "LoadPartToken")
+    name, value = next(iter(prompt[broken]["inputs"].items()))
+    prompt[broken]["inputs"][name] = "no such token"
+    with pytest.raises(PromptError) as error:
+        client.run(prompt)
+    assert "LoadPartToken" in str(error.value) and name in str(error.value), value
