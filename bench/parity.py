@@ -1,4 +1,4 @@
-"""Compare the pack with golden cases: ``python3 run.py parity DIR`` (one JSON line a case; 1 if one is above tolerance).
+"""Compare the pack with golden cases: ``python3 run.py parity DIR`` (one JSON line a case; 1 if one is too far off).
 
 A case is a pair NAME.json (settings) and NAME.safetensors (tensors); its settings tell which method it is about.
 """

@@ -1,4 +1,4 @@
-"""PartEdit against golden cases: the product's own prompt alignment, guider and sampler on an SDXL-shaped ComfyUI model.
+"""PartEdit against golden cases: the product's alignment, guider and sampler on an SDXL-shaped ComfyUI model.
 
 The case format is described in the golden data's README. ``bench.parity`` finds the cases and prints the results.
 """
@@ -78,6 +78,7 @@ def schedule(settings: dict[str, Any], sampling: Any) -> torch.Tensor:
 def _alignment(settings: dict[str, Any]) -> Any:
     """Prompt-to-prompt of a case, through the product's tokenisation and alignment."""
     from comfy.sd1_clip import SD1Tokenizer
+
     from partedit_oir.core.partedit.alignment import align, tokenize_prompt
 
     tokenizer = SD1Tokenizer()
@@ -108,6 +109,7 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
     """
     load_pack()
     import comfy.samplers
+
     from partedit_oir.core.partedit.guider import BlendInputs, FeatureBlendGuider
     from partedit_oir.core.partedit.masks import resize
     from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
@@ -122,7 +124,9 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
 
     edit = PartPrompt(settings["edit_prompt"], conditioning("edit_cond", "edit_pooled"), _alignment(settings))
     prompt = EditPrompt(settings["source_prompt"], conditioning("source_cond", "source_pooled"), (Edit((edit,)),))
-    token = PartToken(inputs["token"], tuple(range(1, 2 * parts, 2)), tuple(f"part {n + 1}" for n in range(parts)), "sdxl")
+    token = PartToken(
+        inputs["token"], tuple(range(1, 2 * parts, 2)), tuple(f"part {n + 1}" for n in range(parts)), "sdxl"
+    )
     blend = BlendSettings(
         edit_steps=settings["edit_steps"] / steps,
         threshold=_THRESHOLDS[settings.get("threshold", "PARTEDIT")],

@@ -11,97 +11,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 
+from .unet import CrossLayer, LayerKey, context_width, cross_layers, transformer_block, unet_of
+
+# The names of layers belong to this module's interface.
+__all__ = [
+    "TOKEN_CONTEXT",
+    "BlendCall",
+    "CrossLayer",
+    "EditStep",
+    "LayerKey",
+    "Probe",
+    "PromptStep",
+    "blended_options",
+    "capture_queries",
+    "chain_cross",
+    "context_width",
+    "cross_layers",
+    "key_projection",
+    "replace_options",
+    "unet_of",
+]
+
 # The length of the text context that part tokens are trained in: the token's rows, then padding (PartEdit, Sec. 4.1).
 TOKEN_CONTEXT = 77
 
 
-class LayerKey(NamedTuple):
-    """A transformer block of a UNet; equals the key of ComfyUI's ``patches_replace`` slots."""
-
-    block: str  # "input", "middle" or "output"
-    number: int  # index in input_blocks / output_blocks; 0 for the middle
-    index: int  # index within the spatial transformer
-
-    def __str__(self) -> str:
-        return f"{self.block}.{self.number}.{self.index}"
-
-
-@dataclass(frozen=True)
-class CrossLayer:
-    """A cross-attention layer: its key and its level, the number of times the latent is halved before it."""
-
-    key: LayerKey
-    level: int
-
-
-def unet_of(model: Any) -> Any:
-    """The UNet inside a ``ModelPatcher``.
-
-    Raises:
-        ValueError: the model is no U-Net with cross-attention.
-    """
-    unet = getattr(model.model, "diffusion_model", None)
-    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
-        raise ValueError(
-            f"model: {type(model.model).__name__} is no U-Net, and PartEdit reads the cross-attention of one. "
-            "Connect an SD1.x, SD2.x or SDXL model (checkpoints of those families, or LoadDemoModel)."
-        )
-    return unet
-
-
-def context_width(model: Any) -> int:
-    """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …)."""
-    layers = cross_layers(unet_of(model))
-    if not layers:
-        raise ValueError(f"model: {type(model.model).__name__} has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model.")
-    return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
-
-
-def _spatial_transformer(block: Any) -> Any | None:
-    return next((m for m in block if hasattr(m, "transformer_blocks")), None)
-
-
-def _halves(block: Any) -> int:
-    names = {type(m).__name__ for m in block}
-    return ("Downsample" in names) - ("Upsample" in names)
-
-
-def cross_layers(unet: Any) -> tuple[CrossLayer, ...]:
-    """All cross-attention layers of a UNet in the order in which they run."""
-    found: list[CrossLayer] = []
-    level = 0
-
-    def add(name: str, number: int, block: Any) -> None:
-        transformer = _spatial_transformer(block)
-        if transformer is not None:
-            for index, inner in enumerate(transformer.transformer_blocks):
-                if inner.attn2 is not None:
-                    found.append(CrossLayer(LayerKey(name, number, index), level))
-
-    for number, block in enumerate(unet.input_blocks):
-        level += _halves(block)
-        add("input", number, block)
-    if unet.middle_block is not None:
-        add("middle", 0, unet.middle_block)
-    for number, block in enumerate(unet.output_blocks):
-        add("output", number, block)
-        level += _halves(block)  # an Upsample ends its block, after the attention
-    return tuple(found)
-
-
-def transformer_block(unet: Any, key: LayerKey) -> Any:
-    """The ``BasicTransformerBlock`` that ``key`` names."""
-    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[key.block]
-    return _spatial_transformer(blocks[key.number]).transformer_blocks[key.index]
-
-
-# --- the probe ---------------------------------------------------------------------------------------------------------
+# --- the probe -------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -154,7 +95,7 @@ def _logits(query: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor
     return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
 
 
-# --- prompt-to-prompt --------------------------------------------------------------------------------------------------
+# --- prompt-to-prompt ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -184,7 +125,9 @@ class PromptStep:
     def active(self) -> bool:
         return self.gate is not None and bool((self.gate != 0).any())
 
-    def probabilities(self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int):
+    def probabilities(
+        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
+    ):
         """(B, heads, h·w, length) attention of the edit rows."""
         edit = _logits(q, k[:, slice(*self.columns)], heads).softmax(dim=-1)
         if not self.active:
@@ -220,7 +163,7 @@ class EditStep:
         return out
 
 
-# --- one call of the UNet ----------------------------------------------------------------------------------------------
+# --- one call of the UNet --------------------------------------------------------------------------------
 
 
 @dataclass
@@ -286,7 +229,7 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_opt
 def chain_cross(options: dict[str, Any], layers: Sequence[LayerKey], patch: Callable[..., torch.Tensor]) -> None:
     """Put ``patch(q, k, v, extra_options, occupant)`` into the cross-attention slots of ``layers``.
 
-    ``occupant`` is whatever sat there (None for nothing), to be called with (q, k, v, extra_options). ``options`` must be
+    ``occupant`` is whatever sat there (None for nothing), called with (q, k, v, extra_options). ``options`` must be
     a copy that belongs to the caller; its nested dictionaries are replaced, not changed.
     """
     replace = dict(options.get("patches_replace", {}))
@@ -362,7 +305,9 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         if mask is None:
             return n
         if n.shape[1] != grid[0] * grid[1]:
-            _warn_once(f"PartEdit: a patch changed the number of image tokens in {layer_of(extra_options)}; not blended.")
+            _warn_once(
+                f"PartEdit: a patch changed the number of image tokens in {layer_of(extra_options)}; not blended."
+            )
             return n
         groups = n.reshape(call.chunks, 1 + len(call.edits), call.batch, *n.shape[1:])
         mask = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
@@ -397,7 +342,7 @@ def replace_options(args: tuple[Any, ...], kwargs: dict[str, Any], new: Callable
     return (*args[:position], new(args[position]), *args[position + 1 :]), kwargs
 
 
-# --- queries for training ----------------------------------------------------------------------------------------------
+# --- queries for training --------------------------------------------------------------------------------
 
 
 def capture_queries(
@@ -435,6 +380,10 @@ def key_projection(inner_model: Any, layer: LayerKey) -> torch.Tensor:
     """(D, heads·d) float32: a context row times this gives the layer's key (read while the model is loaded)."""
     projection = transformer_block(inner_model.diffusion_model, LayerKey(*layer)).attn2.to_k
     weight = projection.weight
-    dtype = inner_model.get_dtype_inference() if weight.dtype.itemsize < 2 or not weight.is_floating_point() else weight.dtype
+    dtype = (
+        inner_model.get_dtype_inference()
+        if weight.dtype.itemsize < 2 or not weight.is_floating_point()
+        else weight.dtype
+    )
     # Through the layer itself rather than its weight, so that LoRA under low memory and quantisation are included.
     return projection(torch.eye(projection.in_features, device=weight.device, dtype=dtype)).float()

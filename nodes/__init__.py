@@ -6,12 +6,23 @@ from comfy_api.latest import ComfyExtension, io
 
 # One import line a file, in alphabetical order.
 from .editing_pair import EditingPair
+from .feature_blend import FeatureBlendGuider, FeatureBlendSampler
 from .inversion import InvertLatent
+from .mask import AdaptiveOtsuThreshold, PartAttentionMask
+from .part_token import CombinePartTokens, LoadPartToken
+from .prompt import PartEditPrompt
 from .reassemble import OIRReassemble
 from .step_search import InversionStepSearch
 
 # The order in which help pages and tests walk through the nodes: part tokens, editing, inversion, OIR, tools.
 NODE_CLASSES: list[type[io.ComfyNode]] = [
+    LoadPartToken,
+    CombinePartTokens,
+    PartEditPrompt,
+    PartAttentionMask,
+    AdaptiveOtsuThreshold,
+    FeatureBlendSampler,
+    FeatureBlendGuider,
     InvertLatent,
     EditingPair,
     InversionStepSearch,

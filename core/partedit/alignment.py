@@ -1,4 +1,4 @@
-"""Which tokens of an edit prompt take over the attention of which source tokens (Prompt-to-Prompt, Hertz et al. 2022)."""
+"""Which tokens of an edit follow the attention of which source tokens (Prompt-to-Prompt, Hertz et al. 2022)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _bare(word: str) -> str:
     return word.strip(".,;:!?()[]\"'").lower()
 
 
-# --- words -------------------------------------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------------
 
 
 def tokenize_prompt(tokenize: Tokenize, text: str) -> TokenizedPrompt:
@@ -141,7 +141,7 @@ def _token_count(tokenize: Tokenize, word: str) -> int:
     return sum(item[2] != 0 for section in tokenize(escaped) for item in section)
 
 
-# --- maps from source positions to edit positions ------------------------------------------------------------------------
+# --- maps from source positions to edit positions ------------------------------------------------------
 
 
 def replace_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> torch.Tensor:
@@ -157,7 +157,8 @@ def replace_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> torch.Tensor:
     if len(source.words) != len(edit.words):
         raise ValueError(
             f"prompt_to_prompt: 'replace' needs as many words in the edit as in the source, but {edit.text!r} has "
-            f"{len(edit.words)} and {source.text!r} has {len(source.words)}. Use 'auto' or 'refine', which allow insertions."
+            f"{len(edit.words)} and {source.text!r} has {len(source.words)}. Use 'auto' or 'refine', which allow "
+            "insertions."
         )
     changed = [(s, e) for s, e in zip(source.words, edit.words) if s.text != e.text]
     mapper = torch.zeros(source.length, edit.length)
@@ -230,7 +231,9 @@ def _identity_tail(mapper: torch.Tensor, keep: torch.Tensor, start: int) -> None
             keep[j] = 1.0  # a longer prompt than the source: nothing to follow there
 
 
-def auto_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str]]]:
+def auto_map(
+    source: TokenizedPrompt, edit: TokenizedPrompt
+) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str]]]:
     """M, keep and the changes of ``auto``: words are matched, so phrases, insertions and deletions all work.
 
     A replaced phrase takes over the attention of the phrase it replaces, as in ``replace``; an inserted one keeps its
@@ -271,7 +274,7 @@ def auto_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> tuple[torch.Tens
     return mapper, keep, changes
 
 
-# --- the whole alignment -------------------------------------------------------------------------------------------------
+# --- the whole alignment -------------------------------------------------------------------------------
 
 
 def align(
@@ -370,7 +373,9 @@ def describe(
         levels.setdefault(float(fractions[word.positions[0]]), []).append(word.text)
     for level, names in sorted(levels.items(), reverse=True):
         lines.append(f"  follow the source for {level:.0%} of the steps: {' '.join(names)}")
-    weighted = [f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.words if float(gains[w.positions[0]]) != 1.0]
+    weighted = [
+        f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.words if float(gains[w.positions[0]]) != 1.0
+    ]
     if weighted:
         lines.append(f"  attention weights: {', '.join(weighted)}")
     if self_fraction:

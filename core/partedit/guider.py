@@ -123,7 +123,14 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
             for kind, wrapper in run.wrappers().items():
                 inner.model_patcher.add_wrapper_with_key(kind, key, wrapper)
             out = inner.sample(
-                noise.repeat(repeated), latent_image.repeat(repeated), sampler, sigmas, denoise_mask, sliced, disable_pbar, seed
+                noise.repeat(repeated),
+                latent_image.repeat(repeated),
+                sampler,
+                sigmas,
+                denoise_mask,
+                sliced,
+                disable_pbar,
+                seed,
             )
         finally:
             for kind in run.wrappers():
@@ -141,11 +148,22 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
         conds = self.base.original_conds if self.base is not None else self.original_conds
         if self.base is None:
             inner.set_cfg(self.cfg)
-        inner.original_conds = {name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch) for name, entries in conds.items()}
+        inner.original_conds = {
+            name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch) for name, entries in conds.items()
+        }
         inner.inner_set_conds({"positive": joined.conditioning})
         run = BlendRun(
-            inputs.settings, inputs.prompt, joined, self.layers, self.read_layers, batch, latent,
-            inputs.token, inputs.mask, inputs.region, constant_weights=not _has_hooks(inner.original_conds),
+            inputs.settings,
+            inputs.prompt,
+            joined,
+            self.layers,
+            self.read_layers,
+            batch,
+            latent,
+            inputs.token,
+            inputs.mask,
+            inputs.region,
+            constant_weights=not _has_hooks(inner.original_conds),
         )
         return inner, run
 
@@ -156,13 +174,18 @@ def _check_prompt_width(prompt: EditPrompt, width: int) -> None:
         for entry in conditioning:
             if entry[0].shape[-1] != width:
                 raise ValueError(
-                    f"edit_prompt: the conditioning of {text!r} is {entry[0].shape[-1]} wide, but the model takes {width}. "
+                    f"edit_prompt: the conditioning of {text!r} is {entry[0].shape[-1]} wide, but the model takes "
+                    f"{width}. "
                     "Use the CLIP that belongs to the model."
                 )
 
 
 def _has_hooks(conds: dict[str, list[dict]]) -> bool:
-    return any("hooks" in c or getattr(c.get("control"), "get_extra_hooks", list)() for entries in conds.values() for c in entries)
+    return any(
+        "hooks" in c or getattr(c.get("control"), "get_extra_hooks", list)()
+        for entries in conds.values()
+        for c in entries
+    )
 
 
 def _repeat_rows(entries: list[dict], rows: int, batch: int) -> list[dict]:

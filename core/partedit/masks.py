@@ -77,7 +77,9 @@ def otsu(values: torch.Tensor) -> float:
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 
-def threshold(maps: torch.Tensor, method: str, omega: float = 1.5, fixed: float = 0.5) -> tuple[torch.Tensor, list[float]]:
+def threshold(
+    maps: torch.Tensor, method: str, omega: float = 1.5, fixed: float = 0.5
+) -> tuple[torch.Tensor, list[float]]:
     """Turn soft maps into masks.
 
     Args:

@@ -71,7 +71,9 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
     return shared
 
 
-def _default_noise(function: Any, x: torch.Tensor, sigmas: torch.Tensor, seed: int | None) -> Callable[..., torch.Tensor]:
+def _default_noise(
+    function: Any, x: torch.Tensor, sigmas: torch.Tensor, seed: int | None
+) -> Callable[..., torch.Tensor]:
     on_cpu = _BROWNIAN_ON_CPU.get(getattr(function, "__name__", ""))
     positive = sigmas[sigmas > 0]
     if on_cpu is None or positive.numel() == 0:

@@ -140,14 +140,22 @@ def build_edit_prompt(
     """
     edits = [text.strip() for text in edits if text.strip()]
     if not edits:
-        raise ValueError("edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'.")
+        raise ValueError(
+            "edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'."
+        )
     source_words = tokenize_with(clip, source)
     built = []
     for text in edits:
         words = tokenize_with(clip, text)
         alignment = align(
-            source_words, words, follow.mode, follow.cross, follow.changed, _present(follow.words, words, edits, "word_fractions"),
-            _present(follow.gains, words, edits, "word_weights"), follow.self_fraction,
+            source_words,
+            words,
+            follow.mode,
+            follow.cross,
+            follow.changed,
+            _present(follow.words, words, edits, "word_fractions"),
+            _present(follow.gains, words, edits, "word_weights"),
+            follow.self_fraction,
         )
         built.append(Edit((PartPrompt(text, encode(clip, text), alignment, tuple(parts)),)))
     conditioning = encode(clip, source) if source_conditioning is None else source_conditioning
@@ -177,13 +185,15 @@ def parse_word_values(text: str, name: str) -> dict[str, float]:
         except ValueError:
             values[""] = 0.0
         if not word.strip():
-            raise ValueError(f"{name}: {entry!r} is not of the form word=number. Separate entries by commas: robot=0.4, hat=1.")
+            raise ValueError(
+                f"{name}: {entry!r} is not of the form word=number. Separate entries by commas: robot=0.4, hat=1."
+            )
         if "" in values:
             raise ValueError(f"{name}: {number!r} in {entry!r} is not a number.")
     return values
 
 
-# --- conditioning of a whole batch ---------------------------------------------------------------------------------------
+# --- conditioning of a whole batch ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -219,7 +229,8 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             if len(part.conditioning) != entries:
                 raise ValueError(
                     f"edit_prompt: the source has {entries} conditioning entries but {part.text!r} has "
-                    f"{len(part.conditioning)}. Source and edits must be encoded in the same way (same CLIP, same schedule)."
+                    f"{len(part.conditioning)}. Source and edits must be encoded in the same way (same CLIP, same "
+                    "schedule)."
                 )
     joined: Conditioning = []
     columns: tuple = ()
@@ -231,7 +242,9 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             texts = [part.conditioning[number][0] for part in edit.prompts]
             length = _common_length(texts)
             texts = [t.repeat(1, length // t.shape[1], 1) for t in texts]
-            columns.append(tuple((k * length, k * length + p.conditioning[number][0].shape[1]) for k, p in enumerate(edit.prompts)))
+            columns.append(
+                tuple((k * length, k * length + p.conditioning[number][0].shape[1]) for k, p in enumerate(edit.prompts))
+            )
             for part in edit.prompts:
                 _check_length(part, source.shape[1], part.conditioning[number][0].shape[1])
             rows.append(torch.cat([t.expand(max(x.shape[0] for x in texts), -1, -1) for t in texts], dim=1))
@@ -245,7 +258,9 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             merged["pooled_output"] = torch.cat([_expand(p, batch) for p in pooled])
         if extras:
             extra = extras[min(number, len(extras) - 1)][1]
-            merged.update({k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")})
+            merged.update(
+                {k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")}
+            )
         joined.append([text, merged])
     return BatchPrompt(joined, prompt.source[0][0].shape[1], tuple(columns))
 
@@ -254,7 +269,8 @@ def _check_length(part: PartPrompt, source: int, own: int) -> None:
     aligned = None if part.alignment is None else tuple(part.alignment.mapper.shape)
     if aligned is not None and aligned != (source, own):
         raise ValueError(
-            f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} tokens, but "
+            f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} "
+            "tokens, but "
             f"the conditioning has {source} and {own}. Switch prompt_to_prompt off for conditioning that was changed."
         )
 

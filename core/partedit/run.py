@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import BlendCall, CrossLayer, EditStep, LayerKey, Probe, blended_options, replace_options, unet_of
+from ..attention import (
+    BlendCall,
+    CrossLayer,
+    EditStep,
+    LayerKey,
+    Probe,
+    blended_options,
+    cross_layers,
+    replace_options,
+    unet_of,
+)
 from .masks import MapSum, fit_mask, map_size, normalise, resize, threshold, union
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .tokens import PADDINGS, PartToken
@@ -119,7 +129,9 @@ class BlendRun:
                 "cache": {} if constant_weights else None,
             }
         else:
-            raise ValueError("part_token: nothing connected. Connect a part token (LoadPartToken), or a mask to use instead.")
+            raise ValueError(
+                "part_token: nothing connected. Connect a part token (LoadPartToken), or a mask to use instead."
+            )
 
     def _part_groups(self) -> list[tuple[int, ...]]:
         """The different sets of parts that prompts apply to; each gets a mask."""
@@ -142,7 +154,7 @@ class BlendRun:
     def _group(self, names: tuple[str, ...]) -> int:
         return 0 if self.given is not None else self._groups.index(self._indices(names))
 
-    # --- evaluations ---------------------------------------------------------------------------------------------------
+    # --- evaluations ------------------------------------------------------------------------------------
 
     def wrappers(self) -> dict[str, Any]:
         """The wrappers to add to the run's own clone of the model."""
@@ -224,7 +236,7 @@ class BlendRun:
     def _edit_mask(self, masks: list[torch.Tensor], number: int) -> torch.Tensor:
         return union([masks[self._group(part.parts)] for part in self.prompt.edits[number].prompts])
 
-    # --- one call ------------------------------------------------------------------------------------------------------
+    # --- one call ---------------------------------------------------------------------------------------
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list, *args: Any, **kwargs: Any) -> list:
         if not self._split:
@@ -321,6 +333,4 @@ class BlendRun:
 
 def all_cross_layers(model: Any) -> tuple[CrossLayer, ...]:
     """Cross-attention layers of a ``ModelPatcher``'s UNet."""
-    from ..attention import cross_layers
-
     return cross_layers(unet_of(model))

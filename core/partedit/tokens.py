@@ -43,12 +43,20 @@ class PartToken:
     def __post_init__(self) -> None:
         rows = self.embedding
         if rows.ndim != 2 or not rows.is_floating_point():
-            raise ValueError(f"part token: expected an embedding of shape (rows, width), got {tuple(rows.shape)} {rows.dtype}.")
+            raise ValueError(
+                f"part token: expected an embedding of shape (rows, width), got {tuple(rows.shape)} {rows.dtype}."
+            )
         if not 2 <= rows.shape[0] <= TOKEN_CONTEXT:
-            raise ValueError(f"part token: has {rows.shape[0]} rows; it needs background and part, and at most {TOKEN_CONTEXT}.")
+            raise ValueError(
+                f"part token: has {rows.shape[0]} rows; it needs background and part, and at most {TOKEN_CONTEXT}."
+            )
         if not bool(torch.isfinite(rows).all()):
-            raise ValueError("part token: the embedding holds NaN or infinite values; the file is damaged or its training failed.")
-        valid = all(0 < row < rows.shape[0] for row in self.part_rows) and len(set(self.part_rows)) == len(self.part_rows)
+            raise ValueError(
+                "part token: the embedding holds NaN or infinite values; the file is damaged or its training failed."
+            )
+        valid = all(0 < row < rows.shape[0] for row in self.part_rows) and len(set(self.part_rows)) == len(
+            self.part_rows
+        )
         if not self.part_rows or not valid:
             raise ValueError(
                 f"part token: part rows {self.part_rows} do not fit {rows.shape[0]} rows (row 0 is the background, "
@@ -65,7 +73,9 @@ class PartToken:
     def width(self) -> int:
         return self.embedding.shape[1]
 
-    def context(self, padding: str = "background", end_of_text: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def context(
+        self, padding: str = "background", end_of_text: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distinct rows of the 77-row context and how often each occurs.
 
         Args:
@@ -98,7 +108,8 @@ class PartToken:
             own, wanted = (_FAMILY_NAMES.get(w, "another family") for w in (self.width, width))
             raise ValueError(
                 f"part_token: {', '.join(self.names)} has rows {self.width} wide ({own}), but this model's text "
-                f"conditioning is {width} wide ({wanted}). Choose a token that was trained for this model, or train one "
+                f"conditioning is {width} wide ({wanted}). Choose a token that was trained for this model, or "
+                "train one "
                 "with TrainPartToken."
             )
 
@@ -130,7 +141,9 @@ def combine(tokens: Sequence[PartToken]) -> PartToken:
     widths = {token.width for token in tokens}
     if len(widths) > 1:
         shown = ", ".join(f"{'/'.join(t.names)} {t.width}" for t in tokens)
-        raise ValueError(f"part tokens: widths differ ({shown}). Combine only tokens trained for the same model family.")
+        raise ValueError(
+            f"part tokens: widths differ ({shown}). Combine only tokens trained for the same model family."
+        )
     names = [name for token in tokens for name in token.names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -202,13 +215,17 @@ def _read(path: Path) -> tuple[torch.Tensor, dict[str, str]]:
             with safe_open(str(path), framework="pt", device="cpu") as file:
                 keys = list(file.keys())
                 if "embedding" not in keys:
-                    raise ValueError(f"{path.name}: holds {', '.join(keys[:5]) or 'nothing'}, but no tensor 'embedding'.")
+                    raise ValueError(
+                        f"{path.name}: holds {', '.join(keys[:5]) or 'nothing'}, but no tensor 'embedding'."
+                    )
                 return file.get_tensor("embedding"), dict(file.metadata() or {})
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"{path.name}: cannot be read as a part token ({error}). Download or save it again.") from error
+        raise ValueError(
+            f"{path.name}: cannot be read as a part token ({error}). Download or save it again."
+        ) from error
     if isinstance(content, dict):
         content = content.get("embedding", next(iter(content.values()), None))
     if not isinstance(content, torch.Tensor):

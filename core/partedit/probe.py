@@ -1,0 +1,96 @@
+"""Where part tokens see their parts in a picture, without editing anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..attention import BlendCall, Probe, blended_options, context_width, replace_options
+from ..inversion.engine import Denoiser, process_latent_in, run_loop
+from .layers import choose_layers
+from .masks import MapSum, map_size
+from .prompt import Conditioning
+from .run import all_cross_layers
+from .tokens import PartToken
+
+
+def part_maps(
+    model: Any,
+    token: PartToken,
+    latent: torch.Tensor,
+    conditioning: Conditioning,
+    noise_level: float = 0.25,
+    samples: int = 1,
+    seed: int = 0,
+    layers: str = "published",
+    padding: str = "background",
+    published_size: bool = False,
+) -> torch.Tensor:
+    """Attention maps of a token in noised pictures (PartEdit, Sec. 4.3), averaged over layers and noise draws.
+
+    Args:
+        model: a ``ModelPatcher``, left as it is.
+        latent: (B, C, H, W) as a LATENT holds it.
+        conditioning: prompt of the pictures.
+        noise_level: share of the diffusion time, 0 (clean) to 1 (pure noise).
+        samples: how many noise draws to average.
+        seed: of the noise.
+        layers, padding: see `layers.choose_layers` and `PartToken.context`.
+        published_size: resize to 1024 on the longer side instead of the latent's size.
+
+    Returns:
+        (B, P, H, W) float32, not normalised (with several parts: each layer normalised jointly).
+
+    Raises:
+        ValueError: a token of another width, or a noise level outside 0 … 1.
+    """
+    if not 0.0 <= noise_level <= 1.0:
+        raise ValueError(f"noise_level: {noise_level} is outside 0 (clean) to 1 (pure noise).")
+    token.check_width(context_width(model))
+    known = all_cross_layers(model)
+    chosen = choose_layers(known, layers)
+    rows, log_counts = token.context(padding, conditioning[0][0][0, -1])
+    batch = latent.shape[0]
+    total = MapSum()
+    cache: dict = {}
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        def install(options: dict[str, Any]) -> dict[str, Any]:
+            chunks = len(options["uuids"])
+            probe = Probe(rows, log_counts, token.part_rows, frozenset(chosen), lambda _, maps: total.add(maps), cache)
+            call = BlendCall(batch, (), chunks, range(chunks), probe, lambda *_: None, lambda *_: None, 0)
+            return blended_options(options, executor.class_obj, [layer.key for layer in known], call)
+
+        args, kwargs = replace_options(args, kwargs, install)
+        return executor(*args, **kwargs)
+
+    sampling = model.get_model_object("model_sampling")
+    # At the very ends percent_to_sigma gives infinity and 0; the schedule's own ends are meant.
+    sigma = min(
+        max(float(sampling.percent_to_sigma(1.0 - noise_level)), float(sampling.sigma_min)), float(sampling.sigma_max)
+    )
+    clean = process_latent_in(model, latent)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loop(denoise: Denoiser) -> None:
+        for _ in range(samples):
+            noise = torch.randn(clean.shape, generator=generator)
+            noisy = sampling.noise_scaling(torch.tensor([sigma]), noise, clean, False)
+            denoise(noisy.to(denoise.device), sigma)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_probe", wrapper)
+    run_loop(
+        clone,
+        loop,
+        positive=conditioning,
+        negative=None,
+        cfg=1.0,
+        latent_image=latent,
+        rows=batch,
+        sigmas=torch.tensor([sigma, 0.0]),
+        seed=seed,
+    )
+    return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))

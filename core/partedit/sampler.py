@@ -1,0 +1,177 @@
+"""The whole edit, from latents and settings to edited latents and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ..inversion.replay import TrajectorySampler
+from ..inversion.trajectory import Trajectory
+from .guider import BlendInputs, FeatureBlendGuider, final_masks
+from .prompt import Conditioning
+from .run import BlendRun
+
+Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to sample; the names are those of ComfyUI's KSampler.
+
+    With a trajectory, its own steps and levels are used, and ``denoise`` is the share of them that is edited.
+    """
+
+    seed: int = 0
+    steps: int = 30
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    denoise: float = 1.0
+    edits_per_pass: int = 0
+    paste_back: bool = False
+
+
+@dataclass(frozen=True)
+class BlendResult:
+    """What an edit of B pictures by N edits gives.
+
+    Attributes:
+        edited: (N·B, C, H, W) latents, edit by edit, as a LATENT holds them.
+        source: (B, C, H, W).
+        mask: (N·B, H·f, W·f) final masks at picture size, f the latent's downscale factor.
+        step_masks: (S, H·f, N·B·W·f) masks after each step, those of all pictures side by side.
+    """
+
+    edited: torch.Tensor
+    source: torch.Tensor
+    mask: torch.Tensor
+    step_masks: torch.Tensor
+
+
+def latent_scale(model: Any) -> int:
+    """Pixels of a picture in one step of its latent."""
+    return int(getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8))
+
+
+def feature_blend(
+    model: Any,
+    inputs: BlendInputs,
+    negative: Conditioning,
+    latent: dict[str, Any] | None,
+    settings: SampleSettings,
+    trajectory: Trajectory | None = None,
+    callback: Callback | None = None,
+) -> BlendResult:
+    """Sample a source and its edits (PartEdit).
+
+    Args:
+        model: a ``ModelPatcher``, left as it is.
+        inputs: prompts, part token or mask, blend settings.
+        negative: unconditional prompt.
+        latent: LATENT of the source picture's size (empty for a generated source); None with a trajectory.
+        settings: of the sampling.
+        trajectory: an inverted picture that the source rows replay.
+        callback: called with (step, x0, x, total steps); x0 and x hold the edited rows.
+
+    Raises:
+        ValueError: inputs that do not fit together.
+    """
+    size = trajectory.latent_image if trajectory is not None else None
+    if latent is not None:
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        if size is not None and samples.shape != size.shape:
+            raise ValueError(
+                f"latent_image: has shape {tuple(samples.shape)}, the trajectory was inverted from "
+                f"{tuple(size.shape)}. "
+                "Disconnect latent_image; the trajectory brings its own."
+            )
+    elif size is None:
+        raise ValueError(
+            "latent_image: nothing connected. Connect a latent (EmptyLatentImage), or a trajectory (InvertLatent)."
+        )
+    else:
+        samples = size
+    latent = latent or {}
+    count = len(inputs.prompt.edits)
+    per_pass = settings.edits_per_pass or count
+    starts = range(0, count, per_pass)
+    edited, masks, steps, source = [], [], [], None
+    for number, first in enumerate(starts):
+        part = replace(inputs, prompt=inputs.prompt.subset(first, first + per_pass))
+
+        def progress(step: int, x0: torch.Tensor, x: torch.Tensor, total: int, number: int = number) -> None:
+            if callback is not None:
+                callback(number * total + step, x0, x, total * len(starts))
+
+        out, run = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
+        batch = samples.shape[0]
+        source = out[:batch] if source is None else source
+        edited.append(out[batch:])
+        final, every = _masks_of(run, samples, latent_scale(model))
+        masks.append(final)
+        steps.append(every)
+    return BlendResult(torch.cat(edited), source, torch.cat(masks), torch.cat(steps, dim=2))
+
+
+def _one_pass(
+    model: Any,
+    inputs: BlendInputs,
+    negative: Conditioning,
+    samples: torch.Tensor,
+    latent: dict[str, Any],
+    settings: SampleSettings,
+    trajectory: Trajectory | None,
+    callback: Callback,
+) -> tuple[torch.Tensor, BlendRun]:
+    guider = FeatureBlendGuider(model, inputs, include_source=True, paste_back=settings.paste_back)
+    guider.set_negative(negative)
+    guider.set_cfg(settings.cfg)
+    batch = samples.shape[0]
+    if trajectory is None:
+        plan = comfy.samplers.KSampler(
+            model,
+            settings.steps,
+            model.load_device,
+            settings.sampler,
+            settings.scheduler,
+            settings.denoise,
+            model.model_options,
+        )
+        sampler, sigmas = comfy.samplers.sampler_object(settings.sampler), plan.sigmas
+        noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    else:
+        start = trajectory.start_index(settings.denoise)
+        rows = list(range(batch)) * (1 + len(inputs.prompt.edits))
+        sampler = comfy.samplers.KSAMPLER(
+            TrajectorySampler(trajectory, start=start, row_source=rows, pinned=range(batch))
+        )
+        sigmas = trajectory.sigmas[start:]
+        noise = torch.zeros_like(samples)
+    if sigmas.numel() < 2:
+        raise ValueError(f"steps: {settings.steps} steps with denoise {settings.denoise} leave nothing to sample.")
+    out = guider.sample(
+        noise,
+        samples,
+        sampler,
+        sigmas,
+        latent.get("noise_mask"),
+        callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=settings.seed,
+    )
+    assert guider.last_run is not None
+    return out.float().cpu(), guider.last_run
+
+
+def _masks_of(run: BlendRun, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+    size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
+    steps = sorted(run.history)
+    every = [final_masks(run, size, step) for step in steps]
+    final = every[-1].flatten(0, 1)
+    return final, torch.stack([torch.cat(list(one.flatten(0, 1)), dim=1) for one in every])

@@ -1,0 +1,88 @@
+"""The layers of a U-Net: how they are named, and where the cross-attention sits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class LayerKey(NamedTuple):
+    """A transformer block of a UNet; equals the key of ComfyUI's ``patches_replace`` slots."""
+
+    block: str  # "input", "middle" or "output"
+    number: int  # index in input_blocks / output_blocks; 0 for the middle
+    index: int  # index within the spatial transformer
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.number}.{self.index}"
+
+
+@dataclass(frozen=True)
+class CrossLayer:
+    """A cross-attention layer: its key and its level, the number of times the latent is halved before it."""
+
+    key: LayerKey
+    level: int
+
+
+def unet_of(model: Any) -> Any:
+    """The UNet inside a ``ModelPatcher``.
+
+    Raises:
+        ValueError: the model is no U-Net with cross-attention.
+    """
+    unet = getattr(model.model, "diffusion_model", None)
+    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
+        raise ValueError(
+            f"model: {type(model.model).__name__} is no U-Net, and PartEdit reads the cross-attention of one. "
+            "Connect an SD1.x, SD2.x or SDXL model (checkpoints of those families, or LoadDemoModel)."
+        )
+    return unet
+
+
+def context_width(model: Any) -> int:
+    """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …)."""
+    layers = cross_layers(unet_of(model))
+    if not layers:
+        raise ValueError(
+            f"model: {type(model.model).__name__} has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model."
+        )
+    return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
+
+
+def _spatial_transformer(block: Any) -> Any | None:
+    return next((m for m in block if hasattr(m, "transformer_blocks")), None)
+
+
+def _halves(block: Any) -> int:
+    names = {type(m).__name__ for m in block}
+    return ("Downsample" in names) - ("Upsample" in names)
+
+
+def cross_layers(unet: Any) -> tuple[CrossLayer, ...]:
+    """All cross-attention layers of a UNet in the order in which they run."""
+    found: list[CrossLayer] = []
+    level = 0
+
+    def add(name: str, number: int, block: Any) -> None:
+        transformer = _spatial_transformer(block)
+        if transformer is not None:
+            for index, inner in enumerate(transformer.transformer_blocks):
+                if inner.attn2 is not None:
+                    found.append(CrossLayer(LayerKey(name, number, index), level))
+
+    for number, block in enumerate(unet.input_blocks):
+        level += _halves(block)
+        add("input", number, block)
+    if unet.middle_block is not None:
+        add("middle", 0, unet.middle_block)
+    for number, block in enumerate(unet.output_blocks):
+        add("output", number, block)
+        level += _halves(block)  # an Upsample ends its block, after the attention
+    return tuple(found)
+
+
+def transformer_block(unet: Any, key: LayerKey) -> Any:
+    """The ``BasicTransformerBlock`` that ``key`` names."""
+    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[key.block]
+    return _spatial_transformer(blocks[key.number]).transformer_blocks[key.index]

@@ -1,0 +1,96 @@
+"""The rarely needed inputs that FeatureBlendSampler and FeatureBlendGuider share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.partedit.guider import PASTE_BACK, BlendInputs
+from ..core.partedit.layers import PRESETS
+from ..core.partedit.masks import THRESHOLDS
+from ..core.partedit.prompt import EditPrompt
+from ..core.partedit.run import MAP_SIZES, TIMINGS, BlendSettings
+from ..core.partedit.tokens import PADDINGS, PartToken
+from .common import advanced
+
+
+def blend_inputs() -> list[io.Input]:
+    """Schema entries; their values go to :func:`make_inputs`."""
+
+    def combo(name: str, options: tuple[str, ...], tooltip: str) -> io.Input:
+        return advanced(io.Combo.Input(name, options=list(options), default=options[0], optional=True, tooltip=tooltip))
+
+    return [
+        io.Mask.Input("mask", optional=True, tooltip="Edit here instead of where the token finds the part."),
+        io.Mask.Input("region", optional=True, tooltip="Where the token may find the part: multiplied into its map."),
+        io.Conditioning.Input(
+            "positive",
+            optional=True,
+            tooltip="Its ControlNet, hooks, areas and sizes are applied to source and edits; its text is not used.",
+        ),
+        combo(
+            "threshold",
+            THRESHOLDS,
+            "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed, none.",
+        ),
+        advanced(
+            io.Float.Input(
+                "fixed_threshold",
+                default=0.5,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                optional=True,
+                tooltip="For the fixed threshold.",
+            )
+        ),
+        advanced(
+            io.String.Input(
+                "layers",
+                default=PRESETS[0],
+                optional=True,
+                tooltip=(
+                    f"Attention layers the map is read from: {', '.join(PRESETS)}, or blocks such as "
+                    "'output.3, middle'."
+                ),
+            )
+        ),
+        combo(
+            "timing",
+            TIMINGS,
+            "clean: every layer uses the mask of the step before. first step twice: the first step has a mask too (for "
+            "few-step models). published: counts as the published code does.",
+        ),
+        combo("padding", PADDINGS, "What fills the token's context; tokens are trained with background."),
+        combo("map_size", MAP_SIZES, "Size at which the map is thresholded; published is 1024 and slower."),
+        advanced(
+            io.Boolean.Input(
+                "keep_pooled",
+                default=False,
+                optional=True,
+                tooltip="Give edits the source's pooled embedding: the background stays closer, the edit gets weaker.",
+            )
+        ),
+        combo("paste_back", PASTE_BACK, "latent: put the source back outside the final mask, after sampling."),
+    ]
+
+
+def make_inputs(
+    edit_prompt: EditPrompt, part_token: PartToken | None, edit_steps: float, omega: float, options: dict[str, Any]
+) -> BlendInputs:
+    """Values of :func:`blend_inputs` (those that are missing take their defaults), as the core wants them."""
+    settings = BlendSettings(
+        edit_steps=edit_steps,
+        threshold=options.get("threshold", THRESHOLDS[0]),
+        omega=omega,
+        fixed=options.get("fixed_threshold", 0.5),
+        layers=options.get("layers", PRESETS[0]),
+        timing=options.get("timing", TIMINGS[0]),
+        padding=options.get("padding", PADDINGS[0]),
+        map_size=options.get("map_size", MAP_SIZES[0]),
+        keep_pooled=options.get("keep_pooled", False),
+    )
+    return BlendInputs(
+        edit_prompt, part_token, options.get("mask"), options.get("region"), options.get("positive"), settings
+    )

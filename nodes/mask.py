@@ -1,0 +1,182 @@
+"""PartAttentionMask and AdaptiveOtsuThreshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.partedit.layers import PRESETS
+from ..core.partedit.masks import THRESHOLDS, fit_mask, normalise, threshold
+from ..core.partedit.probe import part_maps
+from ..core.partedit.sampler import latent_scale
+from ..core.partedit.tokens import PADDINGS, PartToken
+from .common import PartTokenType, advanced
+
+
+class PartAttentionMask(io.ComfyNode):
+    """Where a part token sees its part in a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PartAttentionMask",
+            display_name="Part Attention Mask",
+            category="PartEdit/mask",
+            description="Finds a part in any picture with a part token: a soft mask, no edit.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model the token was made for."),
+                PartTokenType.Input("part_token", tooltip="Which part to find (LoadPartToken)."),
+                io.Conditioning.Input(
+                    "positive", tooltip="Prompt of the picture (CLIPTextEncode). An empty prompt works too."
+                ),
+                io.Latent.Input("latent_image", tooltip="The picture, encoded (VAEEncode)."),
+                io.Float.Input(
+                    "noise_level",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip=(
+                        "How much noise the model sees the picture under, 0 to 1. Low finds fine parts, high "
+                        "the layout."
+                    ),
+                ),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of that noise."),
+                advanced(
+                    io.Int.Input(
+                        "samples",
+                        default=1,
+                        min=1,
+                        max=64,
+                        optional=True,
+                        tooltip="Noise draws to average; more is steadier.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "layers",
+                        default=PRESETS[0],
+                        optional=True,
+                        tooltip=(
+                            f"Attention layers to read: {', '.join(PRESETS)}, or blocks such as 'output.3, "
+                            "middle'."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "padding",
+                        options=list(PADDINGS),
+                        default=PADDINGS[0],
+                        optional=True,
+                        tooltip="What fills the token's context; tokens are trained with background.",
+                    )
+                ),
+                io.Mask.Input("region", optional=True, tooltip="Where to look: multiplied into the map."),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    "MASK", display_name="mask", tooltip="Soft mask of all parts together, one per picture."
+                ),
+                io.Mask.Output(
+                    "parts", display_name="parts", tooltip="Soft masks of the single parts, picture by picture."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        part_token: PartToken,
+        positive: list,
+        latent_image: dict,
+        noise_level: float,
+        seed: int,
+        samples: int = 1,
+        layers: str = PRESETS[0],
+        padding: str = PADDINGS[0],
+        region: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        latent = latent_image["samples"]
+        maps = part_maps(model, part_token, latent, positive, noise_level, samples, seed, layers, padding)
+        scale = latent_scale(model)
+        size = (latent.shape[-2] * scale, latent.shape[-1] * scale)
+        together = normalise(maps.sum(dim=1, keepdim=True))
+        each = normalise(maps)
+        if region is not None:
+            hint = fit_mask(region, latent.shape[0], (maps.shape[-2], maps.shape[-1]), "region").to(maps)
+            together, each = normalise(together * hint), normalise(each * hint)
+        whole = fit_mask(together[:, 0].clamp(0, 1), together.shape[0], size, "mask")[:, 0]
+        single = fit_mask(each.flatten(0, 1).clamp(0, 1), each.shape[0] * each.shape[1], size, "mask")[:, 0]
+        return io.NodeOutput(whole.cpu(), single.cpu())
+
+
+class AdaptiveOtsuThreshold(io.ComfyNode):
+    """Turn a soft mask into one that is certain where it can be."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AdaptiveOtsuThreshold",
+            display_name="Adaptive Otsu Threshold",
+            category="PartEdit/mask",
+            description="0 where a soft mask is surely not the part, 1 where it surely is, soft between.",
+            inputs=[
+                io.Mask.Input("mask", tooltip="Soft mask, 0 to 1. Each mask of a batch gets its own threshold."),
+                io.Combo.Input(
+                    "method",
+                    options=list(THRESHOLDS[:3]),
+                    default="adaptive",
+                    tooltip=(
+                        "adaptive: 0 below k/2, soft between, 1 from omega·k, with Otsu's k. otsu: 1 above "
+                        "k. fixed: 1 above "
+                    )
+                    "the threshold below.",
+                ),
+                io.Float.Input(
+                    "omega",
+                    default=1.5,
+                    min=0.5,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Adaptive only: larger keeps more of it soft.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "fixed_threshold",
+                        default=0.5,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="Fixed only.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "normalize",
+                        default=True,
+                        optional=True,
+                        tooltip="Stretch each mask to 0 … 1 before thresholding.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Mask.Output("MASK", display_name="mask", tooltip="The thresholded mask."),
+                io.Float.Output(
+                    "k", display_name="threshold", tooltip="Threshold of the first mask (Otsu's k, or the fixed one)."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, mask: torch.Tensor, method: str, omega: float, fixed_threshold: float = 0.5, normalize: bool = True
+    ) -> io.NodeOutput:
+        mask = mask[None] if mask.ndim == 2 else mask
+        soft = fit_mask(mask, mask.shape[0], (mask.shape[-2], mask.shape[-1]), "mask")[:, 0]
+        result, levels = threshold(normalise(soft) if normalize else soft, method, omega, fixed_threshold)
+        return io.NodeOutput(result, levels[0])

@@ -1,0 +1,92 @@
+"""LoadPartToken and CombinePartTokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.partedit.tokens import FOLDER, PartToken, combine, find_token, list_tokens, load_token
+from .common import PartTokenType
+
+MAX_TOKENS = 6
+
+
+class LoadPartToken(io.ComfyNode):
+    """Read a part token from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadPartToken",
+            display_name="Load Part Token",
+            category="PartEdit/tokens",
+            description=(
+                "Loads a part token: learned text rows that find one part of an object, such as a robot's head."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "part_token",
+                    options=list_tokens(),
+                    tooltip=(
+                        f"Token file from models/{FOLDER} or from the pack's own tokens. It must fit the "
+                        "model's family."
+                    ),
+                ),
+            ],
+            outputs=[
+                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="The token and its part names.")
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, part_token: str) -> Any:
+        # The same name may hold another token after training.
+        try:
+            path = find_token(part_token)
+        except ValueError:
+            return part_token
+        return f"{path}:{path.stat().st_mtime_ns}"
+
+    @classmethod
+    def validate_inputs(cls, part_token: str | None = None) -> bool | str:
+        if part_token is None:  # linked to another node: known only when that has run
+            return True
+        try:
+            find_token(part_token)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, part_token: str) -> io.NodeOutput:
+        return io.NodeOutput(load_token(find_token(part_token)))
+
+
+class CombinePartTokens(io.ComfyNode):
+    """Join part tokens so that several parts are found in one run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombinePartTokens",
+            display_name="Combine Part Tokens",
+            category="PartEdit/tokens",
+            description="Joins part tokens of one model family, so that one run finds several parts (head and torso).",
+            inputs=[
+                PartTokenType.Input(
+                    f"part_token_{number}",
+                    optional=number > 1,
+                    tooltip="A part token. All must be made for the same model family, and no part may come twice.",
+                )
+                for number in range(1, MAX_TOKENS + 1)
+            ],
+            outputs=[
+                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="One token with all parts.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **tokens: PartToken) -> io.NodeOutput:
+        ordered = [tokens.get(f"part_token_{number}") for number in range(1, MAX_TOKENS + 1)]
+        return io.NodeOutput(combine([token for token in ordered if token is not None]))
