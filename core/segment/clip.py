@@ -78,9 +78,16 @@ class ClipScorer:
 
     @classmethod
     def from_folder(
-        cls, path: str | Path, *, dtype: torch.dtype = torch.float32, prepare: Callable[[], None] | None = None
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        manage: Callable[[Any], Callable[[], None]] | None = None,
     ) -> ClipScorer:
         """Load a CLIP model from a local folder in the transformers format; nothing is downloaded.
+
+        Args:
+            manage: gets the model and returns what becomes `prepare`.
 
         Raises:
             FileNotFoundError: the folder, or a file of it, is missing; the message says where it is published.
@@ -102,9 +109,8 @@ class ClipScorer:
         # Eager attention adds the mask to the logits in plain sight; fused kernels differ in what masks they take.
         model = load_pretrained(CLIPModel, folder, WHERE_TO_GET, dtype=dtype, attn_implementation="eager")
         mean, std = _image_statistics(folder)
-        return cls.from_parts(
-            model, tokenizer, image_mean=mean, image_std=std, name=folder.name, prepare=prepare
-        )
+        prepare = None if manage is None else manage(model)
+        return cls.from_parts(model, tokenizer, image_mean=mean, image_std=std, name=folder.name, prepare=prepare)
 
     @property
     def image_size(self) -> int:

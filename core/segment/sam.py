@@ -1,0 +1,263 @@
+"""Segment Anything (Kirillov et al. 2023): masks from boxes and points, with the ``segment_anything`` package.
+
+The package's own builder unpickles a checkpoint, which would run code that hides in it. Here weights are read as plain
+tensors, the architecture follows from their shapes, and so every registered size (vit_b, vit_l, vit_h) loads alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WHERE_TO_GET = (
+    "Published at github.com/facebookresearch/segment-anything, section 'Model Checkpoints': sam_vit_b_01ec64.pth "
+    "(375 MB), sam_vit_l_0b3195.pth (1.2 GB), sam_vit_h_4b8939.pth (2.4 GB). Put one into ComfyUI's models/sams folder"
+)
+PACKAGE_HINT = (
+    "The package 'segment-anything' is missing. Install the pack's requirements.txt into ComfyUI's Python "
+    "(ComfyUI-Manager does it by itself)."
+)
+
+# What the shapes of the weights do not tell; the same in all registered sizes.
+_MASK_DECODER_HEADS = 8
+_PIXEL_MEAN = [123.675, 116.28, 103.53]
+_PIXEL_STD = [58.395, 57.12, 57.375]
+
+
+@dataclass(frozen=True)
+class SamModel:
+    """A Segment Anything model that is asked for masks.
+
+    Attributes:
+        model: a ``segment_anything.modeling.Sam`` in evaluation mode.
+        name: what errors and reports call it.
+        prepare: called before each use; lets a host bring the model onto its device.
+    """
+
+    model: Any
+    name: str = "SAM"
+    prepare: Callable[[], None] | None = None
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, manage: Callable[[Any], Callable[[], None]] | None = None) -> SamModel:
+        """Load a checkpoint (.pth, .pt or .safetensors), tensors only.
+
+        Args:
+            manage: gets the model and returns what becomes `prepare`.
+
+        Raises:
+            FileNotFoundError: no such file; the message says where it is published.
+            ValueError: the file is damaged, holds more than tensors, or is no SAM checkpoint.
+            ImportError: ``segment_anything`` is not installed.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"SAM checkpoint '{path}' does not exist. {WHERE_TO_GET}.")
+        model = build_sam(read_tensors(path), path.name)
+        return cls(model, path.stem, None if manage is None else manage(model))
+
+    def masks(
+        self,
+        image: torch.Tensor,
+        boxes: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks of the prompted objects.
+
+        Args:
+            image: (H, W, 3), 0..1.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels, one object each.
+            points: (m, 2) x, y in pixels, together one more object.
+            labels: (m,) 1 for a point on the object, 0 for one beside it; all 1 by default.
+
+        Returns:
+            (k, H, W) bool, boxes first, and SAM's own estimate of each mask's IoU (k,).
+
+        Raises:
+            ValueError: no prompt at all, or one outside the picture.
+        """
+        from segment_anything import SamPredictor
+
+        height, width = image.shape[:2]
+        _check_prompts(boxes, points, labels, height, width)
+        if self.prepare is not None:
+            self.prepare()
+        predictor = SamPredictor(self.model)
+        pixels = (image[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        found: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
+        with torch.no_grad():
+            predictor.set_image(pixels.numpy())
+            device = predictor.device
+            if boxes is not None and boxes.numel():
+                moved = predictor.transform.apply_boxes_torch(boxes.float(), (height, width)).to(device)
+                # A box is unambiguous, so one mask a box (section 3 of the paper).
+                mask, score, _ = predictor.predict_torch(None, None, moved, multimask_output=False)
+                found.append(mask[:, 0].cpu())
+                scores.append(score[:, 0].cpu())
+            if points is not None and points.numel():
+                moved = predictor.transform.apply_coords_torch(points.float()[None], (height, width)).to(device)
+                signs = torch.ones(points.shape[0]) if labels is None else labels
+                mask, score, _ = predictor.predict_torch(
+                    moved, signs.to(device)[None].int(), multimask_output=points.shape[0] == 1
+                )
+                # One point may mean the whole or a part: SAM offers three readings and rates them.
+                best = int(score[0].argmax())
+                found.append(mask[:, best].cpu())
+                scores.append(score[:, best].cpu())
+        return torch.cat(found), torch.cat(scores).float()
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """State dict of a checkpoint, without running anything that the file contains."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(str(path), device="cpu")
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"'{path.name}' could not be read as plain weights: {type(error).__name__}: {str(error)[:300]} "
+            "If it was downloaded, it may be incomplete: download it again."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"'{path.name}' holds no state dict of tensors, so it is no SAM checkpoint.")
+    return content
+
+
+def build_sam(state: dict[str, torch.Tensor], name: str = "checkpoint") -> Any:
+    """A ``segment_anything`` model with the architecture that the shapes of ``state`` describe, and its weights."""
+    try:
+        from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    except ImportError as error:
+        raise ImportError(PACKAGE_HINT) from error
+    try:
+        encoder, prompt, decoder, transformer = _architecture(state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"'{name}' is no Segment Anything checkpoint (missing {error}). {WHERE_TO_GET}.") from error
+    sam = Sam(
+        image_encoder=ImageEncoderViT(norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), **encoder),
+        prompt_encoder=PromptEncoder(**prompt),
+        mask_decoder=MaskDecoder(transformer=TwoWayTransformer(**transformer), **decoder),
+        pixel_mean=_PIXEL_MEAN,
+        pixel_std=_PIXEL_STD,
+    )
+    try:
+        sam.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"'{name}' does not fit the Segment Anything model: {str(error)[:400]}") from error
+    return sam.eval().requires_grad_(False)
+
+
+def _architecture(state: dict[str, torch.Tensor]) -> tuple[dict, dict, dict, dict]:
+    """Constructor arguments of image encoder, prompt encoder, mask decoder and its transformer."""
+    width, channels, patch, _ = state["image_encoder.patch_embed.proj.weight"].shape
+    grid = state["image_encoder.pos_embed"].shape[1]
+    depth = _count(state, "image_encoder.blocks.")
+    positions = [state[f"image_encoder.blocks.{index}.attn.rel_pos_h"] for index in range(depth)]
+    # A block's relative positions span its window, or the whole grid where it attends globally.
+    windows = [(position.shape[0] + 1) // 2 for position in positions]
+    local = [window for window in windows if window != grid]
+    embedding = state["image_encoder.neck.0.weight"].shape[0]
+    encoder = {
+        "img_size": grid * patch,
+        "patch_size": patch,
+        "in_chans": channels,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": width // positions[0].shape[1],
+        "mlp_ratio": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
+        "out_chans": embedding,
+        "use_rel_pos": True,
+        "window_size": local[0] if local else 0,
+        "global_attn_indexes": tuple(index for index, window in enumerate(windows) if window == grid),
+    }
+    prompt = {
+        "embed_dim": embedding,
+        "image_embedding_size": (grid, grid),
+        "input_image_size": (grid * patch, grid * patch),
+        "mask_in_chans": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+    }
+    decoder = {
+        "transformer_dim": embedding,
+        "num_multimask_outputs": state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
+        "iou_head_depth": _count(state, "mask_decoder.iou_prediction_head.layers."),
+        "iou_head_hidden_dim": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+    }
+    transformer = {
+        "depth": _count(state, "mask_decoder.transformer.layers."),
+        "embedding_dim": embedding,
+        "mlp_dim": state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+        "num_heads": _MASK_DECODER_HEADS,
+    }
+    return encoder, prompt, decoder, transformer
+
+
+def _count(state: dict[str, torch.Tensor], prefix: str) -> int:
+    numbers = {name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)}
+    if not numbers:
+        raise KeyError(prefix)
+    return len(numbers)
+
+
+def _check_prompts(
+    boxes: torch.Tensor | None, points: torch.Tensor | None, labels: torch.Tensor | None, height: int, width: int
+) -> None:
+    some_boxes, some_points = (prompt is not None and prompt.numel() > 0 for prompt in (boxes, points))
+    if not some_boxes and not some_points:
+        raise ValueError("SAM needs a prompt: a text (with a grounding model), a box or a point.")
+    limit = torch.tensor([width, height])
+    if boxes is not None and some_boxes:
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes: expected a shape (n, 4), got {tuple(boxes.shape)}.")
+        if (boxes[:, 2:] <= boxes[:, :2]).any() or (boxes < 0).any() or (boxes.view(-1, 2, 2) > limit).any():
+            raise ValueError(
+                f"boxes: each is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1 inside the picture "
+                f"({width} x {height}), got {boxes.tolist()}."
+            )
+    if points is not None and some_points:
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"points: expected a shape (n, 2), got {tuple(points.shape)}.")
+        if (points < 0).any() or (points >= limit).any():
+            raise ValueError(f"points: must lie inside the picture ({width} x {height}), got {points.tolist()}.")
+        if labels is not None and (labels.shape != points.shape[:1] or not labels.bool().any()):
+            raise ValueError("points: need a label each, and at least one that lies on the object.")
+
+
+def parse_boxes(text: str) -> torch.Tensor:
+    """(n, 4) boxes from lines ``x0, y0, x1, y1`` in pixels; (0, 4) for an empty text."""
+    return torch.tensor([[*numbers] for numbers in _lines("boxes", text, (4,))], dtype=torch.float32).view(-1, 4)
+
+
+def parse_points(text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 2) points and (n,) labels from lines ``x, y`` or ``x, y, 0``; a third number of 0 means beside the object."""
+    rows = list(_lines("points", text, (2, 3)))
+    points = torch.tensor([row[:2] for row in rows], dtype=torch.float32).view(-1, 2)
+    labels = torch.tensor([1.0 if len(row) == 2 or row[2] > 0 else 0.0 for row in rows])
+    return points, labels
+
+
+def _lines(name: str, text: str, lengths: Sequence[int]) -> list[list[float]]:
+    rows = []
+    for line in text.replace(";", "\n").splitlines():
+        if not line.strip():
+            continue
+        try:
+            numbers = [float(part) for part in line.replace(",", " ").split()]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in lengths or not all(abs(number) < 1e6 for number in numbers):
+            wanted = " or ".join(str(length) for length in lengths)
+            raise ValueError(f"{name}: the line {line.strip()!r} is not {wanted} numbers (pixels, one entry a line).")
+        rows.append(numbers)
+    return rows

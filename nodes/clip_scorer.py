@@ -1,0 +1,43 @@
+"""LoadCLIPScorer: a local CLIP model that judges regions of pictures."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..core.segment.clip import WHERE_TO_GET, ClipScorer
+from . import io_types
+from .folders import NONE_FOUND, managed, model_folder, model_folders
+
+FOLDER = "clip_scorers"
+
+
+class LoadCLIPScorer(io.ComfyNode):
+    """Folder in models/clip_scorers → CLIP_SCORER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadCLIPScorer",
+            display_name="Load CLIP Scorer",
+            category="OIR/scores and masks",
+            search_aliases=["clip score", "clip similarity"],
+            description="Loads a CLIP model that says how well a picture, or a masked part of it, fits a text. The "
+            "inversion step search and the edit metrics use it. Nothing is downloaded.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_folders(FOLDER) or [NONE_FOUND],
+                    tooltip="A folder in models/clip_scorers with a CLIP model in the transformers format, "
+                    "such as openai/clip-vit-large-patch14. Reload the node list after adding one.",
+                ),
+            ],
+            outputs=[
+                io_types.ClipScorer.Output(
+                    display_name="clip_scorer", tooltip="For InversionStepSearch and EditMetrics."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: str) -> io.NodeOutput:
+        return io.NodeOutput(ClipScorer.from_folder(model_folder(FOLDER, model, WHERE_TO_GET), manage=managed))

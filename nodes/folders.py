@@ -1,0 +1,79 @@
+"""Choosing models from ComfyUI's folders, and handing them to its memory management."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+
+# Stands in the list of a loader whose folder is empty; choosing it gives the message that says what to put where.
+NONE_FOUND = "(none found)"
+
+
+def model_folders(kind: str) -> list[str]:
+    """Names of the transformers folders (those with a config.json) below the registered folders of ``kind``, sorted."""
+    found = set()
+    for root in folder_paths.get_folder_paths(kind):
+        base = Path(root)
+        if base.is_dir():
+            found |= {entry.name for entry in base.iterdir() if (entry / "config.json").is_file()}
+    return sorted(found)
+
+
+def model_folder(kind: str, name: str, where: str) -> Path:
+    """Path of one of `model_folders`; any other name is refused, so a name never leaves its folder.
+
+    Raises:
+        ValueError: nothing of that name is there; the message says where it is published and where it belongs.
+    """
+    if name in model_folders(kind):
+        for root in folder_paths.get_folder_paths(kind):
+            if (Path(root) / name / "config.json").is_file():
+                return Path(root) / name
+    places = " or ".join(folder_paths.get_folder_paths(kind))
+    raise ValueError(f"model: no folder {name!r} with a transformers model in {places}. Get one, {where}.")
+
+
+def model_files(kind: str) -> list[str]:
+    """Names of the files that ComfyUI lists under ``kind``."""
+    return folder_paths.get_filename_list(kind)
+
+
+def model_file(kind: str, name: str, where: str) -> Path:
+    """Path of a file that `folder_paths` lists under ``kind``; any other name is refused.
+
+    Raises:
+        ValueError: nothing of that name is there; the message says where it is published and where it belongs.
+    """
+    path = folder_paths.get_full_path(kind, name) if name in model_files(kind) else None
+    if path is None:
+        places = " or ".join(folder_paths.get_folder_paths(kind))
+        raise ValueError(f"model: no file {name!r} in {places}. {where}.")
+    return Path(path)
+
+
+class _Held(torch.nn.Module):
+    """The host writes ``device`` onto what it manages, which transformers and SAM models do not allow."""
+
+    def __init__(self, inner: torch.nn.Module):
+        super().__init__()
+        self.inner = inner
+
+
+def managed(model: Any) -> Callable[[], None]:
+    """Give a torch module to ComfyUI's memory management; the result brings it onto the device before a use."""
+    patcher = comfy.model_patcher.ModelPatcher(
+        _Held(model),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+    def prepare() -> None:
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+    return prepare

@@ -1,0 +1,188 @@
+"""Masks of objects: LoadSAMModel, LoadGroundingModel and GroundedSAMMask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..core.segment.grounding import WHERE_TO_GET as GROUNDING_SOURCE
+from ..core.segment.grounding import GroundingModel
+from ..core.segment.sam import WHERE_TO_GET as SAM_SOURCE
+from ..core.segment.sam import SamModel, parse_boxes, parse_points
+from . import io_types
+from .folders import NONE_FOUND, managed, model_file, model_files, model_folder, model_folders
+
+
+class LoadSAMModel(io.ComfyNode):
+    """File in models/sams → SAM model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadSAMModel",
+            display_name="Load SAM Model (PartEdit/OIR)",
+            category="OIR/scores and masks",
+            search_aliases=["segment anything", "sam loader"],
+            description="Loads a Segment Anything checkpoint of any size (vit_b, vit_l, vit_h) for GroundedSAMMask.",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=model_files("sams") or [NONE_FOUND],
+                    tooltip="A file in models/sams, for example sam_vit_b_01ec64.pth; the size is read from the file.",
+                ),
+            ],
+            outputs=[io_types.SamModel.Output(display_name="sam_model", tooltip="For GroundedSAMMask.")],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        return io.NodeOutput(SamModel.from_file(model_file("sams", checkpoint, SAM_SOURCE), manage=managed))
+
+
+class LoadGroundingModel(io.ComfyNode):
+    """Folder in models/grounding → grounding model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadGroundingModel",
+            display_name="Load Grounding Model",
+            category="OIR/scores and masks",
+            search_aliases=["grounding dino", "owl-vit", "text detection"],
+            description="Loads a detector that finds named objects (GroundingDINO, OWL-ViT or OWLv2), for "
+            "GroundedSAMMask.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_folders("grounding") or [NONE_FOUND],
+                    tooltip="A folder in models/grounding with a detector in the transformers format, "
+                    "such as IDEA-Research/grounding-dino-tiny.",
+                ),
+            ],
+            outputs=[
+                io_types.GroundingModel.Output(display_name="grounding_model", tooltip="For GroundedSAMMask.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: str) -> io.NodeOutput:
+        return io.NodeOutput(
+            GroundingModel.from_folder(model_folder("grounding", model, GROUNDING_SOURCE), manage=managed)
+        )
+
+
+class GroundedSAMMask(io.ComfyNode):
+    """Text, boxes or points → MASK."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedSAMMask",
+            display_name="Grounded SAM Mask",
+            category="OIR/scores and masks",
+            search_aliases=["segment by text", "sam box", "sam points", "object mask"],
+            description="Masks of the objects that a text, boxes or points name, joined to one mask a picture.",
+            inputs=[
+                io.Image.Input("image", tooltip="Picture or batch; each picture is segmented on its own."),
+                io_types.SamModel.Input("sam_model", tooltip="From LoadSAMModel."),
+                io.String.Input(
+                    "text",
+                    default="",
+                    tooltip="What to find, several names separated by commas. Needs grounding_model. "
+                    "Leave it empty to use boxes or points only.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How sure the detector must be of a named object. Lower finds more.",
+                ),
+                io.Int.Input(
+                    "max_objects",
+                    default=1,
+                    min=1,
+                    max=100,
+                    tooltip="At most so many named objects a picture, the surest ones.",
+                ),
+                io.String.Input(
+                    "boxes",
+                    default="",
+                    multiline=True,
+                    tooltip="Objects by their boxes: x0, y0, x1, y1 in pixels, one box a line.",
+                ),
+                io.String.Input(
+                    "points",
+                    default="",
+                    multiline=True,
+                    tooltip="One object by its points: x, y in pixels, one point a line; x, y, 0 is a point beside it.",
+                ),
+                io_types.GroundingModel.Input(
+                    "grounding_model", optional=True, tooltip="From LoadGroundingModel; only needed for text."
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="One mask a picture: all its objects together."),
+                io.Mask.Output(
+                    display_name="object_masks", tooltip="Each object's own mask, picture by picture, as a batch."
+                ),
+                io.String.Output(
+                    display_name="boxes", tooltip="Boxes of the named objects, one a line, with their scores."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        sam_model: SamModel,
+        text: str,
+        threshold: float,
+        max_objects: int,
+        boxes: str,
+        points: str,
+        grounding_model: GroundingModel | None = None,
+    ) -> io.NodeOutput:
+        given, (marks, labels) = parse_boxes(boxes), parse_points(points)
+        if text.strip() and grounding_model is None:
+            raise ValueError(f"grounding_model: the text {text!r} needs one; connect LoadGroundingModel.")
+        if not text.strip() and not len(given) and not len(marks):
+            raise ValueError("text, boxes and points are all empty; fill in at least one of them.")
+        joined: list[torch.Tensor] = []
+        single: list[torch.Tensor] = []
+        report: list[str] = []
+        progress = comfy.utils.ProgressBar(image.shape[0])
+        for number, picture in enumerate(image):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            found, lines = _named(grounding_model, picture, text, threshold, max_objects, number)
+            report += lines
+            masks, _ = sam_model.masks(picture, torch.cat([found, given]), marks, labels)
+            joined.append(masks.any(dim=0).float())
+            single += list(masks.float())
+            progress.update(1)
+        return io.NodeOutput(torch.stack(joined), torch.stack(single), "\n".join(report))
+
+
+def _named(
+    model: Any, picture: torch.Tensor, text: str, threshold: float, limit: int, number: int
+) -> tuple[torch.Tensor, list[str]]:
+    """Boxes (n, 4) of the named objects and a line of text about each; nothing without a text."""
+    if not text.strip():
+        return torch.empty(0, 4), []
+    boxes, scores = model.boxes(picture, text, threshold, limit)
+    if not len(boxes):
+        raise ValueError(
+            f"text: nothing like {text!r} was found in picture {number + 1} with a threshold of {threshold:g}. "
+            "Lower the threshold, use a plainer word, or give a box."
+        )
+    lines = [
+        f"{number + 1}: {', '.join(f'{value:.0f}' for value in box)} ({score:.2f})"
+        for box, score in zip(boxes.tolist(), scores.tolist())
+    ]
+    return boxes, lines
