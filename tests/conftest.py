@@ -27,7 +27,17 @@ from bench.host.link import link_pack
 from bench.host.server import Server
 
 
+class RootIsNoPackage:
+    """Keeps pytest from importing the repository's ``__init__.py``, which only ComfyUI and ``load_pack`` shall do."""
+
+    @pytest.hookimpl
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == REPOSITORY else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # Registered here, because pytest does not ask a conftest about the folders above it.
+    config.pluginmanager.register(RootIsNoPackage())
     try:
         boot_host(cpu=True)
     except RuntimeError as error:
