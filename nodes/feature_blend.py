@@ -31,8 +31,8 @@ class FeatureBlendSampler(io.ComfyNode):
             description=(
                 "Edits a part of a picture by text: the edit is blended into the source inside the "
                 "model, under a "
-            )
-            "mask that a part token finds at every step.",
+                "mask that a part token finds at every step."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
                 EditPromptType.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
@@ -76,8 +76,8 @@ class FeatureBlendSampler(io.ComfyNode):
                     tooltip=(
                         "How long the edit is held to the mask: up to 1 a share of the steps, above 1 a "
                         "number of steps. "
-                    )
-                    "Earlier release lets the edit grow beyond the part.",
+                        "Earlier release lets the edit grow beyond the part."
+                    ),
                 ),
                 io.Float.Input(
                     "omega",
@@ -86,8 +86,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip=(
-                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is "
-                        "softer."
+                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer."
                     ),
                 ),
                 TrajectoryType.Input(
@@ -199,8 +198,7 @@ class FeatureBlendGuider(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip=(
-                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is "
-                        "softer."
+                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer."
                     ),
                 ),
                 io.Combo.Input(
@@ -215,8 +213,8 @@ class FeatureBlendGuider(io.ComfyNode):
                     tooltip=(
                         "A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its "
                         "positive prompt is "
-                    )
-                    "replaced, and cfg and negative above are ignored.",
+                        "replaced, and cfg and negative above are ignored."
+                    ),
                 ),
                 *blend_inputs(),
             ],

@@ -60,8 +60,7 @@ class PartAttentionMask(io.ComfyNode):
                         default=PRESETS[0],
                         optional=True,
                         tooltip=(
-                            f"Attention layers to read: {', '.join(PRESETS)}, or blocks such as 'output.3, "
-                            "middle'."
+                            f"Attention layers to read: {', '.join(PRESETS)}, or blocks such as 'output.3, middle'."
                         ),
                     )
                 ),
@@ -133,8 +132,8 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                     tooltip=(
                         "adaptive: 0 below k/2, soft between, 1 from omega·k, with Otsu's k. otsu: 1 above "
                         "k. fixed: 1 above "
-                    )
-                    "the threshold below.",
+                        "the threshold below."
+                    ),
                 ),
                 io.Float.Input(
                     "omega",

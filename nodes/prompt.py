@@ -49,9 +49,9 @@ class PartEditPrompt(io.ComfyNode):
                         tooltip=(
                             "How the edit's attention follows the source's. auto aligns words and phrases; "
                             "replace needs "
-                        )
-                        "equal word counts, refine aligns tokens (both as published); off lets the edit go its "
-                        "own way.",
+                            "equal word counts, refine aligns tokens (both as published); off lets the edit go its "
+                            "own way."
+                        ),
                     )
                 ),
                 advanced(
@@ -112,8 +112,7 @@ class PartEditPrompt(io.ComfyNode):
                         default="",
                         optional=True,
                         tooltip=(
-                            "Names of the parts this edit is for, separated by commas. Empty: all parts of "
-                            "the token."
+                            "Names of the parts this edit is for, separated by commas. Empty: all parts of the token."
                         ),
                     )
                 ),
@@ -121,8 +120,7 @@ class PartEditPrompt(io.ComfyNode):
                     "previous",
                     optional=True,
                     tooltip=(
-                        "Edits of the same source to go on from; its source prompt is used and 'source' is "
-                        "ignored."
+                        "Edits of the same source to go on from; its source prompt is used and 'source' is ignored."
                     ),
                 ),
                 advanced(
