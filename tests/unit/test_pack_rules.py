@@ -198,3 +198,12 @@ def test_requirements_agree_with_pyproject_and_leave_torch_alone():
     assert wanted == load_toml(REPOSITORY / "pyproject.toml")["project"]["dependencies"]
     names = {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in wanted}
     assert not names & {"torch", "torchvision", "torchaudio", "numpy"}
+
+
+def test_the_readme_shows_and_names_only_what_is_there():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links and all((REPOSITORY / link).exists() for link in links)
+    for name in ("partedit_demo", "partedit_sdxl", "train_token"):
+        assert f"`{name}`" in text and (REPOSITORY / "workflows" / f"{name}.json").is_file()
+    assert (REPOSITORY / "tokens" / "index.json").is_file()

@@ -1,0 +1,107 @@
+"""The PartEdit templates: one graph, on the demo checkpoint and on a real SDXL one."""
+
+from __future__ import annotations
+
+from .compose import Node, Note, Workflow
+
+HOW = """## Part edit
+
+1. **PartEdit Prompt** holds what the picture shows (`source`) and what shall become of the part (`edit`).
+   The two should differ only in the words of the part.
+2. **Load Part Token** says which part: the token finds it inside the model while the picture is made.
+3. **Feature Blend Sampler** makes source and edit together and blends the edit in under the token's mask.
+
+Run it: the pictures on the right are source, mask and edit.
+"""
+
+TURN = """### What to turn
+
+- `omega`: from how sure a point is edited in full. Larger is softer.
+- `edit_steps`: how long the edit is held to the mask (1 = all steps).
+- More lines in `edit` give more edits of the same source in one run.
+"""
+
+
+def _graph(
+    first: tuple[Node, ...],
+    model: str,
+    clip: str,
+    vae: str,
+    size: tuple[int, int],
+    texts: dict[str, str],
+    token: str,
+    sampling: dict[str, object],
+) -> tuple[Node, ...]:
+    width, height = size
+    prompt = {"source": texts["source"], "edit": texts["edit"]}
+    token_values = {"part_token": token} if token else {}
+    return (
+        *first,
+        Node("token", "LoadPartToken", 0, token_values),
+        Node("size", "EmptyLatentImage", 0, {"width": width, "height": height}),
+        Node("prompt", "PartEditPrompt", 1, prompt, {"clip": clip}),
+        Node("negative", "CLIPTextEncode", 1, {"text": texts.get("negative", "")}, {"clip": clip}, "Negative prompt"),
+        Node(
+            "edit",
+            "FeatureBlendSampler",
+            2,
+            dict(sampling),
+            {
+                "model": model,
+                "edit_prompt": "prompt",
+                "negative": "negative",
+                "latent_image": "size",
+                "part_token": "token",
+            },
+        ),
+        Node("source_image", "VAEDecode", 3, {}, {"samples": "edit.source", "vae": vae}),
+        Node("mask_image", "MaskToImage", 3, {}, {"mask": "edit.mask"}),
+        Node("edited_image", "VAEDecode", 3, {}, {"samples": "edit.edited", "vae": vae}),
+        Node("show_source", "PreviewImage", 4, {}, {"images": "source_image"}, "Source"),
+        Node("show_mask", "PreviewImage", 4, {}, {"images": "mask_image"}, "Mask"),
+        Node("save", "SaveImage", 5, {"filename_prefix": "partedit"}, {"images": "edited_image"}, "Edit"),
+    )
+
+
+DEMO = Workflow(
+    "partedit_demo",
+    (
+        Note(HOW, 0),
+        Note("This graph needs no download: the mini checkpoint and its tokens come with the pack.\n\n" + TURN, 2),
+    ),
+    _graph(
+        (Node("demo", "LoadDemoModel", 0),),
+        "demo.MODEL",
+        "demo.CLIP",
+        "demo.VAE",
+        (256, 256),
+        {"source": "a red robot on the grass", "edit": "a blue robot on the grass"},
+        "demo_robot_head.safetensors",
+        {"seed": 7, "steps": 25, "cfg": 5.0},
+    ),
+    "save",
+)
+
+SDXL = Workflow(
+    "partedit_sdxl",
+    (
+        Note(HOW, 0),
+        Note(
+            "Choose an SDXL checkpoint, and a part token made for SDXL (folder `models/part_tokens`; "
+            "`tokens/index.json` of the pack says where the published ones are).\n\n" + TURN,
+            2,
+        ),
+    ),
+    _graph(
+        (Node("checkpoint", "CheckpointLoaderSimple", 0, {"ckpt_name": "sd_xl_base_1.0.safetensors"}),),
+        "checkpoint.MODEL",
+        "checkpoint.CLIP",
+        "checkpoint.VAE",
+        (1024, 1024),
+        {"source": "a closeup of a man outdoors", "edit": "a closeup of a robot outdoors"},
+        "human_head.safetensors",
+        {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
+    ),
+)
+
+WORKFLOWS = (DEMO, SDXL)
