@@ -108,13 +108,26 @@ class Replay:
         """Rows of level i+1 from rows ``x`` of level i and the guided estimate ``denoised``, both (R, C, H, W)."""
         trajectory = self.trajectory
         result = deterministic_part(trajectory.method, trajectory.sigmas, i, x, denoised, self._previous)
-        self._previous = denoised
         if trajectory.noise_maps is not None:
-            result = result + trajectory.noise_maps[i][self._sources].to(result)
+            maps = trajectory.noise_maps[i][self._sources].to(result)
+            if i > 0 and self._previous is None and trajectory.method == "ledits_pp":
+                maps = self._first_order_maps(i, result, maps)
+            result = result + maps
+        self._previous = denoised
         if len(self._pinned):
             pinned = self._pinned.to(result.device)
             result[pinned] = self.source(i + 1).to(result)[pinned]
         return result
+
+    def _first_order_maps(self, i: int, result: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """Noise maps for a second-order method that starts late: its first step has no history, so the stored map
+        would not fit; what the image's own pinned row needs to stay on the trajectory does."""
+        maps = maps.clone()
+        target = self.source(i + 1).to(result)
+        for pinned in self._pinned.tolist():
+            same = (self._sources == self._sources[pinned]).to(maps.device)
+            maps[same] = target[pinned] - result[pinned]
+        return maps
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """Rows of the last level as clean latents in model space."""

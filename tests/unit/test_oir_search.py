@@ -1,0 +1,225 @@
+"""Optimal inversion step search: which candidates run, what is reported, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from bench.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, sd1_shaped_model
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def search(pack):
+    from partedit_oir.core.oir import search
+
+    return search
+
+
+@pytest.fixture(scope="module")
+def setting(pack):
+    """A model, a trajectory of a picture that is wider than high, and two pairs."""
+    model = sd1_shaped_model(4)
+    left = torch.zeros(64, 96)
+    left[:, :40] = 1.0
+    return model, make_trajectory(model, STEPS, latent(8, 12)), [
+        make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)
+    ]
+
+
+def run(search, setting, pairs=None, scorer=None, vae=None, on_candidate=None, **settings):
+    model, trajectory, own = setting
+    vae = vae or FakeVae()
+    return search.search_steps(
+        model, trajectory, own if pairs is None else pairs, search.picture_decoder(vae), scorer or FakeScorer(),
+        search.SearchSettings(batch_size=4, **settings), on_candidate=on_candidate,
+    )
+
+
+def test_candidate_ranges(search):
+    assert search.candidate_steps(10, 1, 0, 1) == list(range(1, 11))
+    assert search.candidate_steps(10, 2, 9, 3) == [2, 5, 8]
+    for bad in ((0, 5, 1), (6, 5, 1), (1, 11, 1), (1, 5, 0)):
+        with pytest.raises(ValueError, match="do not fit a trajectory of 10 steps"):
+            search.candidate_steps(10, *bad)
+
+
+def simulate(search, count, score):
+    """Coarse-to-fine over 1 … count with a given score: the evaluated candidates and the one chosen."""
+    candidates = list(range(1, count + 1))
+    todo, gap = search.coarse_grid(candidates)
+    evaluated = set()
+    while todo:
+        assert not evaluated & set(todo)
+        evaluated |= set(todo)
+        best = max(sorted(evaluated), key=score)
+        todo, gap = search.refine(candidates, sorted(evaluated), best, gap)
+    return evaluated, max(sorted(evaluated), key=score)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 20, 50, 100])
+def test_coarse_to_fine_finds_every_single_peak(search, count):
+    for peak in range(1, count + 1):
+        evaluated, best = simulate(search, count, lambda n: -abs(n - peak))
+        assert best == peak
+        assert {1, count} <= evaluated
+
+
+def test_coarse_to_fine_costs_about_a_third(search):
+    shares = [sum(simulate(search, 50, lambda n: -abs(n - peak))[0]) / 1275 for peak in range(10, 41)]
+    assert sum(shares) / len(shares) < 0.32 and max(shares) < 0.45
+
+
+def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
+    result = run(search, setting, strategy="exhaustive")
+    assert [entry.candidates for entry in result.pairs] == [tuple(range(1, STEPS + 1))] * 2
+    assert result.unet_rows == result.exhaustive_rows == 2 * 2 * sum(range(1, STEPS + 1))
+    for entry in result.pairs:
+        assert entry.chosen == entry.best == entry.candidates[entry.total.index(max(entry.total))]
+        assert min(entry.edit_norm) == min(entry.keep_norm) == 0.0 and max(entry.edit_norm) == max(entry.keep_norm) == 1.0
+        assert entry.total == pytest.approx([a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
+        assert all(a >= b for a, b in pairwise((entry.keep[0], entry.keep[-1]))), "more steps change more"
+
+
+def test_coarse_to_fine_reports_what_really_ran(search, setting):
+    full, quick = (run(search, setting, strategy=name) for name in ("exhaustive", "coarse-to-fine"))
+    assert quick.exhaustive_rows == full.unet_rows
+    for all_of, some in zip(full.pairs, quick.pairs):
+        assert set(some.candidates) < set(all_of.candidates)
+        assert some.unet_rows == 2 * sum(some.candidates) < all_of.unet_rows
+        for n, score in zip(some.candidates, some.edit):
+            assert score == pytest.approx(all_of.edit[all_of.candidates.index(n)], abs=1e-5)
+
+
+def test_scores_are_those_of_the_candidates(search, setting):
+    """S_e and S_ne by another way: decode one candidate and score it."""
+    model, trajectory, pairs = setting
+    from partedit_oir.core.oir.metric import keep_score
+
+    result = run(search, setting, strategy="exhaustive", cfg=3.0)
+    made, _, _ = search.make_candidates(model, trajectory, pairs[1], [7], cfg=3.0, batch_size=1)
+    decode = search.picture_decoder(FakeVae())
+    picture, source = decode(made[7]), decode(trajectory.latent_image)
+    entry = result.pairs[1]
+    assert entry.edit[6] == pytest.approx(FakeScorer().score(picture, "throne", mask=pairs[1].mask), abs=1e-5)
+    assert entry.keep[6] == pytest.approx(keep_score(picture, source, pairs[1].mask), abs=1e-6)
+
+
+def test_each_pair_is_scored_with_its_own_phrase_and_mask(search, setting):
+    scorer = FakeScorer()
+    run(search, setting, scorer=scorer, mask_mode="published_bias", stride=6)
+    pairs = setting[2]
+    assert {call.mode for call in scorer.calls} == {"published_bias"}
+    for call in scorer.calls:
+        owner = next(pair for pair in pairs if pair.target_phrase == call.text)
+        assert torch.equal(call.mask, owner.mask)
+    assert {call.text for call in scorer.calls} == {"tiger", "throne"}
+
+
+def test_one_candidate_is_decoded_at_a_time(search, setting):
+    """Every picture is scored, handed on and dropped before the next one is decoded."""
+    import gc
+    import weakref
+
+    alive, order = [], []
+
+    class Watching(FakeVae):
+        def decode(self, samples):
+            gc.collect()
+            order.append(sum(ref() is not None for ref in alive[1:]))
+            picture = super().decode(samples)
+            alive.append(weakref.ref(picture))
+            return picture
+
+    run(search, setting, vae=Watching(), strategy="exhaustive", stride=3)
+    # the picture that was decoded last may still be bound to the loop's name
+    assert len(order) == 1 + 2 * 4 and max(order) <= 1
+
+
+def test_overrides_are_used_and_not_searched(search, setting):
+    seen = []
+    result = run(
+        search, setting, overrides=search.parse_steps("auto, 3", 2), on_candidate=lambda k, n, picture: seen.append((k, n))
+    )
+    assert result.pairs[1].candidates == (3,) and result.pairs[1].manual and result.chosen[1] == 3
+    assert not result.pairs[0].manual and len(result.pairs[0].candidates) > 1
+    assert (1, 3) in seen and len(seen) == 1 + len(result.pairs[0].candidates)
+    assert run(search, setting, overrides=[0, STEPS]).chosen == (0, STEPS)
+
+
+def test_overrides_as_text(search):
+    assert search.parse_steps("", 3) == [None] * 3
+    assert search.parse_steps("24, auto; ,7", 4) == [24, None, None, 7]
+    with pytest.raises(ValueError, match="2 entries for 3 editing pairs"):
+        search.parse_steps("1,2", 3)
+    for bad in ("x", "-1", "2.5"):
+        with pytest.raises(ValueError, match="is no inversion step"):
+            search.parse_steps(bad, 1)
+
+
+def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatch):
+    import comfy.samplers
+
+    model, trajectory, pairs = setting
+    noisy = make_trajectory(model, 4, method="edit_friendly_ddpm")
+    two = make_trajectory(model, 4, latent(batch=2))
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    with pytest.raises(ValueError, match="inverted with edit_friendly_ddpm"):
+        run(search, (model, noisy, pairs))
+    with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
+        run(search, (model, two, pairs))
+    with pytest.raises(ValueError, match="mask of 'cat' → 'tiger': the mask is 64×96"):
+        run(search, setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
+    with pytest.raises(ValueError, match="no value lies above 0.5"):
+        run(search, setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])
+    with pytest.raises(ValueError, match="outside this trajectory"):
+        run(search, setting, overrides=[13, None])
+    with pytest.raises(ValueError, match="1 given for 2"):
+        run(search, setting, overrides=[3])
+    with pytest.raises(ValueError, match="strategy is 'random'"):
+        run(search, setting, strategy="random")
+    with pytest.raises(ValueError, match="no editing pairs"):
+        run(search, setting, pairs=[])
+
+
+def test_node_gives_step_sheet_plot_and_scores(pack, setting):
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    model, trajectory, pairs = setting
+    search, sheet, plot, scores = InversionStepSearch.execute(
+        model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), 3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "auto, 5"
+    ).args
+    data = json.loads(scores)
+    assert [pair["chosen"] for pair in data["pairs"]] == list(search.chosen)
+    assert data["pairs"][0]["candidates"] == [1, 5, 9] and len(data["pairs"][0]["S"]) == 3
+    assert data["pairs"][1]["manual"] is True and data["unet_rows"] == search.unet_rows == 2 * (15 + 5)
+    for image in (sheet, plot):
+        assert image.ndim == 4 and image.shape[0] == 1 and image.shape[-1] == 3
+        assert 0.0 <= float(image.min()) and float(image.max()) <= 1.0
+    assert plot.shape[1] == 2 * 300
+
+
+def test_the_chosen_candidates_are_framed(pack, setting):
+    """The frame's colour is in the sheet: green for a searched step, amber for one set by hand."""
+    from partedit_oir.core.oir import report
+    from partedit_oir.core.oir.types import PairSearch, StepSearch
+
+    pair = setting[2][0]
+    thumbnails = report.Thumbnails(32)
+    for n in (1, 2):
+        thumbnails.add(0, n, torch.zeros(64, 96, 3))
+
+    def colours(manual):
+        entry = PairSearch(
+            pair, chosen=2, candidates=(1, 2), edit=(0.1, 0.2), keep=(-0.1, -0.2), edit_norm=(0.0, 1.0),
+            keep_norm=(1.0, 0.0), total=(1.0, 1.0), best=2, manual=manual,
+        )
+        sheet = report.contact_sheet(StepSearch((entry,), steps=2, strategy="exhaustive", cfg=1.0), thumbnails)
+        pixels = (sheet[0] * 255).round().to(torch.int).reshape(-1, 3)
+        return {tuple(colour) for colour in pixels.tolist()}
+
+    assert report.BEST in colours(False) and report.MANUAL not in colours(False)
+    assert report.MANUAL in colours(True) and report.BEST not in colours(True)
