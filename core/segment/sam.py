@@ -124,9 +124,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # Torch's own words are left out: they suggest to load the file with the code in it.
         raise ValueError(
-            f"'{path.name}' could not be read as plain weights: {type(error).__name__}: {str(error)[:300]} "
-            "If it was downloaded, it may be incomplete: download it again."
+            f"'{path.name}' could not be read as plain weights ({type(error).__name__}): it is incomplete, or holds "
+            "more than tensors and could run code. Download it again from where it is published."
         ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]

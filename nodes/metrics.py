@@ -1,0 +1,139 @@
+"""EditMetrics: what an edit kept and how well it did, in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from statistics import fmean
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..core.metrics import EditScores, edit_scores
+from ..core.segment.clip import ClipScorer
+from . import io_types
+
+LABELS = {
+    "psnr": "PSNR (dB)",
+    "psnr_outside": "PSNR outside the mask (dB)",
+    "psnr_inside": "PSNR inside the mask (dB)",
+    "ssim": "SSIM",
+    "ssim_outside": "SSIM outside the mask",
+    "ms_ssim": "MS-SSIM",
+    "changed_outside": "changed pixels outside the mask",
+    "clip_edited_target": "CLIP, edited region and target text",
+    "clip_before_target": "CLIP, the same before the edit",
+    "clip_edited_source": "CLIP, edited region and source text",
+    "clip_unedited": "CLIP, other region and source text",
+    "clip_unedited_before": "CLIP, the same before the edit",
+}
+
+
+class EditMetrics(io.ComfyNode):
+    """Source and edited pictures → PSNR, SSIM, MS-SSIM, CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EditMetrics",
+            display_name="Edit Metrics",
+            category="PartEdit/analysis",
+            search_aliases=["psnr", "ssim", "ms-ssim", "clip score", "compare images"],
+            description="Compares an edited picture with its source: how well the rest was kept, and how well the "
+            "edited region fits the text. For a batch the numbers are means.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("source", tooltip="Pictures before the edit."),
+                io.Image.Input("edited", tooltip="Pictures after it, of the same size; one source serves many edits."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="The region that was meant to change. With it, the numbers outside say what was kept.",
+                ),
+                io_types.ClipScorer.Input(
+                    "clip_scorer", optional=True, tooltip="From LoadCLIPScorer or LoadDemoModel, for the CLIP scores."
+                ),
+                io.String.Input(
+                    "source_text", default="", optional=True, tooltip="What the region showed, for CLIP: 'a cat'."
+                ),
+                io.String.Input(
+                    "target_text", default="", optional=True, tooltip="What it should show now, for CLIP: 'a dog'."
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="All numbers, one a line."),
+                io.String.Output(display_name="json", tooltip="All numbers of each picture, as JSON."),
+                io.Float.Output(display_name="psnr", tooltip="Whole picture, dB; 1000 when nothing differs."),
+                io.Float.Output(
+                    display_name="psnr_outside", tooltip="Outside the mask, dB; the whole picture's without a mask."
+                ),
+                io.Float.Output(display_name="ssim", tooltip="Whole picture, 1 for equal."),
+                io.Float.Output(
+                    display_name="ssim_outside", tooltip="Outside the mask; the whole picture's without a mask."
+                ),
+                io.Float.Output(display_name="ms_ssim", tooltip="Multi-scale SSIM of the whole picture."),
+                io.Float.Output(
+                    display_name="clip_edited", tooltip="Edited region and target text; 0 without scorer or text."
+                ),
+                io.Float.Output(
+                    display_name="clip_unedited", tooltip="Other region and source text; 0 without scorer or mask."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        source: torch.Tensor,
+        edited: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        clip_scorer: ClipScorer | None = None,
+        source_text: str = "",
+        target_text: str = "",
+    ) -> io.NodeOutput:
+        count = edited.shape[0]
+        for name, batch in (("source", source), ("mask", mask)):
+            if batch is not None and batch.ndim > 2 and batch.shape[0] not in (1, count):
+                raise ValueError(f"{name}: expected 1 or {count}, one for each edited picture, got {batch.shape[0]}.")
+        masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
+        scores = []
+        progress = comfy.utils.ProgressBar(count)
+        for index in range(count):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            before = source[index % source.shape[0]]
+            region = None if masks is None else masks[index % masks.shape[0]]
+            scores.append(edit_scores(before, edited[index], region, clip_scorer, source_text, target_text))
+            progress.update(1)
+        means = mean_scores(scores)
+        text = "\n".join(f"{label}: {means[key]:.4g}" for key, label in LABELS.items() if means.get(key) is not None)
+        report = {"mean": means, "pictures": [_finite(dataclasses.asdict(score)) for score in scores]}
+        outside = {key: means.get(f"{key}_outside") for key in ("psnr", "ssim")}
+        return io.NodeOutput(
+            text,
+            json.dumps(report, indent=1),
+            means["psnr"],
+            outside["psnr"] if outside["psnr"] is not None else means["psnr"],
+            means["ssim"],
+            outside["ssim"] if outside["ssim"] is not None else means["ssim"],
+            means["ms_ssim"],
+            means.get("clip_edited_target") or 0.0,
+            means.get("clip_unedited") or 0.0,
+            ui=ui.PreviewText(text),
+        )
+
+
+def mean_scores(scores: list[EditScores]) -> dict[str, float | None]:
+    """Means over pictures of every score that all of them have."""
+    means: dict[str, float | None] = {}
+    for key in LABELS:
+        values = [_finite(dataclasses.asdict(score))[key] for score in scores]
+        means[key] = None if any(value is None for value in values) else fmean(values)
+    return means
+
+
+def _finite(values: dict[str, float | None]) -> dict[str, float | None]:
+    """JSON has no infinity: equal pictures count as 1000 dB."""
+    return {key: 1000.0 if value is not None and math.isinf(value) else value for key, value in values.items()}
