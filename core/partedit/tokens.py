@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from ..attention import TOKEN_CONTEXT
+from .token_files import check_embedding, check_file_size, clean_text, where_to_get
 
 FOLDER = "part_tokens"
 SUFFIXES = (".safetensors", ".pt")
+MAX_PART_NAME = 100
 PADDINGS = ("background", "end_of_text", "zero")
 # Width of the text conditioning of each family, as far as it identifies one.
 FAMILY_WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
@@ -187,15 +189,18 @@ def load_token(path: Path | str) -> PartToken:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"part token: no file {path}. Put token files into ComfyUI's models/{FOLDER} folder.")
-    embedding, metadata = _read(path)
-    embedding = embedding.detach().float()
-    rows = embedding.shape[0] if embedding.ndim == 2 else 0
+    check_file_size(path)
+    content, metadata = _read(path)
+    embedding = check_embedding(content, path.name)
+    metadata = {clean_text(key): clean_text(value) for key, value in metadata.items()}
+    rows = embedding.shape[0]
     names = _json_list(metadata.pop("parts", None), str)
     part_rows = _json_list(metadata.pop("part_rows", None), int)
     if part_rows is None:
         # Without a note, two rows are (background, part) and 2P rows are P such pairs, as in the published files.
         part_rows = tuple(range(1, rows, 2)) if rows % 2 == 0 else tuple(range(1, rows))
-    if names is None or len(names) != len(part_rows):
+    names = None if names is None else tuple(clean_text(name)[:MAX_PART_NAME] for name in names)
+    if names is None or len(names) != len(part_rows) or "" in names or len(set(names)) != len(names):
         names = (path.stem,) if len(part_rows) == 1 else tuple(f"{path.stem} {n + 1}" for n in range(len(part_rows)))
     metadata.pop("format", None)
     family = metadata.pop("model_family", "")
@@ -207,30 +212,27 @@ def load_token(path: Path | str) -> PartToken:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def _read(path: Path) -> tuple[torch.Tensor, dict[str, str]]:
+def _read(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file holds, read without running anything in it; see `check_embedding` for what it must be."""
     try:
         if path.suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(str(path), framework="pt", device="cpu") as file:
                 keys = list(file.keys())
-                if "embedding" not in keys:
-                    raise ValueError(
-                        f"{path.name}: holds {', '.join(keys[:5]) or 'nothing'}, but no tensor 'embedding'."
-                    )
-                return file.get_tensor("embedding"), dict(file.metadata() or {})
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except ValueError:
-        raise
+                key = keys[0] if len(keys) == 1 else "embedding"
+                content, metadata = (file.get_tensor(key) if key in keys else None), dict(file.metadata() or {})
+        else:
+            content, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:
+        # The libraries' own words are left out: torch's suggest to load the file with code in it.
         raise ValueError(
-            f"{path.name}: cannot be read as a part token ({error}). Download or save it again."
+            f"{path.name}: is damaged, incomplete, or holds more than plain tensors ({type(error).__name__}), so it "
+            "was not loaded. Get it again from where it is published."
         ) from error
     if isinstance(content, dict):
         content = content.get("embedding", next(iter(content.values()), None))
-    if not isinstance(content, torch.Tensor):
-        raise ValueError(f"{path.name}: holds no tensor. A published part token is one tensor of shape (2, width).")
-    return content, {}
+    return content, metadata
 
 
 def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
@@ -238,7 +240,7 @@ def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
         return None
     try:
         values = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
         return None
@@ -262,6 +264,12 @@ def find_token(name: str) -> Path:
 
     path = folder_paths.get_full_path(FOLDER, name) if name in list_tokens() else None
     if path is None:
-        folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
-        raise ValueError(f"part_token: {name!r} is not among the token files. Put it into one of: {folders}.")
+        folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+        shown = name if name.isprintable() else ascii(name)
+        published = where_to_get(name, folder_paths.get_folder_paths(FOLDER)[0])
+        raise ValueError(
+            f"part_token: {published}"
+            if published
+            else f"part_token: {shown!r} is not among the token files. Put it into {folders}."
+        )
     return Path(path)
