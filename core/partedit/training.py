@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..attention import cross_layers, unet_of
+from ..attention import context_width, cross_layers, unet_of
 from .layers import choose_layers
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .token_maps import map_iou, part_logits, part_maps
-from .tokens import PartToken
+from .tokens import FAMILY_WIDTHS, PartToken
 from .training_settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .training_state import TrainingState, load_state, save_state
 
@@ -84,6 +84,7 @@ def train_part_token(
         cache,
         masks,
         settings,
+        data_key=f"{tuple(latents.shape)} {float(latents.float().mean()):.2f} {float(latents.float().std()):.2f}",
         init_scale=_spread(cond),
         sources=sources,
         device=model.load_device,
@@ -95,7 +96,7 @@ def train_part_token(
         embedding=rows,
         part_rows=tuple(range(1, 1 + len(settings.part_names))),
         names=settings.part_names,
-        model_family=model_family,
+        model_family=model_family or family_of(model),
         metadata=token_metadata(settings, report, len(set(sources) if sources is not None else range(len(latents)))),
     )
     return token, report
@@ -110,11 +111,16 @@ def train_on_cache(
     sources: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     state_file: Path | None = None,
+    data_key: str = "",
     progress: Progress | None = None,
 ) -> tuple[torch.Tensor, TrainingReport]:
-    """The optimisation alone; returns the rows (1 + P, D) float32 on the CPU, background first, and the report."""
+    """The optimisation alone; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
+
+    ``data_key`` tells pictures apart, so that a saved state is not used for others.
+    """
     with torch.inference_mode(False), torch.enable_grad():
-        return _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file).run(progress)
+        trainer = _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key)
+        return trainer.run(progress)
 
 
 class _Trainer:
@@ -129,10 +135,11 @@ class _Trainer:
         sources: Sequence[int] | None,
         device: torch.device,
         state_file: Path | None,
+        data_key: str,
     ):
         on_device = {layer: weight.to(device) for layer, weight in cache.key_weights.items()}
         self.cache = dataclasses.replace(cache, key_weights=on_device)
-        self.settings, self.device, self.state_file = settings, device, state_file
+        self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
         self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
         self.target = F.interpolate(self.masks, size=cache.finest_grid, mode="area").to(device)
         self.training, self.judged, self.held_out = split_pictures(cache.pictures, sources, settings)
@@ -247,7 +254,7 @@ class _Trainer:
         shown = {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in _FREE_SETTINGS}
         shown["init"] = None if self.settings.init is None else float(self.settings.init.double().sum())
         shown["masks"] = float(self.masks.double().sum())
-        shown["pictures"] = self.cache.pictures
+        shown["pictures"] = (self.cache.pictures, self.data_key)
         shown["layers"] = [str(layer) for layer in self.cache.layers]
         return repr(sorted(shown.items()))
 
@@ -305,6 +312,14 @@ def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures:
         "iou": ", ".join(f"{name} {value:.3f}" for name, value in report.part_iou.items()),
         "iou_measured_on": "held-out pictures" if report.held_out else "training pictures",
     }
+
+
+def family_of(model: Any) -> str:
+    """Family name of a ``ModelPatcher`` for a token's metadata, from its class and the width of its context."""
+    width = context_width(model)
+    if type(model.model).__name__.startswith("SDXL") and width != FAMILY_WIDTHS["sdxl"]:
+        return "demo"
+    return next((family for family, known in FAMILY_WIDTHS.items() if known == width), "")
 
 
 def _spread(cond: Sequence[Any]) -> float:
