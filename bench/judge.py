@@ -1,0 +1,199 @@
+"""The judge of the benchmarks: which object, part, colour and pattern stands at each pixel of a demo-world picture.
+
+    python -m bench.judge --train demo/weights/judge.safetensors
+
+A small convolutional network trained on generator pictures alone; it never sees the image model. Training prints its
+accuracy on held-out pictures. Scores of edits are read off its label maps, so "the part shows the new colour" and "the
+background stayed" are measured by something that knows the parts to a few pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from demo.pictures import COLOURS, LABELS, OBJECTS, PATTERNS, draw_scene, random_scene
+from demo.training import prepare_cpu, save, to_tensor
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights" / "judge.safetensors"
+COLOUR_NAMES = tuple(COLOURS)
+INPUT, GRID = 256, 64  # pictures are scaled to INPUT; labels are given on a GRID x GRID raster
+
+
+class _Block(nn.Sequential):
+    def __init__(self, c_in: int, c_out: int, stride: int = 1):
+        super().__init__(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.GroupNorm(8, c_out), nn.SiLU())
+
+
+class Judge(nn.Module):
+    """(N, 3, 256, 256) pictures in −1 … 1 to per-pixel logits on a 64 × 64 raster.
+
+    Returns part logits (N, 1 + parts, 64, 64), colour logits (N, 9, 64, 64) and pattern logits (N, 3, 64, 64).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), _Block(12, 32, 2), _Block(32, 32))
+        self.d1 = nn.Sequential(_Block(32, 64, 2), _Block(64, 64))
+        self.d2 = nn.Sequential(_Block(64, 96, 2), _Block(96, 96))
+        self.d3 = nn.Sequential(_Block(96, 96, 2), _Block(96, 96))
+        self.u2, self.u1, self.u0 = _Block(192, 64), _Block(128, 48), _Block(80, 48)
+        self.head = nn.Conv2d(48, 1 + len(LABELS) + len(COLOURS) + len(PATTERNS), 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        a = self.stem(x)
+        b = self.d1(a)
+        c = self.d2(b)
+        d = self.d3(c)
+        up = F.interpolate
+        y = self.u2(torch.cat((up(d, scale_factor=2), c), 1))
+        y = self.u1(torch.cat((up(y, scale_factor=2), b), 1))
+        y = self.u0(torch.cat((up(y, scale_factor=2), a), 1))
+        return self.head(y).split((1 + len(LABELS), len(COLOURS), len(PATTERNS)), 1)
+
+
+class Verdict:
+    """Label maps of one picture, read by :meth:`thing`, :meth:`part_mask` and :meth:`attribute`.
+
+    Attributes:
+        labels: (64, 64) int, 0 background, k + 1 for ``LABELS[k]``.
+        colours, patterns: (64, 64) int, indices into the colour and pattern names.
+    """
+
+    def __init__(self, labels: np.ndarray, colours: np.ndarray, patterns: np.ndarray):
+        self.labels, self.colours, self.patterns = labels, colours, patterns
+
+    def _of(self, name: str, part: str | None = None) -> np.ndarray:
+        wanted = [k + 1 for k, (n, p) in enumerate(LABELS) if n == name and part in (None, p)]
+        return np.isin(self.labels, wanted)
+
+    def thing(self, region: np.ndarray | None = None) -> str | None:
+        """The object with the most pixels (in ``region``), or None where there is only background."""
+        counts = {n: int((self._of(n) & (region if region is not None else True)).sum()) for n in OBJECTS}
+        best = max(counts, key=lambda n: counts[n])
+        return best if counts[best] > 20 else None
+
+    def part_mask(self, name: str, part: str, size: int = INPUT) -> np.ndarray:
+        """Boolean (size, size) mask of one part of one object."""
+        mask = torch.from_numpy(self._of(name, part)).float()[None, None]
+        return (F.interpolate(mask, size=(size, size), mode="bilinear")[0, 0] > 0.5).numpy()
+
+    def attribute(self, where: np.ndarray) -> tuple[str, str]:
+        """Majority colour and pattern inside a (64, 64) boolean region."""
+        if not where.any():
+            return "none", "none"
+        colour = np.bincount(self.colours[where], minlength=len(COLOURS)).argmax()
+        pattern = np.bincount(self.patterns[where], minlength=len(PATTERNS)).argmax()
+        return COLOUR_NAMES[colour], PATTERNS[pattern]
+
+    def look_of(self, name: str, part: str | None = None, region: np.ndarray | None = None) -> tuple[str, str]:
+        """Majority colour and pattern of an object or one of its parts (in ``region``)."""
+        where = self._of(name, part)
+        return self.attribute(where & region if region is not None else where)
+
+
+@torch.no_grad()
+def judge(model: Judge, images: np.ndarray | torch.Tensor) -> list[Verdict]:
+    """Judge pictures: (N, H, W, 3), uint8, or float in 0 … 1."""
+    x = torch.as_tensor(np.asarray(images))
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    x = F.interpolate(x.permute(0, 3, 1, 2) * 2 - 1, size=(INPUT, INPUT), mode="bilinear", antialias=True)
+    out = []
+    for k in range(0, len(x), 16):
+        maps = [m.argmax(1).numpy() for m in model(x[k : k + 16])]
+        out += [Verdict(*m) for m in zip(*maps)]
+    return out
+
+
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The trained judge.
+
+    Raises:
+        FileNotFoundError: its weights are missing; they ship in ``demo/weights``.
+    """
+    model = Judge()
+    model.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
+    return model.eval()
+
+
+def _sample(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One training picture with its label, colour and pattern rasters (255: not told)."""
+    scene = random_scene(seed, tones=0.6)
+    picture = draw_scene(scene)
+    step = INPUT // GRID
+    labels = picture.labels[step // 2 :: step, step // 2 :: step].astype(np.int64)
+    owner = picture.owner[step // 2 :: step, step // 2 :: step]
+    colour, pattern = np.full_like(labels, 255), np.full_like(labels, 255)
+    for index, thing in enumerate(scene.things, 1):
+        for part, look in thing.looks.items():
+            where = (owner == index) & (labels == LABELS.index((thing.name, part)) + 1)
+            colour[where], pattern[where] = COLOUR_NAMES.index(look.colour), PATTERNS.index(look.pattern)
+    return picture.image, labels, colour, pattern
+
+
+def accuracy(model: Judge, seeds: range) -> dict[str, float]:
+    """Share of held-out things whose object and whose main colour the judge names right."""
+    right_thing = right_colour = total = 0
+    for seed in seeds:
+        scene = random_scene(seed, tones=0.0)
+        picture = draw_scene(scene)
+        (verdict,) = judge(model, picture.image[None])
+        step = INPUT // GRID
+        owner = picture.owner[step // 2 :: step, step // 2 :: step]
+        for index, thing in enumerate(scene.things, 1):
+            total += 1
+            found = verdict.thing(owner == index)
+            right_thing += found == thing.name
+            look = next(iter(thing.looks.values()))
+            right_colour += found is not None and verdict.look_of(found, region=owner == index)[0] == look.colour
+    return {"object": right_thing / total, "colour": right_colour / total, "things": total}
+
+
+def train(path: Path, steps: int, pictures: int, batch: int = 16) -> None:
+    model = Judge()
+    bank = [np.stack(m) for m in zip(*(_sample(5_000_000 + k) for k in range(pictures)))]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    rng, begin = np.random.default_rng(0), time.time()
+    torch.manual_seed(0)
+    for step in range(1, steps + 1):
+        picks = rng.integers(0, pictures, batch)
+        x = to_tensor(bank[0][picks])
+        # what a decoder makes of a picture is a little soft and noisy: so are the training pictures
+        x = x + torch.randn_like(x) * 0.05 * torch.rand(batch, 1, 1, 1)
+        if rng.random() < 0.5:
+            x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
+        targets = [torch.from_numpy(m[picks]) for m in bank[1:]]
+        logits = model(x)
+        loss = sum(F.cross_entropy(y, t, ignore_index=255) for y, t in zip(logits, targets))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"{time.time() - begin:5.0f}s step {step} loss {loss.item():.4f}", flush=True)
+    model.eval()
+    score = accuracy(model, range(6_000_000, 6_000_400))
+    print("held out:", score)
+    save(model.state_dict(), path, {k: f"{v:.4f}" for k, v in score.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--pictures", type=int, default=3000)
+    args = parser.parse_args()
+    prepare_cpu()
+    train(args.train, args.steps, args.pictures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Draw captioned scenes and encode them with the trained VAE: the image model's training data, in shards.
+
+    python -m demo.encode VAE.safetensors FOLDER --pictures 12000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from bench.bootstrap import boot_host
+
+from .autoencoder import adapted_names
+from .pictures import Scene, draw_scene, random_scene
+from .training import prepare_cpu, save, to_tensor
+from .train_vae import SDXL_FACTOR, build, moments
+
+SHARD = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vae", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pictures", type=int, default=12000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    prepare_cpu(args.threads)
+    boot_host()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    model = build()
+    model.load_state_dict(adapted_names({k: v.float() for k, v in load_file(str(args.vae)).items()}))
+    for start in range(args.first, args.first + args.pictures, SHARD):
+        path = args.folder / f"{start:07d}.safetensors"
+        if path.exists():
+            continue
+        scenes: list[Scene] = [random_scene(seed) for seed in range(start, start + SHARD)]
+        latents = []
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            for k in range(0, SHARD, 10):
+                batch = np.stack([draw_scene(s).image for s in scenes[k : k + 10]])
+                latents.append(moments(model, to_tensor(batch))[0].float() * SDXL_FACTOR)
+        captions = path.with_suffix(".json")
+        part = captions.with_suffix(".part")
+        part.write_text(json.dumps([s.caption for s in scenes]))
+        os.replace(part, captions)
+        save({"latents": torch.cat(latents)}, path)
+        print(path.name, float(torch.cat(latents).std()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

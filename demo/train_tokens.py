@@ -1,0 +1,91 @@
+"""Train the part tokens that ship for the demo checkpoint, on generator pictures and their exact masks.
+
+    python -m demo.train_tokens tokens/ [--pictures 20]
+
+Uses the pack's own trainer (`core/partedit/training.py`); the pictures never appear in a benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.bootstrap import load_pack
+
+from .pictures import ANIMALS, Picture, draw_scene, random_scene
+from .training import prepare_cpu
+
+#: The decoder's finest attention level: its queries separate parts best (measured, see the model card).
+LAYERS = "output.2, output.3"
+
+
+@dataclass(frozen=True)
+class DemoPart:
+    """A token's file name, its part, and the objects that have it."""
+
+    file: str
+    part: str
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{'animal' if self.names == ANIMALS else self.names[0]} {self.part}"
+
+
+DEMO_PARTS = (
+    DemoPart("demo_animal_head", "head", ANIMALS),
+    DemoPart("demo_robot_head", "head", ("robot",)),
+    DemoPart("demo_robot_torso", "torso", ("robot",)),
+    DemoPart("demo_car_hood", "hood", ("car",)),
+    DemoPart("demo_chair_seat", "seat", ("chair",)),
+)
+
+
+def single_scenes(names: tuple[str, ...], first: int, count: int) -> list[Picture]:
+    """``count`` pictures with one object out of ``names``, from seeds ``first`` on."""
+    found: list[Picture] = []
+    seed = first
+    while len(found) < count:
+        scene = random_scene(seed, pairs=0.0)
+        if scene.things[0].name in names:
+            found.append(draw_scene(scene))
+        seed += 1
+    return found
+
+
+def part_masks(pictures: list[Picture], part: DemoPart) -> torch.Tensor:
+    """(N, 1, H, W) float32 exact masks."""
+    return torch.from_numpy(np.stack([p.part_mask(part.part, part.names) for p in pictures])).float()[:, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=2000)
+    args = parser.parse_args()
+    prepare_cpu()
+    load_pack()
+    from bench.studio import Studio
+    from partedit_oir.core.partedit.tokens import save_token
+    from partedit_oir.core.partedit.training import train_part_token
+    from partedit_oir.core.partedit.training_settings import TrainingSettings
+
+    studio = Studio()
+    for part in DEMO_PARTS:
+        pictures = single_scenes(part.names, 4_000_000, args.pictures)
+        latents = studio.encode(np.stack([p.image for p in pictures]))
+        settings = TrainingSettings(part_names=(part.label,), steps=args.steps, layers=LAYERS, held_out=0.0)
+        token, report = train_part_token(
+            studio.model, latents, part_masks(pictures, part), studio.text(""), settings, model_family="demo"
+        )
+        save_token(token, args.folder / f"{part.file}.safetensors")
+        print(part.label, report.part_iou, f"{report.seconds_cache:.0f} + {report.seconds_training:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Train the demo checkpoint's image model and both text encoders together, from encoded scenes.
+
+    python -m demo.train_unet FOLDER OUT.safetensors --minutes 90
+
+SDXL's own objective (noise prediction at 1000 scaled-linear levels) with min-SNR weights (Hang et al. 2023, γ = 5), which
+let composition form in few steps; one caption in ten is dropped for classifier-free guidance. What ships is a moving
+average of the weights. The folder may still be filling while this runs: new shards are picked up as they appear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from bench.bootstrap import boot_host
+
+from .config import SIZE, UNET, UNET_EXTRA
+from .text import CONFIG_G, CONFIG_L, END, TOKENIZER_DIR, VOCABULARY, WIDTH_G, WIDTH_L, write_tokenizer
+from .training import MovingAverage, initialise, prepare_cpu, save
+
+TOKENS = 77
+
+
+def out_of_place_layers() -> None:
+    """ComfyUI's CLIP layers add in place, which autograd refuses; the sums are the same."""
+    from comfy import clip_model
+
+    def forward(self, x, mask=None, optimized_attention=None):  # noqa: ANN001, ANN202
+        x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+        return x + self.mlp(self.layer_norm2(x))
+
+    clip_model.CLIPLayer.forward = forward
+
+
+def plain_attention() -> None:
+    """Attention by two matrix products: its backward pass is several times faster than the fused one's on a CPU."""
+    from comfy.ldm.modules import attention
+
+    def attend(q, k, v, heads, mask=None, **_):  # noqa: ANN001, ANN003, ANN202
+        def split(x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+        q, k, v = split(q), split(k), split(v)
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).float().softmax(-1).to(v.dtype)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+    attention.optimized_attention = attend
+
+
+class DemoNet(torch.nn.Module):
+    """UNet and text encoders under the names that the checkpoint uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import comfy.ops
+        from comfy.clip_model import CLIPTextModel
+        from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel
+
+        ops = comfy.ops.disable_weight_init
+        self.unet = UNetModel(**{**UNET, **UNET_EXTRA}, dtype=torch.float32, device="cpu", operations=ops)
+        self.clip_l = CLIPTextModel(dict(CONFIG_L), torch.float32, "cpu", ops)
+        self.clip_g = CLIPTextModel(dict(CONFIG_G), torch.float32, "cpu", ops)
+        for encoder, width in ((self.clip_l, WIDTH_L), (self.clip_g, WIDTH_G)):
+            encoder.set_input_embeddings(ops.Embedding(len(VOCABULARY), width))
+        sizes = Timestep(256)(torch.tensor([SIZE, SIZE, 0.0, 0.0, SIZE, SIZE])).flatten()
+        self.register_buffer("sizes", sizes, persistent=False)
+
+    def text(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (B, n), filled up behind the end token, to context (B, 77, 768) and pooled (B, 512)."""
+        n = tokens.shape[1]
+        causal = torch.full((n, n), -torch.finfo(torch.float32).max).triu_(1)
+        rows = torch.arange(len(tokens))
+
+        def run(encoder: torch.nn.Module, tap: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+            model = encoder.text_model
+            x = model.embeddings.token_embedding(tokens) + model.embeddings.position_embedding.weight[:n]
+            x, between = model.encoder(x, mask=causal, intermediate_output=tap)
+            return model.final_layer_norm(x), between
+
+        last, _ = run(self.clip_l, None)
+        final, hidden = run(self.clip_g, 0)
+        assert hidden is not None
+        pooled = self.clip_g.text_projection(final[rows, lengths - 1])
+        alive = (torch.arange(n)[None] < lengths[:, None])[..., None]
+        context = torch.cat((last, hidden), -1) * alive
+        return torch.nn.functional.pad(context, (0, 0, 0, TOKENS - n)), pooled
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        context, pooled = self.text(tokens, lengths)
+        y = torch.cat((pooled, self.sizes[None].expand(len(x), -1)), 1)
+        return self.unet(x, t, context=context, y=y)
+
+
+class Shards:
+    """Latents (N, 4, 32, 32) and tokenized captions of every finished shard in a folder."""
+
+    def __init__(self, folder: Path):
+        from transformers import PreTrainedTokenizerFast
+
+        self.folder, self.seen, self.parts = folder, set(), []
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(str(TOKENIZER_DIR))
+        self.captions: list[list[int]] = []
+        self.latents = torch.empty(0)
+        self.empty = self.tokenizer("")["input_ids"]
+
+    def refresh(self) -> int:
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name not in self.seen:
+                self.seen.add(path.name)
+                self.parts.append(load_file(str(path))["latents"])
+                captions = json.loads(path.with_suffix(".json").read_text())
+                self.captions += self.tokenizer(captions)["input_ids"]
+        if self.parts and sum(map(len, self.parts)) != len(self.latents):
+            self.latents = torch.cat(self.parts)
+        return len(self.latents)
+
+    def batch(self, size: int, rng: np.random.Generator, drop: float = 0.1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        picks = rng.integers(0, len(self.latents), size)
+        ids = [self.empty if rng.random() < drop else self.captions[k] for k in picks]
+        lengths = torch.tensor([len(i) for i in ids])
+        tokens = torch.full((size, int(lengths.max())), END)
+        for row, i in enumerate(ids):
+            tokens[row, : len(i)] = torch.tensor(i)
+        return self.latents[picks].float(), tokens, lengths
+
+
+def build() -> DemoNet:
+    net = DemoNet()
+    initialise(net, zero=("out_layers.3", "proj_out", "out.2"))
+    with torch.no_grad():
+        for encoder in (net.clip_l, net.clip_g):
+            encoder.text_model.embeddings.token_embedding.weight.normal_(0, 0.05)
+            encoder.text_model.embeddings.position_embedding.weight.normal_(0, 0.02)
+    net.requires_grad_(True)
+    return net.train()
+
+
+def shipped(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the checkpoint holds: everything but the first encoder's projection, which nothing reads."""
+    return {k: v for k, v in values.items() if k != "clip_l.text_projection.weight"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    prepare_cpu(args.threads)
+    boot_host()
+    write_tokenizer()
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    net = build()
+    out_of_place_layers()
+    plain_attention()
+    if args.resume:
+        net.load_state_dict({k: v.float() for k, v in load_file(str(args.resume)).items()})
+    print(f"{sum(p.numel() for p in net.unet.parameters()) / 1e6:.2f} M in the UNet, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M in all", flush=True)
+    data = Shards(args.folder)
+    while data.refresh() < 500:
+        time.sleep(5)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0).float()
+    weights = (alphas / (1 - alphas)).clamp(max=5) / (alphas / (1 - alphas))
+    decay = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=args.rate, betas=(0.9, 0.99), fused=True
+    )
+    average, begin, step, losses, saved = MovingAverage(net, 0.999), time.time(), 0, [], time.time()
+    while (share := (time.time() - begin) / (60 * args.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = args.rate * min(1.0, (step + 1) / 200) * min(1.0, 1.5 * (1 - share)) + 1e-6
+        latents, tokens, lengths = data.batch(args.batch, rng)
+        t = torch.randint(0, 1000, (args.batch,))
+        a = alphas[t][:, None, None, None]
+        noise = torch.randn_like(latents)
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = net(a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens, lengths)
+        loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        average.update(net)
+        losses.append(loss.item())
+        step += 1
+        if step % 50 == 0:
+            print(f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f} pictures {data.refresh()}", flush=True)
+        if time.time() - saved > 300:
+            save(average.values, args.out, {"steps": str(step)}, half=False)
+            saved = time.time()
+    done = {"steps": str(step), "minutes": f"{(time.time() - begin) / 60:.0f}"}
+    save(average.values, args.out, done, half=False)
+    save(shipped(average.values), args.out.with_stem(args.out.stem + "_fp16"), done)
+    print(f"done: {step} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""LoadDemoModel: the mini checkpoint that ships with the pack."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..demo.loader import load_demo_model, load_demo_scorer
+from .io_types import ClipScorer
+
+
+class LoadDemoModel(io.ComfyNode):
+    """The bundled checkpoint as MODEL, CLIP, VAE and CLIP_SCORER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadDemoModel",
+            display_name="Load Demo Model",
+            category="PartEdit/demo",
+            search_aliases=["mini checkpoint", "example model", "tiny sdxl"],
+            description="A very small SDXL-shaped checkpoint that comes with the pack, for trying the workflows without "
+            "a download. It draws simple cats, dogs, rabbits, robots, cars and chairs at 256 x 256 and knows few words.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="SDXL-shaped image model; works with every core sampler."),
+                io.Clip.Output(display_name="clip", tooltip="Its two text encoders. Unknown words are named in the log."),
+                io.Vae.Output(display_name="vae", tooltip="Its VAE: 8 pixels a latent step, SDXL's latent format."),
+                ClipScorer.Output(display_name="clip_scorer", tooltip="A tiny CLIP trained on the same pictures."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        model, clip, vae = load_demo_model(folder_paths.get_folder_paths("embeddings"))
+        return io.NodeOutput(model, clip, vae, load_demo_scorer())
