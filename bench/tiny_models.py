@@ -1,4 +1,4 @@
-"""Small SDXL-, SD1- and SD2-shaped models with drawn weights, and stand-ins for text encoders, for tests and timings."""
+"""Small SDXL-, SD1- and SD2-shaped models with drawn weights, and a stand-in for text encoders, for tests."""
 
 from __future__ import annotations
 

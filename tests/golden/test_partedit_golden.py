@@ -1,4 +1,4 @@
-"""PartEdit's golden cases through the product's own code path; inputs are drawn again, outputs lie in data/partedit/."""
+"""PartEdit's golden cases through the product's own code; inputs are drawn again, outputs lie in data/partedit."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def words(clip):
 def test_words_and_positions(words):
     prompt = words("a closeup of a man, outdoors.")
     assert [w.text for w in prompt.words] == ["a", "closeup", "of", "a", "man,", "outdoors."]
-    assert prompt.words[4].positions == (6, 7)  # "closeup" and "man," are two tokens each
-    assert prompt.length == 77 and prompt.used == 11
+    assert prompt.words[4].positions == (5, 6)  # the comma is a token of its own
+    assert prompt.length == 77 and prompt.used == 10
 
 
 def test_weights_and_long_prompts_keep_positions(words):
