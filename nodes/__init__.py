@@ -5,19 +5,25 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 # One import line a file, in alphabetical order.
+from .clip_scorer import LoadCLIPScorer
 from .editing_pair import EditingPair
 from .feature_blend import FeatureBlendGuider, FeatureBlendSampler
 from .inversion import InvertLatent
 from .mask import AdaptiveOtsuThreshold, PartAttentionMask
-from .part_token import CombinePartTokens, LoadPartToken
+from .metrics import EditMetrics
+from .part_token import CombinePartTokens, LoadPartToken, SavePartToken
 from .prompt import PartEditPrompt
 from .reassemble import OIRReassemble
+from .segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel
 from .step_search import InversionStepSearch
+from .train_part_token import TrainPartToken
 
 # The order in which help pages and tests walk through the nodes: part tokens, editing, inversion, OIR, tools.
 NODE_CLASSES: list[type[io.ComfyNode]] = [
     LoadPartToken,
     CombinePartTokens,
+    TrainPartToken,
+    SavePartToken,
     PartEditPrompt,
     PartAttentionMask,
     AdaptiveOtsuThreshold,
@@ -27,6 +33,11 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
     EditingPair,
     InversionStepSearch,
     OIRReassemble,
+    LoadCLIPScorer,
+    LoadSAMModel,
+    LoadGroundingModel,
+    GroundedSAMMask,
+    EditMetrics,
 ]
 
 

@@ -1,12 +1,13 @@
-"""LoadPartToken and CombinePartTokens."""
+"""LoadPartToken, CombinePartTokens and SavePartToken."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..core.partedit.tokens import FOLDER, PartToken, combine, find_token, list_tokens, load_token
+from ..core.partedit.token_files import published_names
+from ..core.partedit.tokens import FOLDER, PartToken, combine, find_token, keep_token, list_tokens, load_token
 from .common import PartTokenType
 
 MAX_TOKENS = 6
@@ -27,10 +28,10 @@ class LoadPartToken(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "part_token",
-                    options=list_tokens(),
+                    options=[*list_tokens(), *published_names(list_tokens())],
                     tooltip=(
                         f"Token file from models/{FOLDER} or from the pack's own tokens. It must fit the "
-                        "model's family."
+                        "model's family. A published one that is not there says where to get it."
                     ),
                 ),
             ],
@@ -90,3 +91,42 @@ class CombinePartTokens(io.ComfyNode):
     def execute(cls, **tokens: PartToken) -> io.NodeOutput:
         ordered = [tokens.get(f"part_token_{number}") for number in range(1, MAX_TOKENS + 1)]
         return io.NodeOutput(combine([token for token in ordered if token is not None]))
+
+
+class SavePartToken(io.ComfyNode):
+    """Keep a part token as a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SavePartToken",
+            display_name="Save Part Token",
+            category="PartEdit/tokens",
+            description=(
+                f"Keeps a part token in models/{FOLDER} as one safetensors file with its part names, model family and "
+                "how it was made, ready for LoadPartToken."
+            ),
+            is_output_node=True,
+            inputs=[
+                PartTokenType.Input("part_token", tooltip="From TrainPartToken or CombinePartTokens."),
+                io.String.Input("file_name", default="my_part", tooltip="A plain name, without folder or ending."),
+                io.Combo.Input(
+                    "if_it_exists",
+                    options=["number it", "replace it"],
+                    default="number it",
+                    tooltip="number it keeps the older file; replace it only replaces part tokens.",
+                ),
+                io.String.Input(
+                    "note", default="", multiline=True, optional=True, tooltip="Your own words, kept in the file."
+                ),
+            ],
+            outputs=[
+                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
+                io.String.Output(display_name="file_name", tooltip="The name it was saved under."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, part_token: PartToken, file_name: str, if_it_exists: str, note: str = "") -> io.NodeOutput:
+        path = keep_token(part_token, file_name, replace=if_it_exists == "replace it", note=note)
+        return io.NodeOutput(part_token, path.name, ui=ui.PreviewText(f"Saved as {path}"))

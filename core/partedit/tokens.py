@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..attention import TOKEN_CONTEXT
-from .token_files import check_embedding, check_file_size, clean_text, where_to_get
+from .token_files import check_embedding, check_file_size, clean_text, safe_file_name, where_to_get
 
 FOLDER = "part_tokens"
 SUFFIXES = (".safetensors", ".pt")
@@ -245,6 +245,54 @@ def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
     if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
         return None
     return tuple(values)
+
+
+def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str = "") -> Path:
+    """Save a token into the user's token folder under a plain name.
+
+    Args:
+        name: see `safe_file_name`; an ending of a token file is taken off.
+        replace: overwrite a token of that name; otherwise a number is added.
+        note: the user's words, kept as metadata.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: a name that is none, or a file of that name that is no token.
+    """
+    import folder_paths
+
+    stem = safe_file_name(name)
+    stem = stem[: -len(".safetensors")] if stem.lower().endswith(".safetensors") else stem
+    stem = safe_file_name(stem)
+    # The pack's own folder comes with the code: an update would take what is saved there away.
+    own = Path(__file__).resolve().parents[2] / "tokens"
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    folder = next((folder for folder in folders if folder.resolve() != own), None)
+    if folder is None:
+        raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save into.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / f"{stem}.safetensors", 1
+    if replace and path.exists():
+        try:
+            load_token(path)
+        except ValueError as error:
+            raise ValueError(f"file_name: {path} exists and is no part token, so it is not replaced.") from error
+    while not replace and path.exists():
+        number += 1
+        path = folder / f"{stem}_{number}.safetensors"
+    metadata = {**token.metadata, "pack_version": _pack_version()}
+    if note.strip():
+        metadata["note"] = clean_text(note)
+    save_token(PartToken(token.embedding, token.part_rows, token.names, token.model_family, metadata), path)
+    return path
+
+
+def _pack_version() -> str:
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    line = next((line for line in text.splitlines() if line.startswith("version")), "")
+    return line.partition("=")[2].strip().strip('"')
 
 
 def list_tokens() -> list[str]:

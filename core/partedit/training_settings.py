@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,24 @@ class TrainingReport:
     seconds_training: float = 0.0
     cache_bytes: int = 0
     passes: int = 0
+
+    def as_json(self) -> str:
+        """The figures, without the curves and maps."""
+        figures = {
+            "part_iou": self.part_iou,
+            "measured_on": "held-out pictures" if self.held_out else "training pictures",
+            "held_out_pictures": self.held_out,
+            "returned_step": self.best_step,
+            "stopped_at": self.stopped_at,
+            "resumed_from": self.resumed_from,
+            "last_loss": self.losses[-1] if self.losses else None,
+            "effective_learning_rate": self.effective_learning_rate,
+            "seconds_queries": round(self.seconds_cache, 2),
+            "seconds_training": round(self.seconds_training, 2),
+            "cache_megabytes": round(self.cache_bytes / 1e6, 1),
+            "model_passes": self.passes,
+        }
+        return json.dumps(figures, indent=1)
 
 
 def split_pictures(

@@ -1,0 +1,97 @@
+"""From what a user has, pictures, painted masks and a word, to what training takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_MULTIPLE = 8  # pixels of a latent's side; a VAE crops what is left over, and masks must be cropped alike
+
+
+def part_names(text: str, count: int) -> tuple[str, ...]:
+    """Names separated by commas, one for each connected mask input.
+
+    Raises:
+        ValueError: too few, too many, or the same twice.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(
+            f"part_names: {text!r} gives {len(names)} names for {count} connected mask inputs. Write one name a part, "
+            "separated by commas, all different."
+        )
+    return names
+
+
+def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and masks of one size, cropped at the centre to whole latent pixels.
+
+    Args:
+        images: (N, H, W, 3). masks: for each part (N, h, w); another resolution is resized, the aspect must be alike.
+
+    Returns:
+        (N, H', W', 3) and (N, P, H', W').
+
+    Raises:
+        ValueError: counts that differ, other aspects, or values that are no numbers.
+    """
+    if images.ndim != 4 or images.shape[-1] < 3:
+        raise ValueError(f"images: expected a batch of pictures (N, H, W, 3), got {tuple(images.shape)}.")
+    if not torch.isfinite(images).all():
+        raise ValueError("images: hold NaN or infinite values.")
+    count, height, width = images.shape[:3]
+    resized = []
+    for number, mask in enumerate(masks, start=1):
+        name = "masks" if number == 1 else f"masks_{number}"
+        mask = mask.reshape(-1, *mask.shape[-2:]).float()
+        if mask.shape[0] != count:
+            raise ValueError(f"{name}: expected {count} masks, one for each picture, got {mask.shape[0]}.")
+        if abs(mask.shape[-1] / mask.shape[-2] - width / height) > 0.02:
+            raise ValueError(
+                f"{name}: are {mask.shape[-1]} x {mask.shape[-2]}, the pictures {width} x {height}: another aspect. "
+                "Scale or crop both alike before."
+            )
+        if tuple(mask.shape[-2:]) != (height, width):
+            mask = F.interpolate(mask[None], (height, width), mode="bilinear", antialias=True)[0]
+        resized.append(mask)
+    new_height, new_width = height // _MULTIPLE * _MULTIPLE, width // _MULTIPLE * _MULTIPLE
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    window = (slice(top, top + new_height), slice(left, left + new_width))
+    return images[:, window[0], window[1], :3], torch.stack(resized, dim=1)[:, :, window[0], window[1]]
+
+
+def encode_pictures(vae: Any, images: torch.Tensor, progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
+    """(N, C, h, w) latents, encoded one by one so that many pictures take no more memory than one."""
+    latents = []
+    for index, image in enumerate(images):
+        if progress is not None:
+            progress(index, images.shape[0])
+        latents.append(vae.encode(image[None, ..., :3]).cpu())
+    return torch.cat(latents)
+
+
+def word_rows(clip: Any, words: Sequence[str]) -> torch.Tensor:
+    """(P, D) text-encoder outputs of words, to start training from; a word of several tokens gives their mean.
+
+    Args:
+        clip: a ComfyUI CLIP. words: one a part.
+    """
+    rows = []
+    for word in words:
+        tokens = clip.tokenize(word)
+        content = _content_length(next(iter(tokens.values()))[0], clip)
+        states = clip.encode_from_tokens_scheduled(tokens)[0][0]
+        rows.append(states[0, 1 : 1 + content].float().cpu().mean(dim=0))
+    return torch.stack(rows)
+
+
+def _content_length(row: Sequence[tuple[Any, ...]], clip: Any) -> int:
+    """Number of tokens between the start token and the padding: those that differ from the row of an empty text."""
+    empty = next(iter(clip.tokenize("").values()))[0]
+    numbers, plain = ([entry[0] for entry in tokens] for tokens in (row, empty))
+    end = plain[1]
+    length = next((index for index, number in enumerate(numbers[1:]) if number == end), len(numbers) - 1)
+    return max(1, length)

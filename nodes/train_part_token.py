@@ -1,0 +1,147 @@
+"""TrainPartToken: a few pictures and painted masks become a part token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..core.partedit import token_inputs
+from ..core.partedit.augment import augmented_views
+from ..core.partedit.token_files import safe_file_name
+from ..core.partedit.training import train_part_token
+from ..core.partedit.training_plots import overlays, plot
+from ..core.partedit.training_settings import TrainingSettings
+from .common import PartTokenType, advanced
+from .training_inputs import recipe_inputs
+
+MAX_PARTS = 4
+
+
+class TrainPartToken(io.ComfyNode):
+    """MODEL, VAE, images and masks → PART_TOKEN."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TrainPartToken",
+            display_name="Train Part Token",
+            category="PartEdit/tokens",
+            search_aliases=["learn part", "textual inversion of a part"],
+            description="Learns a part token from some pictures (10 to 20 are enough) and masks of the part. The model "
+            "itself is not changed.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose parts are learned; the token fits its family only."),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the pictures are looked at with: CLIPTextEncode, an empty prompt does."
+                ),
+                io.Image.Input("images", tooltip="Pictures that show the part, all of one size."),
+                io.Mask.Input("masks", tooltip="Masks of the part, one for each picture, in the same order."),
+                io.String.Input(
+                    "part_names",
+                    default="head",
+                    tooltip="Name of the part; of several, one each: head, tail.",
+                ),
+                io.Int.Input("steps", default=2000, min=1, max=100000, tooltip="Optimiser steps; paper: 1000 to 2000."),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Same seed, same token."),
+                *(
+                    io.Mask.Input(
+                        f"masks_{number}", optional=True, tooltip=f"Masks of part {number}, learned with part 1."
+                    )
+                    for number in range(2, MAX_PARTS + 1)
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="Only for init_words."),
+                io.String.Input(
+                    "init_words",
+                    default="",
+                    optional=True,
+                    tooltip="Word for each part to start from, such as head; needs clip. Empty starts at random.",
+                ),
+                *(advanced(entry) for entry in recipe_inputs()),
+            ],
+            outputs=[
+                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="To use, or for SavePartToken."),
+                io.Image.Output(display_name="plot", tooltip="Loss and IoU over the steps."),
+                io.Image.Output(
+                    display_name="overlays",
+                    tooltip="Held-out pictures (or the training ones) with the learned map; white: the painted mask.",
+                ),
+                io.String.Output(display_name="report", tooltip="Scores, times and memory, as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        positive: Any,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        part_names: str,
+        steps: int,
+        seed: int,
+        clip: Any = None,
+        init_words: str = "",
+        flip: bool = True,
+        crops: int = 0,
+        resume_name: str = "",
+        **more: Any,
+    ) -> io.NodeOutput:
+        further = sorted(key for key, value in more.items() if key.startswith("masks_") and value is not None)
+        all_masks = [masks, *(more[key] for key in further)]
+        recipe = {key: value for key, value in more.items() if not key.startswith("masks_")}
+        names, init = _parts(part_names, init_words, clip, len(all_masks))
+        pictures, targets = token_inputs.paired(images, all_masks)
+        settings = TrainingSettings(part_names=names, steps=steps, seed=seed, init=init, **recipe)
+        state_file = _state_file(resume_name)
+        views, view_masks, sources = augmented_views(pictures, targets, flip, crops, seed)
+        latents = token_inputs.encode_pictures(vae, views, _progress())
+        token, report = train_part_token(
+            model, latents, view_masks, positive, settings, sources=sources, state_file=state_file, progress=_progress()
+        )
+        if state_file is not None:
+            state_file.unlink(missing_ok=True)
+        judged = report.held_out or sorted(set(sources))
+        shown = overlays([pictures[index] for index in judged], report.maps, targets[judged])
+        text = report.as_json()
+        return io.NodeOutput(token, plot(report), shown, text, ui=ui.PreviewText(text))
+
+
+def _parts(text: str, words: str, clip: Any, count: int) -> tuple[tuple[str, ...], torch.Tensor | None]:
+    """Part names, and the rows to start from."""
+    names = token_inputs.part_names(text, count)
+    if not words.strip():
+        return names, None
+    if clip is None:
+        raise ValueError(f"clip: init_words {words!r} need the model's CLIP; connect it, or leave init_words empty.")
+    starts = tuple(word.strip() for word in words.split(",") if word.strip())
+    if len(starts) != count:
+        raise ValueError(f"init_words: {words!r} gives {len(starts)} words for {count} parts. Write one a part.")
+    return names, token_inputs.word_rows(clip, starts)
+
+
+def _state_file(name: str) -> Path | None:
+    if not name.strip():
+        return None
+    file = safe_file_name(name, "resume_name") + ".training.safetensors"
+    return Path(folder_paths.get_output_directory()) / "part_token_training" / file
+
+
+def _progress() -> Any:
+    """Shows progress, and stops when the user cancels."""
+    bar: list[Any] = []
+
+    def report(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not bar:
+            bar.append(comfy.utils.ProgressBar(total))
+        bar[0].update_absolute(done, total)
+
+    return report
