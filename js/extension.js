@@ -88,7 +88,7 @@ function report(node, output) {
     area(node, "partedit_text", 60).textContent = (Array.isArray(text) ? text : [text]).join("\n");
   }
   const curves = output?.curve;
-  if (curves?.length) area(node, "partedit_curve", HEIGHT * Math.min(curves.length, 3)).replaceChildren(...curves.map(plot));
+  if (curves?.length) area(node, "partedit_curve", (HEIGHT + 30) * Math.min(curves.length, 3)).replaceChildren(...curves.map(plot));
 }
 
 app.registerExtension({

@@ -168,6 +168,8 @@ def _default(kind: Any, options: dict[str, Any]) -> Any:
     choices = kind if isinstance(kind, list) else options.get("options") or []
     if choices:
         return choices[0]
+    if isinstance(kind, list):
+        return ""
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 

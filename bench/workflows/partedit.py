@@ -75,9 +75,9 @@ DEMO = Workflow(
         "demo.CLIP",
         "demo.VAE",
         (256, 256),
-        {"source": "a red robot on the grass", "edit": "a blue robot on the grass"},
+        {"source": "a red robot in the snow", "edit": "a blue robot in the snow"},
         "demo_robot_head.safetensors",
-        {"seed": 7, "steps": 25, "cfg": 5.0},
+        {"seed": 1, "steps": 25, "cfg": 5.0},
     ),
     "save",
 )
