@@ -18,12 +18,11 @@ def recipe_inputs() -> list[Any]:
             "flip", default=True, optional=True, tooltip="Also train on mirrored copies. Off for left and right parts."
         ),
         io.Int.Input("crops", default=0, min=0, max=8, optional=True, tooltip="Random crops of each picture to add."),
-        io.Combo.Input(
+        io.String.Input(
             "layers",
-            options=list(PRESETS),
             default=standard.layers,
             optional=True,
-            tooltip="Layers whose maps are trained: first-8, the paper's eight of the decoder.",
+            tooltip=f"Layers whose maps are trained: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'.",
         ),
         io.Float.Input(
             "noise_high",
