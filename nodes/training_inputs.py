@@ -22,7 +22,7 @@ def recipe_inputs() -> list[Any]:
             "layers",
             default=standard.layers,
             optional=True,
-            tooltip=f"Layers whose maps are trained: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'.",
+            tooltip=f"Layers to train on: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'.",
         ),
         io.Float.Input(
             "noise_high",

@@ -1,0 +1,245 @@
+"""Pictures with part masks: folders of pairs, and readers of PartImageNet and Pascal-Part that fill such folders.
+
+PartImageNet (He et al. 2022): one COCO file a split (``train.json``) whose categories are parts ("Quadruped Head"),
+and a folder of pictures. Pascal-Part (Chen et al. 2014): one MATLAB file a picture
+(``Annotations_Part/2008_000008.mat``) with a mask for each part of each object, and the VOC 2010 pictures
+(``JPEGImages``). Neither data set is part of this pack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .coco_masks import decode_segmentation
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MASK_ENDING = "_mask"
+MAX_ANNOTATION_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class PartExample:
+    """A picture's file and the mask of a part in it, (H, W) bool."""
+
+    image: Path
+    mask: np.ndarray
+
+
+def read_part_imagenet(
+    annotations: Path, images: Path, parts: Sequence[str], limit: int | None = None, min_share: float = 0.0
+) -> Iterator[PartExample]:
+    """Pictures of PartImageNet that show a part; several part names are joined to one mask.
+
+    Args:
+        annotations: the COCO file. images: the folder that its ``file_name`` entries start from.
+        parts: category names in any case: "Quadruped Head".
+        limit: at most so many pictures. min_share: leave out pictures whose mask covers less of them.
+
+    Raises:
+        ValueError: no such part (the message lists those there are), or a file of another format.
+    """
+    content = _json(annotations)
+    try:
+        names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+        pictures = {entry["id"]: entry for entry in content["images"]}
+        entries = content["annotations"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'{annotations}' is no COCO file: {error} is missing.") from error
+    chosen = _categories(names, parts)
+    by_picture: dict[Any, list[Any]] = {}
+    for entry in entries:
+        if entry["category_id"] in chosen:
+            by_picture.setdefault(entry["image_id"], []).append(entry["segmentation"])
+    found = 0
+    for number, segmentations in by_picture.items():
+        picture = pictures[number]
+        height, width = int(picture["height"]), int(picture["width"])
+        mask = np.zeros((height, width), dtype=bool)
+        for segmentation in segmentations:
+            mask |= decode_segmentation(segmentation, height, width)
+        if mask.any() and mask.mean() >= min_share:
+            yield PartExample(_inside(images, str(picture["file_name"])), mask)
+            found += 1
+            if limit is not None and found >= limit:
+                return
+
+
+def read_pascal_part(
+    annotations: Path,
+    images: Path,
+    object_class: str,
+    parts: Sequence[str],
+    limit: int | None = None,
+    min_share: float = 0.0,
+) -> Iterator[PartExample]:
+    """Pictures of Pascal-Part that show parts of a class, joined to one mask.
+
+    Args:
+        annotations: the folder of .mat files. images: the folder of the VOC 2010 pictures.
+        object_class: "person", "car", "cat" … parts: names as in the files, such as "head", "hair", "torso".
+
+    Raises:
+        ValueError: a file of another format, or a class or part that none of the files has.
+    """
+    from scipy.io import loadmat
+
+    wanted = {part.lower() for part in parts}
+    seen: set[str] = set()
+    found = 0
+    files = sorted(annotations.glob("*.mat"))
+    if not files:
+        raise ValueError(f"'{annotations}' holds no .mat file. Give the folder Annotations_Part of Pascal-Part.")
+    for file in files:
+        try:
+            record = loadmat(str(file), squeeze_me=True, struct_as_record=False)["anno"]
+            objects = np.atleast_1d(record.objects)
+            total: np.ndarray | None = None
+            for thing in objects:
+                if str(getattr(thing, "class")).lower() != object_class.lower():
+                    continue
+                for part in np.atleast_1d(thing.parts):
+                    # An object without parts holds an empty array in their place.
+                    if not hasattr(part, "part_name"):
+                        continue
+                    seen.add(str(part.part_name).lower())
+                    if str(part.part_name).lower() in wanted:
+                        mask = np.asarray(part.mask) > 0
+                        total = mask if total is None else total | mask
+            name = str(record.imname)
+        except Exception as error:  # scipy raises whatever its parser stumbles upon
+            raise ValueError(f"'{file}' is no annotation of Pascal-Part ({type(error).__name__}: {error}).") from error
+        if total is None or not total.any() or total.mean() < min_share:
+            continue
+        yield PartExample(_picture(images, name), total)
+        found += 1
+        if limit is not None and found >= limit:
+            return
+    if not found:
+        there = ", ".join(sorted(seen)) or "no parts at all"
+        raise ValueError(f"parts: no {object_class} with {', '.join(parts)} in '{annotations}'. It has: {there}.")
+
+
+def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder: Path) -> int:
+    """Write pictures and masks as pairs NAME.png and NAME_mask.png; returns how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for count, example in enumerate(examples, start=1):
+        with Image.open(example.image) as opened:
+            picture = opened.convert("RGB")
+        if picture.size != example.mask.shape[::-1]:
+            raise ValueError(
+                f"'{example.image}' is {picture.size[0]} x {picture.size[1]}, its mask "
+                f"{example.mask.shape[1]} x {example.mask.shape[0]}. The pictures do not belong to the annotations."
+            )
+        name = f"{count:05d}_{example.image.stem}"
+        Image.fromarray(example.mask.astype(np.uint8) * 255).save(folder / f"{name}{MASK_ENDING}.png")
+        picture.save(folder / f"{name}.png")
+    return count
+
+
+def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(picture, mask) files of a folder: NAME.* with NAME_mask.*, or images/NAME.* with masks/NAME.*.
+
+    Raises:
+        ValueError: no pairs, or a picture without its mask.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"folder: '{folder}' does not exist.")
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        pictures, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+        masks = {stem.removesuffix(MASK_ENDING): path for stem, path in masks.items()}
+    else:
+        files = _by_stem(folder)
+        masks = {stem.removesuffix(MASK_ENDING): path for stem, path in files.items() if stem.endswith(MASK_ENDING)}
+        pictures = {stem: path for stem, path in files.items() if not stem.endswith(MASK_ENDING)}
+    lonely = sorted(set(pictures) - set(masks))
+    if lonely:
+        raise ValueError(f"folder: '{folder}' has no mask for {', '.join(lonely[:5])} (expected {lonely[0]}_mask.png).")
+    if not pictures:
+        raise ValueError(f"folder: '{folder}' holds no pictures. Put pairs there: cat.png and cat_mask.png.")
+    return [(pictures[stem], masks[stem]) for stem in sorted(pictures)]
+
+
+def load_pairs(folder: Path, size: int, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs as squares of one size.
+
+    Each picture is cropped to a square that holds as much of the mask as possible, then scaled.
+
+    Returns:
+        Images (N, size, size, 3) and masks (N, 1, size, size), float32, 0..1.
+    """
+    images, masks = [], []
+    for picture_file, mask_file in list_pairs(folder)[:limit]:
+        with Image.open(picture_file) as opened:
+            picture = opened.convert("RGB")
+        with Image.open(mask_file) as opened:
+            mask = opened.convert("L")
+        if mask.size != picture.size:
+            mask = mask.resize(picture.size, Image.Resampling.NEAREST)
+        box = square_around(np.asarray(mask) > 127)
+        images.append(np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box), dtype=np.float32) / 255)
+        scaled = mask.resize((size, size), Image.Resampling.BILINEAR, box)
+        masks.append(np.asarray(scaled, dtype=np.float32)[None] / 255)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))
+
+
+def square_around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the largest square of a picture, moved so that the mask's middle is in its middle."""
+    height, width = mask.shape
+    side = min(height, width)
+    rows, columns = np.nonzero(mask)
+    if rows.size == 0:
+        return (width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2
+    left = int(np.clip((columns.min() + columns.max() + 1 - side) // 2, 0, width - side))
+    top = int(np.clip((rows.min() + rows.max() + 1 - side) // 2, 0, height - side))
+    return left, top, left + side, top + side
+
+
+def _categories(names: dict[int, str], parts: Sequence[str]) -> set[int]:
+    lower = {name.lower(): number for number, name in names.items()}
+    unknown = [part for part in parts if part.lower() not in lower]
+    if unknown or not parts:
+        there = ", ".join(sorted(names.values()))
+        raise ValueError(f"parts: {', '.join(unknown) or 'none given'} cannot be found. The file has: {there}.")
+    return {lower[part.lower()] for part in parts}
+
+
+def _json(file: Path) -> Any:
+    if not file.is_file():
+        raise ValueError(f"annotations: '{file}' does not exist.")
+    if file.stat().st_size > MAX_ANNOTATION_BYTES:
+        raise ValueError(f"annotations: '{file}' is larger than {MAX_ANNOTATION_BYTES // 1024**3} GB.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"annotations: '{file}' is no JSON ({error}).") from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file below a folder; names that lead out of it are refused."""
+    path = (folder / name).resolve()
+    if folder.resolve() not in path.parents:
+        raise ValueError(f"annotations: the picture name {name!a} leads out of '{folder}'.")
+    if not path.is_file():
+        raise ValueError(f"images: '{path}' does not exist. Give the folder that the annotations' names start from.")
+    return path
+
+
+def _picture(folder: Path, name: str) -> Path:
+    """Pascal's annotations name a picture with or without its ending."""
+    if Path(name).suffix.lower() in PICTURES:
+        return _inside(folder, name)
+    ending = next((ending for ending in PICTURES if (folder / (name + ending)).is_file()), ".jpg")
+    return _inside(folder, name + ending)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.is_file()}
