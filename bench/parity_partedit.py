@@ -128,7 +128,8 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
         inputs["token"], tuple(range(1, 2 * parts, 2)), tuple(f"part {n + 1}" for n in range(parts)), "sdxl"
     )
     blend = BlendSettings(
-        edit_steps=settings["edit_steps"] / steps,
+        # The product reads 1 and less as a share of the steps.
+        edit_steps=settings["edit_steps"] / steps if settings["edit_steps"] <= 1 else settings["edit_steps"],
         threshold=_THRESHOLDS[settings.get("threshold", "PARTEDIT")],
         omega=settings.get("omega", 1.5),
         timing="published",

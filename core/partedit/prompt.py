@@ -233,7 +233,7 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
                     "schedule)."
                 )
     joined: Conditioning = []
-    columns: tuple = ()
+    columns: list[tuple[tuple[int, int], ...]] = []
     for number in range(entries):
         source, options = prompt.source[number]
         rows, columns = [source], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +196,7 @@ class BlendRun:
                 self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
                 if name != "positive" and cond["uuid"] in self._positive:
                     # The host copies an entry with an area to its opposite, id included; tell the copies apart.
-                    entries[number] = cond = {**cond, "uuid": object()}
+                    entries[number] = cond = {**cond, "uuid": uuid.uuid4()}
                     self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
 
     def _finish(self) -> None:

@@ -171,7 +171,6 @@ def _one_pass(
 
 def _masks_of(run: BlendRun, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
     size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
-    steps = sorted(run.history)
-    every = [final_masks(run, size, step) for step in steps]
-    final = every[-1].flatten(0, 1)
-    return final, torch.stack([torch.cat(list(one.flatten(0, 1)), dim=1) for one in every])
+    found = (final_masks(run, size, step) for step in sorted(run.history))
+    every = [masks.flatten(0, 1) for masks in found if masks is not None]
+    return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every])
