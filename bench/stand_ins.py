@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
 from .golden_weights import standard_normal, text_seed
 from .parity_oir import prompt_conditioning, relative_error, sd1_shaped_model
 

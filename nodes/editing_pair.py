@@ -11,6 +11,7 @@ from ..core.oir.masks import one_mask
 from ..core.oir.prompts import common_source_prompt, find_phrase, guided_prompt
 from ..core.oir.types import EditingPair as Pair
 from . import io_types
+from .common import advanced
 
 
 class EditingPair(io.ComfyNode):
@@ -41,10 +42,10 @@ class EditingPair(io.ComfyNode):
                     tooltip="Where the object is: one mask of the picture's shape, at any resolution. From a "
                     "segmenter, painted, or from PartAttentionMask.",
                 ),
-                io.Int.Input(
+                advanced(io.Int.Input(
                     "occurrence", default=1, min=1, max=100,
                     tooltip="Which one, when the phrase comes several times in the prompt.",
-                ),
+                )),
                 io.String.Input(
                     "guided_prompt", multiline=True, default="",
                     tooltip="Leave it empty to build it: the source prompt with this one phrase exchanged. Write it "

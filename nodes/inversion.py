@@ -13,6 +13,7 @@ from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling
 from ..core.inversion.trajectory import METHODS
 from ..core.segment.caption import WHERE_TO_GET, caption, captioner_folders
 from . import io_types
+from .common import advanced
 
 NO_CAPTIONER = "none"
 
@@ -62,20 +63,20 @@ class InvertLatent(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Noise of edit_friendly_ddpm and ledits_pp; DDIM does not use it.",
                 ),
-                io.Combo.Input(
+                advanced(io.Combo.Input(
                     "spacing", options=list(SPACINGS), default=SPACINGS[0],
                     tooltip="Which training timesteps the steps sit at. leading is what both papers' code uses. Not "
                     "used when sigmas is connected.",
-                ),
-                io.Int.Input(
+                )),
+                advanced(io.Int.Input(
                     "fixed_point_iterations", default=3, min=1, max=20,
                     tooltip="Extra evaluations a step for ddim_fixed_point: 3 is enough for most pictures.",
-                ),
-                io.Combo.Input(
+                )),
+                advanced(io.Combo.Input(
                     "captioner", options=captioners, default=NO_CAPTIONER,
                     tooltip="Writes the source prompt when there is none: a BLIP model's folder in "
                     "models/captioners. Needs image and clip.",
-                ),
+                )),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes source_prompt."),
                 io.Conditioning.Input(
                     "positive", optional=True,

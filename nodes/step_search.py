@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..core.oir.report import Thumbnails, contact_sheet, score_plot
 from ..core.oir.search import STRATEGIES, SearchSettings, parse_steps, picture_decoder, search_steps
 from . import io_types
+from .common import advanced
 
 
 class InversionStepSearch(io.ComfyNode):
@@ -50,20 +51,20 @@ class InversionStepSearch(io.ComfyNode):
                     tooltip="Largest inversion step to try; 0 means all steps of the trajectory.",
                 ),
                 io.Int.Input("stride", default=1, min=1, max=100, tooltip="Try every n-th step only."),
-                io.Int.Input(
+                advanced(io.Int.Input(
                     "batch_size", default=0, min=0, max=256,
                     tooltip="Candidates a UNet call; 0 takes what fits into the free memory. The result does not "
                     "depend on it.",
-                ),
-                io.Combo.Input(
+                )),
+                advanced(io.Combo.Input(
                     "mask_mode", options=["masked", "published_bias"], default="masked",
                     tooltip="masked: the scorer sees the object alone, as the paper describes. published_bias: the "
                     "published code's way, which hides nothing.",
-                ),
-                io.Boolean.Input(
+                )),
+                advanced(io.Boolean.Input(
                     "published_first", default=False,
                     tooltip="Let the unchanged picture stand in for step 1, as in the published results.",
-                ),
+                )),
                 io.String.Input(
                     "overrides", default="",
                     tooltip="Steps set by hand, one a pair, separated by commas: '24, auto'. Pairs with a number are"

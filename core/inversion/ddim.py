@@ -39,7 +39,8 @@ def ddim_invert_step(
     """One inversion step of ``x`` (B, C, H, W) from ``sigma`` up to ``sigma_next``.
 
     ``ddim_next_timestep``: eps(z_{t-dt}, t), as published with OIR (and as diffusers' DDIMInverseScheduler does it):
-    the input is scaled so that the network sees z_{t-dt} while it is told t.
+    the input is scaled so that the network sees z_{t-dt} while it is told t. For v-prediction eps is what the network
+    means at the t it was told, sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) z.
     ``ddim_current_timestep``: eps(z_{t-dt}, t-dt), the textbook reversal of the ODE (Song et al. 2021, section 4.3).
     ``ddim_fixed_point``: eps(z_t, t), found by fixed-point iteration from the first convention (Pan et al. 2023,
     "AIDI"); the forward step then undoes it.

@@ -49,13 +49,25 @@ class Denoiser:
         self._guider = guider
         self._extra_args = {k: extra_args[k] for k in ("model_options", "seed") if k in extra_args}
         self.device = device
-        self.mixed_sigmas = not any(_follows_progress(c) for conds in guider.conds.values() for c in conds or [])
+        self._conds = [c for conds in guider.conds.values() for c in conds or []]
+        self._highest = 0.0
+        self.mixed_sigmas = not any(_follows_progress(c) for c in self._conds)
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Denoised rows (R, C, H, W) of ``x`` (R, C, H, W) at ``sigma``, one number or (R,)."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0]).contiguous()
+        highest = float(sigma.max())
+        if highest > self._highest:
+            self._rewind_hooks()
+        self._highest = highest
         return self._guider(x, sigma, **self._extra_args)
+
+    def _rewind_hooks(self) -> None:
+        # keyframes only ever move on, as sampling does; an inversion walks the other way
+        for cond in self._conds:
+            for hook in getattr(cond.get("hooks"), "hooks", ()):
+                hook.reset()
 
 
 def _follows_progress(cond: dict[str, Any]) -> bool:

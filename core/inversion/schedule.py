@@ -65,8 +65,9 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
         timesteps = 1 + torch.arange(steps) * (total // steps)
         timesteps = timesteps.clamp(max=total - 1)
     elif spacing == "trailing":
-        timesteps = (total * torch.arange(1, steps + 1) / steps).round().long() - 1
-        timesteps = timesteps.clamp(min=1)
+        count = torch.arange(1, steps + 1)
+        # timestep 0 is the level of the image; with very many steps the first ones would fall on it
+        timesteps = torch.maximum((total * count / steps).round().long() - 1, count)
     elif spacing == "linspace":
         timesteps = (torch.arange(1, steps + 1) * ((total - 1) / steps)).round().long()
     else:

@@ -57,6 +57,19 @@ def common_source_prompt(pairs: Sequence[EditingPair]) -> str:
     return pairs[0].source_prompt
 
 
+def check_source_prompt(pairs: Sequence[EditingPair], inverted_with: str) -> None:
+    """Raise ValueError unless all pairs were written for one prompt, the one the picture was inverted with.
+
+    ``inverted_with`` is "" when that prompt's words are unknown (a conditioning was connected).
+    """
+    prompt = common_source_prompt(pairs)
+    if inverted_with.strip() and inverted_with.strip() != prompt.strip():
+        raise ValueError(
+            f"pairs: they were written for the source prompt {prompt!r}, but the picture was inverted with "
+            f"{inverted_with!r}. Connect InvertLatent's source_prompt to every EditingPair."
+        )
+
+
 def target_prompt(pairs: Sequence[EditingPair]) -> str:
     """The source prompt with every object exchanged.
 

@@ -13,7 +13,7 @@ from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
 from ..inversion.trajectory import Trajectory
 from .masks import OVERLAPS, feather, ownership, resize_mask
-from .prompts import common_source_prompt
+from .prompts import check_source_prompt
 from .search import check_trajectory
 from .types import EditingPair, StepSearch
 
@@ -104,7 +104,7 @@ def reassemble(
     """
     check_trajectory(trajectory)
     pairs = [entry.pair for entry in search.pairs]
-    common_source_prompt(pairs)
+    check_source_prompt(pairs, trajectory.source_prompt)
     if settings.overlap not in OVERLAPS:
         raise ValueError(f"overlap is {settings.overlap!r}; choose one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas

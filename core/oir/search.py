@@ -16,7 +16,7 @@ from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
 from .masks import resize_mask
 from .metric import Scorer, combine, keep_score
-from .prompts import common_source_prompt
+from .prompts import check_source_prompt
 from .schedule import Job, run_jobs
 from .types import EditingPair, PairSearch, StepSearch
 
@@ -213,7 +213,7 @@ def search_steps(
         ValueError: an input that cannot work, before anything is sampled.
     """
     check_trajectory(trajectory)
-    common_source_prompt(pairs)
+    check_source_prompt(pairs, trajectory.source_prompt)
     if settings.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
     overrides = list(settings.overrides) or [None] * len(pairs)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from bench import parity_oir
 from bench.golden_weights import standard_normal
-from safetensors.torch import load_file
 
 DATA = Path(__file__).parent / "data" / "oir"
 CASES = sorted(DATA.glob("*.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from bench.stand_ins import SOURCE, FakeClip, make_pair
 
 
@@ -108,7 +109,7 @@ def test_masks_that_cannot_be_used_are_refused(node, mask, message):
 
 
 def test_a_missing_clip_or_target_is_named(node):
-    with pytest.raises(ValueError, match="^clip"):
+    with pytest.raises(ValueError, match=r"^clip"):
         node.execute(None, SOURCE, "cat", "tiger", box()[None], 1, "")
     with pytest.raises(ValueError, match="target_phrase is empty"):
         node.execute(FakeClip(), SOURCE, "cat", " ", box()[None], 1, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from bench.stand_ins import (
     SOURCE,
     FakeClip,
@@ -42,7 +43,8 @@ def run(oir, setting, pairs, steps, target, **settings):
 
     model, trajectory, _ = setting
     search = StepSearch.fixed(pairs, steps, steps=trajectory.steps, cfg=CFG)
-    return oir.reassemble(model, trajectory, search, prompt_conditioning(target), oir.ReassemblySettings(cfg=CFG, **settings))
+    options = oir.ReassemblySettings(cfg=CFG, **settings)
+    return oir.reassemble(model, trajectory, search, prompt_conditioning(target), options)
 
 
 def candidate(setting, pair, n):
@@ -188,9 +190,9 @@ def test_node_names_what_is_missing(oir, setting):
     from partedit_oir.core.oir.types import StepSearch
 
     search = StepSearch.fixed(setting[2], [8, 4], steps=STEPS, cfg=CFG)
-    with pytest.raises(ValueError, match="^clip: connect it"):
+    with pytest.raises(ValueError, match=r"^clip: connect it"):
         execute(setting, search)
-    with pytest.raises(ValueError, match="^image: pixel_composite"):
+    with pytest.raises(ValueError, match=r"^image: pixel_composite"):
         execute(setting, search, clip=FakeClip(), pixel_composite=True)
     with pytest.raises(ValueError, match="the original is 8×8"):
         execute(setting, search, clip=FakeClip(), pixel_composite=True, image=torch.zeros(1, 8, 8, 3))
@@ -203,11 +205,11 @@ def test_inversion_node_needs_words_from_somewhere(pack, setting):
     inputs = (model, {"samples": latent()}, "", "ddim_next_timestep", 4, 1.0, 0, "leading", 3, "none")
     with pytest.raises(ValueError, match=r"source_prompt is empty.*captioners"):
         InvertLatent.execute(*inputs, clip=FakeClip())
-    with pytest.raises(ValueError, match="^image: the captioner"):
+    with pytest.raises(ValueError, match=r"^image: the captioner"):
         InvertLatent.execute(*inputs[:-1], "blip", clip=FakeClip())
-    with pytest.raises(ValueError, match="there is no BLIP model in a folder '../blip'"):
+    with pytest.raises(ValueError, match=r"there is no BLIP model in a folder '\.\./blip'"):
         InvertLatent.execute(*inputs[:-1], "../blip", clip=FakeClip(), image=torch.zeros(1, 8, 8, 3))
-    with pytest.raises(ValueError, match="^clip: connect it"):
+    with pytest.raises(ValueError, match=r"^clip: connect it"):
         InvertLatent.execute(model, {"samples": latent()}, SOURCE, *inputs[3:])
 
 

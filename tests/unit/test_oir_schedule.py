@@ -7,7 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bench.stand_ins import SOURCE, latent, make_pair, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
+
+from bench.stand_ins import (
+    SOURCE,
+    latent,
+    make_pair,
+    make_trajectory,
+    prompt_conditioning,
+    relative_error,
+    sd1_shaped_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +84,9 @@ def candidates(setting, steps, batch_size, pair=None):
 
 
 def test_candidates_and_splice_do_not_depend_on_the_batch_size(setting):
+    from bench.stand_ins import FakeScorer, FakeVae
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
     from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
-    from bench.stand_ins import FakeScorer, FakeVae
 
     model, trajectory, pair = setting
     steps = range(1, 26)
@@ -105,9 +114,8 @@ def test_conditioning_with_timestep_ranges_is_not_mixed(setting):
 
     _, _, pair = setting
     early, late = prompt_conditioning(pair.guided_prompt)[0][0], prompt_conditioning("a lion")[0][0]
-    ranged = replace(
-        pair, conditioning=[[early, {"start_percent": 0.0, "end_percent": 0.9}], [late, {"start_percent": 0.9, "end_percent": 1.0}]]
-    )
+    ranges = ({"start_percent": 0.0, "end_percent": 0.9}, {"start_percent": 0.9, "end_percent": 1.0})
+    ranged = replace(pair, conditioning=[[early, ranges[0]], [late, ranges[1]]])
     steps = [2, 5, 9]
     one, together = candidates(setting, steps, 1, ranged)[0], candidates(setting, steps, 3, ranged)[0]
     for n in steps:
@@ -119,6 +127,7 @@ def test_conditioning_with_timestep_ranges_is_not_mixed(setting):
 def test_source_prompt_is_the_unconditional_branch(setting):
     """With the source prompt as guided prompt both branches agree, so guidance changes nothing."""
     from dataclasses import replace
+
     from partedit_oir.core.oir.search import make_candidates
 
     model, trajectory, pair = setting

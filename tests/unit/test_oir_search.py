@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import pytest
 import torch
+
 from bench.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, sd1_shaped_model
 
 STEPS = 12
@@ -63,13 +63,13 @@ def simulate(search, count, score):
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 20, 50, 100])
 def test_coarse_to_fine_finds_every_single_peak(search, count):
     for peak in range(1, count + 1):
-        evaluated, best = simulate(search, count, lambda n: -abs(n - peak))
+        evaluated, best = simulate(search, count, lambda n, peak=peak: -abs(n - peak))
         assert best == peak
         assert {1, count} <= evaluated
 
 
 def test_coarse_to_fine_costs_about_a_third(search):
-    shares = [sum(simulate(search, 50, lambda n: -abs(n - peak))[0]) / 1275 for peak in range(10, 41)]
+    shares = [sum(simulate(search, 50, lambda n, peak=peak: -abs(n - peak))[0]) / 1275 for peak in range(10, 41)]
     assert sum(shares) / len(shares) < 0.32 and max(shares) < 0.45
 
 
@@ -79,9 +79,10 @@ def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
     assert result.unet_rows == result.exhaustive_rows == 2 * 2 * sum(range(1, STEPS + 1))
     for entry in result.pairs:
         assert entry.chosen == entry.best == entry.candidates[entry.total.index(max(entry.total))]
-        assert min(entry.edit_norm) == min(entry.keep_norm) == 0.0 and max(entry.edit_norm) == max(entry.keep_norm) == 1.0
+        for values in (entry.edit_norm, entry.keep_norm):
+            assert (min(values), max(values)) == (0.0, 1.0)
         assert entry.total == pytest.approx([a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
-        assert all(a >= b for a, b in pairwise((entry.keep[0], entry.keep[-1]))), "more steps change more"
+        assert entry.keep[0] > entry.keep[-1], "more steps change more"
 
 
 def test_coarse_to_fine_reports_what_really_ran(search, setting):
@@ -141,9 +142,8 @@ def test_one_candidate_is_decoded_at_a_time(search, setting):
 
 def test_overrides_are_used_and_not_searched(search, setting):
     seen = []
-    result = run(
-        search, setting, overrides=search.parse_steps("auto, 3", 2), on_candidate=lambda k, n, picture: seen.append((k, n))
-    )
+    overrides = search.parse_steps("auto, 3", 2)
+    result = run(search, setting, overrides=overrides, on_candidate=lambda k, n, picture: seen.append((k, n)))
     assert result.pairs[1].candidates == (3,) and result.pairs[1].manual and result.chosen[1] == 3
     assert not result.pairs[0].manual and len(result.pairs[0].candidates) > 1
     assert (1, 3) in seen and len(seen) == 1 + len(result.pairs[0].candidates)
@@ -163,7 +163,7 @@ def test_overrides_as_text(search):
 def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatch):
     import comfy.samplers
 
-    model, trajectory, pairs = setting
+    model, _, pairs = setting
     noisy = make_trajectory(model, 4, method="edit_friendly_ddpm")
     two = make_trajectory(model, 4, latent(batch=2))
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
@@ -173,7 +173,7 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, (model, two, pairs))
     with pytest.raises(ValueError, match="mask of 'cat' → 'tiger': the mask is 64×96"):
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
-    with pytest.raises(ValueError, match="no value lies above 0.5"):
+    with pytest.raises(ValueError, match=r"no value lies above 0\.5"):
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])
     with pytest.raises(ValueError, match="outside this trajectory"):
         run(search, setting, overrides=[13, None])
@@ -181,6 +181,10 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, setting, overrides=[3])
     with pytest.raises(ValueError, match="strategy is 'random'"):
         run(search, setting, strategy="random")
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="inverted with 'a cat and a chair'"):
+        run(search, setting, pairs=[replace(pairs[0], source_prompt="a cat, a chair")])
     with pytest.raises(ValueError, match="no editing pairs"):
         run(search, setting, pairs=[])
 
@@ -189,8 +193,9 @@ def test_node_gives_step_sheet_plot_and_scores(pack, setting):
     from partedit_oir.nodes.step_search import InversionStepSearch
 
     model, trajectory, pairs = setting
+    options = (3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "auto, 5")
     search, sheet, plot, scores = InversionStepSearch.execute(
-        model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), 3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "auto, 5"
+        model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), *options
     ).args
     data = json.loads(scores)
     assert [pair["chosen"] for pair in data["pairs"]] == list(search.chosen)
@@ -198,7 +203,7 @@ def test_node_gives_step_sheet_plot_and_scores(pack, setting):
     assert data["pairs"][1]["manual"] is True and data["unet_rows"] == search.unet_rows == 2 * (15 + 5)
     for image in (sheet, plot):
         assert image.ndim == 4 and image.shape[0] == 1 and image.shape[-1] == 3
-        assert 0.0 <= float(image.min()) and float(image.max()) <= 1.0
+        assert float(image.min()) >= 0.0 and float(image.max()) <= 1.0
     assert plot.shape[1] == 2 * 300
 
 

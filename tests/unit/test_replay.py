@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from bench.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
 
 STEPS = 8
@@ -61,13 +62,19 @@ def test_edit_friendly_noise_maps_drive_diffusers_ddim_back_to_the_image(model, 
     assert relative_error(walked, trajectory.latents[1:]) < 1e-4
 
 
-def test_ledits_noise_maps_drive_diffusers_sde_dpm_solver_back_to_the_image(model, trajectories):
+def test_ledits_noise_maps_drive_diffusers_sde_dpm_solver_back_to_the_image(model):
     from diffusers import DPMSolverMultistepScheduler
 
-    trajectory = trajectories["ledits_pp"]
+    from partedit_oir.core.inversion.invert import invert
+
     scheduler = DPMSolverMultistepScheduler(
         **SCHEDULER, algorithm_type="sde-dpmsolver++", solver_order=2, solver_type="midpoint",
         final_sigmas_type="sigma_min", euler_at_final=True,
+    )
+    scheduler.set_timesteps(STEPS)
+    # this scheduler's own levels, which are not DDIM's
+    trajectory = invert(
+        model, latent(8, 8, batch=2), prompt_conditioning(SOURCE), sigmas=scheduler.sigmas, method="ledits_pp", seed=11
     )
     walked = walk_with_diffusers(model, trajectory, scheduler)
     assert relative_error(walked, trajectory.latents[1:]) < 1e-4
@@ -99,6 +106,7 @@ def test_seed_and_batch_size_of_the_inversion(model, trajectories):
 def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None, mask=None, cfg=1.0):
     """Rows of clean latents (as a LATENT holds them), through ComfyUI's guider and KSAMPLER."""
     import comfy.samplers
+
     from partedit_oir.core.inversion.replay import TrajectorySampler
 
     guider = comfy.samplers.CFGGuider(model)
