@@ -112,8 +112,8 @@ def unpack(archive: Path, inside: str, target: Path) -> int:
                 place = _place(entry.filename, prefix, target)
                 if place is not None and not entry.is_dir():
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    with bundle.open(entry) as source, open(place, "wb") as sink:
-                        shutil.copyfileobj(source, sink)
+                    with bundle.open(entry) as packed, open(place, "wb") as sink:
+                        shutil.copyfileobj(packed, sink)
                     count += 1
         return count
     with tarfile.open(archive, "r:gz") as bundle:
