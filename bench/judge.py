@@ -1,6 +1,6 @@
 """The judge of the benchmarks: which object, part, colour and pattern stands at each pixel of a demo-world picture.
 
-    python -m bench.judge --train demo/weights/judge.safetensors
+    python -m bench.judge --train bench/judge.safetensors
 
 A small convolutional network trained on generator pictures alone; it never sees the image model. Training prints its
 accuracy on held-out pictures. Scores of edits are read off its label maps, so "the part shows the new colour" and "the
@@ -22,7 +22,7 @@ from torch import nn
 from demo.pictures import COLOURS, LABELS, OBJECTS, PATTERNS, draw_scene, random_scene
 from demo.training import prepare_cpu, save, to_tensor
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights" / "judge.safetensors"
+WEIGHTS = Path(__file__).resolve().parent / "judge.safetensors"
 COLOUR_NAMES = tuple(COLOURS)
 INPUT, GRID = 256, 64  # pictures are scaled to INPUT; labels are given on a GRID x GRID raster
 

@@ -21,6 +21,7 @@ class Studio:
         self.model, self.clip, self.vae = load_demo_model()
         self._texts: dict[str, Any] = {}
 
+    @torch.no_grad()
     def text(self, prompt: str) -> Any:
         """CONDITIONING of one prompt."""
         if prompt not in self._texts:
@@ -47,9 +48,11 @@ class Studio:
             denoise=1.0, disable_pbar=True, seed=seed,
         )
 
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.vae.decode(z[None]) for z in latents]).float().cpu()
 
+    @torch.no_grad()
     def encode(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Latents of (N, H, W, 3) pictures, uint8 or float in 0 … 1."""
         x = torch.as_tensor(np.asarray(images))

@@ -116,7 +116,7 @@ def encoder_class() -> type:
             )
             self.clip_g = SDClipModel(
                 layer="hidden",
-                layer_idx=-2,
+                layer_idx=0,  # the first of two: the penultimate, as in SDXL
                 textmodel_json_config=dict(CONFIG_G),
                 special_tokens={"start": START, "end": END, "pad": PAD},
                 model_options={**options, "model_name": "clip_g"},

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 # One import line a file, in alphabetical order.
 from .clip_scorer import LoadCLIPScorer
+from .demo_model import LoadDemoModel
 from .editing_pair import EditingPair
 from .feature_blend import FeatureBlendGuider, FeatureBlendSampler
 from .inversion import InvertLatent
@@ -38,6 +39,7 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
     LoadGroundingModel,
     GroundedSAMMask,
     EditMetrics,
+    LoadDemoModel,
 ]
 
 

@@ -20,7 +20,6 @@ class LoadCLIPScorer(io.ComfyNode):
             node_id="LoadCLIPScorer",
             display_name="Load CLIP Scorer",
             category="OIR/scores and masks",
-            search_aliases=["clip score", "clip similarity"],
             description="Loads a CLIP model that says how well a picture, or a masked part of it, fits a text. The "
             "inversion step search and the edit metrics use it. Nothing is downloaded.",
             inputs=[

@@ -1,4 +1,4 @@
-"""What several node files share: the pack's own socket types and small helpers for schemas."""
+"""What several node files share: short names of socket types and small helpers for schemas."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-PartTokenType = io.Custom("PART_TOKEN")
-EditPromptType = io.Custom("EDIT_PROMPT")
-TrajectoryType = io.Custom("TRAJECTORY")
+from . import io_types
+
+PartTokenType, EditPromptType, TrajectoryType = io_types.PartToken, io_types.EditPrompt, io_types.Trajectory
 
 AnyInput = TypeVar("AnyInput", bound=io.Input)
 

@@ -18,7 +18,6 @@ class LoadDemoModel(io.ComfyNode):
             node_id="LoadDemoModel",
             display_name="Load Demo Model",
             category="PartEdit/demo",
-            search_aliases=["mini checkpoint", "example model", "tiny sdxl"],
             description="A very small SDXL-shaped checkpoint that comes with the pack, for trying the workflows without "
             "a download. It draws simple cats, dogs, rabbits, robots, cars and chairs at 256 x 256 and knows few words.",
             inputs=[],

@@ -41,7 +41,6 @@ class EditMetrics(io.ComfyNode):
             node_id="EditMetrics",
             display_name="Edit Metrics",
             category="PartEdit/analysis",
-            search_aliases=["psnr", "ssim", "ms-ssim", "clip score", "compare images"],
             description="Compares an edited picture with its source: how well the rest was kept, and how well the "
             "edited region fits the text. For a batch the numbers are means.",
             is_output_node=True,

@@ -26,7 +26,6 @@ class LoadSAMModel(io.ComfyNode):
             node_id="LoadSAMModel",
             display_name="Load SAM Model (PartEdit/OIR)",
             category="OIR/scores and masks",
-            search_aliases=["segment anything", "sam loader"],
             description="Loads a Segment Anything checkpoint of any size (vit_b, vit_l, vit_h) for GroundedSAMMask.",
             inputs=[
                 io.Combo.Input(
@@ -52,7 +51,6 @@ class LoadGroundingModel(io.ComfyNode):
             node_id="LoadGroundingModel",
             display_name="Load Grounding Model",
             category="OIR/scores and masks",
-            search_aliases=["grounding dino", "owl-vit", "text detection"],
             description="Loads a detector that finds named objects (GroundingDINO, OWL-ViT or OWLv2), for "
             "GroundedSAMMask.",
             inputs=[
@@ -84,7 +82,6 @@ class GroundedSAMMask(io.ComfyNode):
             node_id="GroundedSAMMask",
             display_name="Grounded SAM Mask",
             category="OIR/scores and masks",
-            search_aliases=["segment by text", "sam box", "sam points", "object mask"],
             description="Masks of the objects that a text, boxes or points name, joined to one mask a picture.",
             inputs=[
                 io.Image.Input("image", tooltip="Picture or batch; each picture is segmented on its own."),

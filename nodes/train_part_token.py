@@ -32,7 +32,6 @@ class TrainPartToken(io.ComfyNode):
             node_id="TrainPartToken",
             display_name="Train Part Token",
             category="PartEdit/tokens",
-            search_aliases=["learn part", "textual inversion of a part"],
             description="Learns a part token from some pictures (10 to 20 are enough) and masks of the part. The model "
             "itself is not changed.",
             inputs=[
