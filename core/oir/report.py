@@ -14,7 +14,7 @@ from .types import PairSearch, StepSearch
 
 BACKGROUND = (24, 24, 27)
 TEXT = (228, 228, 231)
-MUTED = (113, 113, 122)
+MUTED = (161, 161, 170)
 BEST = (34, 197, 94)
 MANUAL = (245, 158, 11)
 # Readable for colour-blind eyes, too: the three lines also differ in their markers.
@@ -83,8 +83,9 @@ def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) 
                 sheet.paste(picture, (left, y))
             chosen = n == entry.chosen
             colour = MANUAL if entry.manual else BEST
-            draw.text((left + 2, y + height + 2), f"n = {n}   S {entry.total[i]:.2f}",
-                      fill=colour if chosen else MUTED, font=_font(13))
+            # a single candidate has nothing to be compared with
+            caption_text = f"n = {n}" if entry.manual else f"n = {n}   S {entry.total[i]:.2f}"
+            draw.text((left + 2, y + height + 2), caption_text, fill=colour if chosen else MUTED, font=_font(13))
             if chosen:
                 draw.rectangle((left - 3, y - 3, left + width + 2, y + height + caption), outline=colour, width=3)
         top += math.ceil(len(row) / columns) * cell_height

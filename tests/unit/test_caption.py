@@ -24,7 +24,6 @@ def folder(pack, tmp_path_factory):
     path = root / "tiny-blip"
     path.mkdir()
     (path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab_file=str(path / "vocab.txt"))
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     ids = {"bos_token_id": 2, "pad_token_id": 0, "sep_token_id": 3, "eos_token_id": 3}
     config = BlipConfig(
@@ -34,9 +33,13 @@ def folder(pack, tmp_path_factory):
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
     # the untrained decoder shall prefer words to special tokens
+    predictions = model.text_decoder.cls.predictions
     with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[:7] = -50.0
+        # one tensor in some releases of transformers, two in others
+        for bias in (predictions.bias, predictions.decoder.bias):
+            bias[:7] = -50.0
     model.save_pretrained(path)
+    tokenizer = BertTokenizerFast.from_pretrained(path, local_files_only=True)
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(path)
     other = root / "no-blip"
     other.mkdir()
