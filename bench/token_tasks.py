@@ -82,7 +82,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     """
     from .bootstrap import boot_host, load_pack
 
-    boot_host(cpu=bool(task.get("cpu")))
+    boot_host(cpu=bool(task.get("cpu")) or not _has_accelerator())
     # The device is settled when this is imported; `load_pack` by itself would settle for the CPU.
     import comfy.model_management  # noqa: F401
 
@@ -132,6 +132,14 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     state.unlink(missing_ok=True)
     log(f"{name}: done, IoU {report.part_iou}")
     return result
+
+
+def _has_accelerator() -> bool:
+    """ComfyUI takes a CUDA device for granted unless it is told otherwise."""
+    import torch
+
+    kinds = (torch.cuda, getattr(torch, "xpu", None), getattr(torch.backends, "mps", None))
+    return any(kind is not None and kind.is_available() for kind in kinds)
 
 
 def _task(entry: Any, where: str, top: dict[str, Any], base: Path, output: Path) -> dict[str, Any]:

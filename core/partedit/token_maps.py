@@ -31,10 +31,22 @@ def part_maps(
     softmax: str = "full",
     size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Attention maps of the part rows: (n, P, h, w), each value a probability.
+    """Attention maps of the part rows: (n, P, h, w), each value a probability; see `part_and_other_maps`."""
+    return part_and_other_maps(cache, rows, pictures, softmax, size)[0]
+
+
+def part_and_other_maps(
+    cache: QueryCache,
+    rows: torch.Tensor,
+    pictures: Sequence[int],
+    softmax: str = "full",
+    size: tuple[int, int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention maps of the part rows, and of everything but them: p and 1 - p, each (n, P, h, w).
 
     softmax(q·kᵀ/√d) over the context's rows, the part columns, averaged over heads and noise levels, resized
-    (bilinear) to ``size`` (the finest layer's grid by default) and averaged over layers.
+    (bilinear) to ``size`` (the finest layer's grid by default) and averaged over layers. 1 - p is summed up from the
+    other columns rather than subtracted, so that it is exact near 0, where a logarithm looks at it.
 
     Args:
         rows: (1 + P, D), background first.
@@ -42,18 +54,21 @@ def part_maps(
             ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
     """
     size = size or cache.finest_grid
-    shift = torch.zeros(rows.shape[0], 1, device=rows.device)
+    count = rows.shape[0]
+    shift = torch.zeros(count, 1, device=rows.device)
     if softmax == "full":
-        shift[0] = math.log(TOKEN_CONTEXT - rows.shape[0] + 1)
+        shift[0] = math.log(TOKEN_CONTEXT - count + 1)
+    others = 1 - torch.eye(count, device=rows.device)[1:]
     total: torch.Tensor | None = None
     for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
-        probability = torch.softmax(logits + shift, dim=-2)[..., 1:, :]
-        maps = probability.mean(dim=(1, 2)).unflatten(-1, cache.grids[layer])
+        probability = torch.softmax(logits + shift, dim=-2).mean(dim=(1, 2))
+        both = torch.cat([probability[:, 1:], others @ probability], dim=1).unflatten(-1, cache.grids[layer])
         if cache.grids[layer] != size:
-            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-        total = maps if total is None else total + maps
+            both = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
+        total = both if total is None else total + both
     assert total is not None
-    return total / len(cache.layers)
+    parts, rest = (total / len(cache.layers)).chunk(2, dim=1)
+    return parts, rest
 
 
 def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from ..attention import context_width, cross_layers, unet_of
 from .layers import choose_layers
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
-from .token_maps import map_iou, part_logits, part_maps
+from .token_maps import map_iou, part_and_other_maps, part_logits, part_maps
 from .tokens import FAMILY_WIDTHS, PartToken
 from .training_settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .training_state import TrainingState, load_state, save_state
@@ -29,6 +29,7 @@ from .training_state import TrainingState, load_state, save_state
 # rule "logit".
 LOGIT_STEP_AT_30 = 6.0
 PAPER_LEARNING_RATE = 30.0
+TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
 
 
 def train_part_token(
@@ -206,10 +207,12 @@ class _Trainer:
         self.report.losses.append(value)
 
     def _loss(self, chosen: list[int]) -> torch.Tensor:
-        maps = part_maps(self.cache, self.rows, chosen, self.settings.softmax)
-        if self.settings.loss == "bce":
-            return F.binary_cross_entropy(maps.clamp(1e-6, 1 - 1e-6), self.target[chosen])
-        return F.mse_loss(maps, self.target[chosen])
+        maps, others = part_and_other_maps(self.cache, self.rows, chosen, self.settings.softmax)
+        target = self.target[chosen]
+        if self.settings.loss == "l2":
+            return F.mse_loss(maps, target)
+        # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
+        return -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
 
     def _logit_unit(self) -> float:
         """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
