@@ -41,7 +41,9 @@ class LoadPartToken(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, part_token: str) -> Any:
+    def fingerprint_inputs(cls, part_token: str | None = None) -> Any:
+        if part_token is None:  # linked to another node, whose own inputs decide
+            return None
         # The same name may hold another token after training.
         try:
             path = find_token(part_token)
@@ -122,7 +124,8 @@ class SavePartToken(io.ComfyNode):
             ],
             outputs=[
                 PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
-                io.String.Output(display_name="file_name", tooltip="The name it was saved under."),
+                # A combo, so that it can be connected to LoadPartToken.
+                io.Combo.Output(display_name="file_name", tooltip="The name it was saved under, for LoadPartToken."),
             ],
         )
 

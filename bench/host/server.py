@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -30,8 +31,8 @@ class Server:
     Args:
         host: which ComfyUI and which interpreter.
         cpu: run on the CPU even where there is a GPU.
-        private: keep users, inputs, outputs, temporary files and the database in a folder of this run alone,
-            deleted afterwards, and load no custom nodes but this pack.
+        private: keep users, inputs, outputs, temporary files, saved part tokens and the database in a folder of this
+            run alone, deleted afterwards, and load no custom nodes but this pack.
         pack_name: folder name of the pack in custom_nodes.
         threads: limits the threads of the numerical libraries; None: their own default.
     """
@@ -46,6 +47,7 @@ class Server:
         runs.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=runs))
         self.log = self.folder / "server.log"
+        self.part_tokens = self.folder / "part_tokens"
 
     def command(self, port: int) -> list[str]:
         arguments = [
@@ -62,6 +64,12 @@ class Server:
             for name in ("user", "input", "output", "temp"):
                 (self.folder / name).mkdir(exist_ok=True)
                 arguments += [f"--{name}-directory", str(self.folder / name)]
+            # Part tokens that a run saves must not land among the user's models.
+            models = self.folder / "models.yaml"
+            models.write_text(
+                f"run:\n  is_default: true\n  part_tokens: {json.dumps(str(self.part_tokens))}\n", encoding="utf-8"
+            )
+            arguments += ["--extra-model-paths-config", str(models)]
             arguments += ["--database-url", f"sqlite:///{(self.folder / 'comfyui.db').as_posix()}"]
             arguments += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", self.pack_name]
             arguments.append("--disable-api-nodes")

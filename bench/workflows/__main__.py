@@ -20,13 +20,15 @@ from ..host.graph import problems, to_prompt
 from ..host.layout import PACK_DIR, RUNTIME, Host
 from ..host.link import link_pack
 from ..host.server import Server
-from . import partedit
+from . import oir, partedit, partedit_more, tokens
 from .compose import compose
 
 FOLDER = PACK_DIR / "workflows"
 # A template that cannot run here shows the picture of the same graph on the demo checkpoint.
-BORROWED = {"partedit_sdxl": "partedit_demo"}
-ALL = partedit.WORKFLOWS
+BORROWED = {"partedit_sdxl": "partedit_demo", "oir_sdxl": "oir_demo", "train_token_from_word": "train_token"}
+ALL = (*partedit.WORKFLOWS, *partedit_more.WORKFLOWS, *oir.WORKFLOWS, *tokens.WORKFLOWS)
+# Pictures that templates load.
+EXAMPLES = PACK_DIR / "demo" / "input"
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +43,8 @@ def main(arguments: list[str]) -> int:
     failed = 0
     with Server(host, cpu=True, pack_name=link_pack(host)) as server:
         client = server.start()
+        for path in sorted(EXAMPLES.glob("*.webp")):
+            client.upload_image(path)
         info = client.object_info()
         for one in chosen:
             graph = compose(one, info)

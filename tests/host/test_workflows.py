@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.host.client import PromptError
-from bench.host.graph import problems, to_prompt
+from bench.host.graph import problems, set_inputs, to_prompt
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 
@@ -47,6 +47,30 @@ def test_runs_on_the_demo_checkpoint(path, client, object_info):
     assert made, f"{path.stem} gave no picture"
     for item in made:
         assert client.view(item)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def named(name: str) -> Path:
+    return next(path for path in WORKFLOWS if path.stem == name)
+
+
+@pytest.mark.slow
+def test_a_token_is_trained_saved_and_used_by_its_name(client, server, object_info):
+    training = to_prompt(load(named("train_token")), object_info)
+    client.run(training)
+    file = next(node["inputs"]["file_name"] for node in training.values() if node["class_type"] == "SavePartToken")
+    assert (server.part_tokens / f"{file}.safetensors").is_file()
+    changes = {"LoadPartToken": {"part_token": f"{file}.safetensors"}, "FeatureBlendSampler": {"steps": 4}}
+    result = client.run(set_inputs(to_prompt(load(named("partedit_demo")), object_info), changes))
+    assert any(output.get("images") for output in result.outputs.values())
+
+
+@pytest.mark.slow
+def test_every_line_of_an_edit_gives_a_picture(client, object_info):
+    prompt = to_prompt(load(named("partedit_several_edits")), object_info)
+    lines = next(node["inputs"]["edit"] for node in prompt.values() if node["class_type"] == "PartEditPrompt")
+    saved = next(key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+    files = [client.view(item) for item in client.run(prompt).outputs[saved]["images"]]
+    assert len(files) == len(lines.splitlines()) == len(set(files))
 
 
 def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
