@@ -1,6 +1,6 @@
 """How good the demo checkpoint is: right object and colour on seeded prompts, VAE fidelity, seconds a picture.
 
-    python run.py bench demo_quality
+python run.py bench demo_quality
 """
 
 from __future__ import annotations

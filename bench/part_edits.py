@@ -2,10 +2,10 @@
 
     python run.py bench part_edits
 
-Each edit samples a source ("a red robot in the snow") and an edit of its prompt ("a blue robot in the snow") with a part
-token. The judge finds the true part in the source picture; success is its new colour in the edit, PSNR and SSIM are taken
-outside the true part (grown by four pixels, the judge's own precision). The same prompts without blending (a mask of ones)
-stand beside it, and so does keeping the source's pooled embedding.
+Each edit samples a source ("a red robot in the snow") and an edit of its prompt ("a blue robot in the snow") with a
+part token. The judge finds the true part in the source picture; success is its new colour in the edit, PSNR and SSIM
+are taken outside the true part (grown by four pixels, the judge's own precision). The same prompts without blending
+(a mask of ones) stand beside it, and so does keeping the source's pooled embedding.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def outside(source: np.ndarray, edit: np.ndarray, part: np.ndarray) -> tuple[flo
     return float(-10 * np.log10(max(error, 1e-12))), float(ssim[rest].mean())
 
 
-def run(studio: Studio, case: PartEditCase, variants: dict[str, dict[str, Any]], steps: int = STEPS) -> tuple[Any, dict[str, Any]]:
+def run(
+    studio: Studio, case: PartEditCase, variants: dict[str, dict[str, Any]], steps: int = STEPS
+) -> tuple[Any, dict[str, Any]]:
     """Source picture, and {variant: (edit picture, mask)}; a variant changes the blend settings or gives a mask."""
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
@@ -111,7 +113,9 @@ def main() -> None:
         part = seen.part_mask(case.name, case.part.part)
         for name, (edit, mask) in edits.items():
             (after,) = judge(model, edit[None].numpy())
-            grid_part = torch.nn.functional.interpolate(torch.from_numpy(part).float()[None, None], (64, 64))[0, 0] > 0.5
+            grid_part = (
+                torch.nn.functional.interpolate(torch.from_numpy(part).float()[None, None], (64, 64))[0, 0] > 0.5
+            )
             success = bool(part.any()) and after.attribute(grid_part.numpy())[0] == case.colour
             psnr, ssim = outside(source.numpy(), edit.numpy(), part)
             for key in ("all", case.part.label):

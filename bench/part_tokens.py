@@ -2,8 +2,8 @@
 
     python run.py bench part_tokens
 
-The picture is noised to a mid level, the token is probed at the demo's layers, and the adaptive Otsu mask (counted as the
-part from 0.5 on) is compared with the exact mask. Plain Otsu stands beside it.
+The picture is noised to a mid level, the token is probed at the demo's layers, and the adaptive Otsu mask (counted as
+the part from 0.5 on) is compared with the exact mask. Plain Otsu stands beside it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main() -> None:
         rows[part.label] = {k: float(torch.cat(v).mean()) for k, v in scores.items()}
     mid = [r["adaptive_0.5"] for r in rows.values()]
     Image.fromarray(grid(torch.stack(shown), 4)).save(RESULTS / "part_tokens.png")
-    write_result("part_tokens", {"pictures_a_token": PICTURES, "mean_iou_adaptive_mid": float(np.mean(mid)), "tokens": rows})
+    write_result(
+        "part_tokens", {"pictures_a_token": PICTURES, "mean_iou_adaptive_mid": float(np.mean(mid)), "tokens": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python run.py bench real_images
 
-Eight pictures a token, never seen in training, with exact part masks. For each method: PSNR of the source row against the
-picture as the VAE gives it back (what inversion can reach at best), PSNR outside the exact part, and success (the judge
-reads the new colour in the part).
+Eight pictures a token, never seen in training, with exact part masks. For each method: PSNR of the source row against
+the picture as the VAE gives it back (what inversion can reach at best), PSNR outside the exact part, and success (the
+judge reads the new colour in the part).
 """
 
 from __future__ import annotations
@@ -64,12 +64,20 @@ def main() -> None:
             line = [best]
             for method in METHODS:
                 trajectory = invert(
-                    studio.model, latent, studio.text(scene.caption), sigmas=sigmas, method=method,
+                    studio.model,
+                    latent,
+                    studio.text(scene.caption),
+                    sigmas=sigmas,
+                    method=method,
                     source_prompt=scene.caption,
                 )
                 result = feature_blend(
-                    studio.model, BlendInputs(prompt, token, settings=settings), studio.text(""), None,
-                    SampleSettings(cfg=CFG, steps=STEPS, denoise=START), dataclasses.replace(trajectory),
+                    studio.model,
+                    BlendInputs(prompt, token, settings=settings),
+                    studio.text(""),
+                    None,
+                    SampleSettings(cfg=CFG, steps=STEPS, denoise=START),
+                    dataclasses.replace(trajectory),
                 )
                 source, edited = studio.decode(result.source)[0], studio.decode(result.edited)[0]
                 error = float(((source - best) ** 2).mean())
@@ -81,7 +89,12 @@ def main() -> None:
             if k < 2:
                 shown += line
     table = {
-        method: dict(zip(("reconstruction_psnr_db", "background_psnr_db", "background_ssim", "success"), map(float, np.mean(v, 0))))
+        method: dict(
+            zip(
+                ("reconstruction_psnr_db", "background_psnr_db", "background_ssim", "success"),
+                map(float, np.mean(v, 0)),
+            )
+        )
         for method, v in rows.items()
     }
     Image.fromarray(grid(torch.stack(shown), 1 + len(rows))).save(RESULTS / "real_images.png")

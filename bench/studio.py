@@ -1,4 +1,4 @@
-"""The demo checkpoint in this process, for benchmarks: prompts to pictures in batches, and the pack's own core beside it."""
+"""The demo checkpoint in this process, for benchmarks: prompts to pictures in batches, and the pack's core."""
 
 from __future__ import annotations
 
@@ -35,8 +35,14 @@ class Studio:
         return [[torch.cat([c[0] for c in each]), {"pooled_output": pooled}]]
 
     def sample(
-        self, prompts: Sequence[str], seed: int, steps: int = 25, cfg: float = 5.0, sampler: str = "dpmpp_2m",
-        scheduler: str = "karras", size: tuple[int, int] = (256, 256),
+        self,
+        prompts: Sequence[str],
+        seed: int,
+        steps: int = 25,
+        cfg: float = 5.0,
+        sampler: str = "dpmpp_2m",
+        scheduler: str = "karras",
+        size: tuple[int, int] = (256, 256),
     ) -> torch.Tensor:
         """Latents (N, 4, H/8, W/8) of N prompts in one batch."""
         import comfy.sample
@@ -44,8 +50,18 @@ class Studio:
         latent = torch.zeros(len(prompts), 4, size[0] // 8, size[1] // 8)
         noise = comfy.sample.prepare_noise(latent, seed)
         return comfy.sample.sample(
-            self.model, noise, steps, cfg, sampler, scheduler, self.texts(prompts), self.text(""), latent,
-            denoise=1.0, disable_pbar=True, seed=seed,
+            self.model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            self.texts(prompts),
+            self.text(""),
+            latent,
+            denoise=1.0,
+            disable_pbar=True,
+            seed=seed,
         )
 
     @torch.no_grad()

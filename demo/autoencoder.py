@@ -1,7 +1,8 @@
-"""The demo VAE's two halves around ComfyUI's ``AutoencoderKL``: pixel blocks as channels, and a straight path for colours.
+"""The demo VAE around ComfyUI's ``AutoencoderKL``: pixel blocks as channels, and a straight path for colours.
 
-The network sees 4 × 4 pixel blocks laid into 48 channels, so no layer runs at full resolution. Three latent channels carry
-the averaged colours past it and the decoder starts from their enlargement, so the network only learns what averages lose.
+The network sees 4 × 4 pixel blocks laid into 48 channels, so no layer runs at full resolution. Three latent channels
+carry the averaged colours past it and the decoder starts from their enlargement, so the network only learns what
+averages lose.
 """
 
 from __future__ import annotations

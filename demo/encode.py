@@ -1,6 +1,6 @@
 """Draw captioned scenes and encode them with the trained VAE: the image model's training data, in shards.
 
-    python -m demo.encode VAE.safetensors FOLDER --pictures 12000
+python -m demo.encode VAE.safetensors FOLDER --pictures 12000
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bench.bootstrap import boot_host
 
 from .autoencoder import adapted_names
 from .pictures import Scene, draw_scene, random_scene
-from .training import prepare_cpu, save, to_tensor
 from .train_vae import SDXL_FACTOR, build, moments
+from .training import prepare_cpu, save, to_tensor
 
 SHARD = 500
 

@@ -69,7 +69,9 @@ def load_text_encoders(sd: dict[str, torch.Tensor], embedding_directory: Any = N
     missing, unexpected = clip.load_sd(weights)
     missing = [k for k in missing if "clip_l.text_projection" not in k and "logit_scale" not in k]
     if missing or unexpected:
-        raise RuntimeError(f"The demo checkpoint's text encoders do not fit: missing {missing}, unexpected {unexpected}")
+        raise RuntimeError(
+            f"The demo checkpoint's text encoders do not fit: missing {missing}, unexpected {unexpected}"
+        )
     return clip
 
 

@@ -198,13 +198,24 @@ def _eyes(c: _Canvas, cx: float, cy: float, gap: float, r: float) -> None:
 
 
 def _cat(c: _Canvas) -> None:
-    tail = [(0.70, 0.86), (0.88, 0.80), (0.92, 0.62), (0.86, 0.48), (0.95, 0.45), (1.0, 0.64), (0.96, 0.86), (0.72, 0.95)]
+    tail = [
+        (0.70, 0.86),
+        (0.88, 0.80),
+        (0.92, 0.62),
+        (0.86, 0.48),
+        (0.95, 0.45),
+        (1.0, 0.64),
+        (0.96, 0.86),
+        (0.72, 0.95),
+    ]
     c.part("tail", tail)
     c.part("torso", _ellipse(0.5, 0.72, 0.27, 0.25))
     for x in (0.30, 0.54):
         c.part("legs", _box(x, 0.78, x + 0.16, 1.0, 0.06))
     head = [(0.18, 0.02), (0.38, 0.12), (0.62, 0.12), (0.82, 0.02)]
-    head += [(0.5 + 0.34 * math.cos(math.radians(a)), 0.30 + 0.23 * math.sin(math.radians(a))) for a in range(-20, 201, 10)]
+    head += [
+        (0.5 + 0.34 * math.cos(math.radians(a)), 0.30 + 0.23 * math.sin(math.radians(a))) for a in range(-20, 201, 10)
+    ]
     c.part("head", head)
     _eyes(c, 0.5, 0.27, 0.14, 0.045)
     c.detail([(0.46, 0.36), (0.54, 0.36), (0.5, 0.41)], _NOSE)
@@ -215,7 +226,16 @@ def _dog(c: _Canvas) -> None:
     for x in (0.34, 0.48, 0.70, 0.83):
         c.part("legs", _box(x, 0.66, x + 0.11, 1.0, 0.03))
     c.part("torso", _box(0.30, 0.40, 0.96, 0.76, 0.14))
-    head = [(0.02, 0.34), (0.05, 0.28), (0.16, 0.26), (0.20, 0.12), (0.34, 0.06), (0.46, 0.12), (0.50, 0.30), (0.46, 0.46)]
+    head = [
+        (0.02, 0.34),
+        (0.05, 0.28),
+        (0.16, 0.26),
+        (0.20, 0.12),
+        (0.34, 0.06),
+        (0.46, 0.12),
+        (0.50, 0.30),
+        (0.46, 0.46),
+    ]
     c.part("head", head + [(0.34, 0.54), (0.10, 0.50), (0.03, 0.44)])
     c.part("head", [(0.36, 0.10), (0.48, 0.10), (0.55, 0.30), (0.52, 0.46), (0.42, 0.44), (0.38, 0.28)])
     c.detail(_ellipse(0.05, 0.34, 0.035, 0.045, 16), _DARK)
@@ -285,7 +305,9 @@ def _background(c: _Canvas, name: str) -> None:
     }[name]
     jitter = rng.normal(0, 4, 3)
     rows = np.linspace(0, 1, size)[:, None]
-    shade = np.where(rows < horizon, np.array(sky) * (0.92 + 0.14 * rows / horizon), np.array(ground) * (1.06 - 0.14 * rows))
+    shade = np.where(
+        rows < horizon, np.array(sky) * (0.92 + 0.14 * rows / horizon), np.array(ground) * (1.06 - 0.14 * rows)
+    )
     sheet = np.repeat(np.clip(shade + jitter, 0, 255)[:, None, :], size, 1).astype(np.uint8)
     c.image = Image.fromarray(sheet)
     draw, y = ImageDraw.Draw(c.image), horizon * size
@@ -308,7 +330,12 @@ def _background(c: _Canvas, name: str) -> None:
     elif name == "room":
         draw.rectangle((0, y, size, y + size * 0.02), fill=(236, 230, 222))
         x = rng.uniform(0.08, 0.62) * size
-        draw.rectangle((x, size * 0.08, x + size * 0.26, size * 0.34), fill=(170, 212, 238), outline=(240, 236, 230), width=size // 60)
+        draw.rectangle(
+            (x, size * 0.08, x + size * 0.26, size * 0.34),
+            fill=(170, 212, 238),
+            outline=(240, 236, 230),
+            width=size // 60,
+        )
     elif name == "snow":
         for _ in range(14):
             sx, sy, sr = rng.uniform(0, size), rng.uniform(0, y), size * 0.009
@@ -327,11 +354,15 @@ def draw_scene(scene: Scene, size: int = 256) -> Picture:
         canvas.place(thing, index)
         _DRAW[thing.name](canvas)
     image = np.asarray(canvas.image.resize((size, size), Image.Resampling.BOX))
-    labels, owner = (np.asarray(m.resize((size, size), Image.Resampling.NEAREST)) for m in (canvas.labels, canvas.owner))
+    labels, owner = (
+        np.asarray(m.resize((size, size), Image.Resampling.NEAREST)) for m in (canvas.labels, canvas.owner)
+    )
     return Picture(image, labels, owner, scene)
 
 
-def _place(name: str, rng: np.random.Generator, x0: float, x1: float, largest: float) -> tuple[float, float, float, float]:
+def _place(
+    name: str, rng: np.random.Generator, x0: float, x1: float, largest: float
+) -> tuple[float, float, float, float]:
     """A box for ``name`` between ``x0`` and ``x1``, standing on the ground."""
     aspect, room = _ASPECT[name], (x1 - x0) * 0.96
     height = min(largest, room / aspect) * rng.uniform(0.86, 1.0)
@@ -346,7 +377,9 @@ def article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _thing(name: str, rng: np.random.Generator, box: tuple[float, float, float, float], tones: float) -> tuple[Thing, str]:
+def _thing(
+    name: str, rng: np.random.Generator, box: tuple[float, float, float, float], tones: float
+) -> tuple[Thing, str]:
     """A thing with random looks, and its words: two-tone ones (share ``tones``) are mostly left uncaptioned."""
 
     def look() -> Look:
@@ -354,7 +387,7 @@ def _thing(name: str, rng: np.random.Generator, box: tuple[float, float, float, 
         return Look(str(rng.choice(list(COLOURS))), pattern)
 
     base = look()
-    looks = {part: base for part in PARTS[name]}
+    looks = dict.fromkeys(PARTS[name], base)
     words = f"{base.words} {name}"
     if rng.random() < tones:
         part, other = str(rng.choice(PARTS[name])), look()
@@ -398,5 +431,5 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35) -> Scene:
 def plain_scene(name: str, look: Look, background: str, seed: int) -> Scene:
     """One ``name`` all in one look: what evaluation prompts ask for."""
     rng = np.random.default_rng([20261, seed])
-    thing = Thing(name, {part: look for part in PARTS[name]}, _place(name, rng, 0.03, 0.97, 0.84), bool(rng.random() < 0.5))
+    thing = Thing(name, dict.fromkeys(PARTS[name], look), _place(name, rng, 0.03, 0.97, 0.84), bool(rng.random() < 0.5))
     return Scene((thing,), background, f"{article(look.words)} {name} {BACKGROUNDS[background]}", seed)

@@ -2,8 +2,8 @@
 
     python -m demo.train_scorer OUT.safetensors --minutes 8
 
-A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Each step meets whole scenes and cut-out single objects,
-each with its own words ("a red cat"), so both a scene and a masked region of it can be scored.
+A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Each step meets whole scenes and cut-out single
+objects, each with its own words ("a red cat"), so both a scene and a masked region of it can be scored.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .pictures import article, draw_scene, random_scene
 from .scorer import PATCH, SIZE, build_clip, build_tokenizer
 from .text import END
 from .training import MovingAverage, prepare_cpu, save, to_tensor
+
 
 def _views(seed: int) -> list[tuple[np.ndarray, str, np.ndarray]]:
     """(picture at SIZE, words, patch mask) of one scene: the whole, and each object alone by its mask."""
@@ -63,7 +64,11 @@ def main() -> None:
         keep = covers[picks].flatten(1)
         hidden = model.vision_model.embeddings(x)
         blocked = torch.cat((torch.ones(len(x), 1, dtype=torch.bool), keep), 1)
-        bias = torch.zeros(blocked.shape).masked_fill(~blocked, -torch.inf)[:, None, None].expand(-1, 1, blocked.shape[1], -1)
+        bias = (
+            torch.zeros(blocked.shape)
+            .masked_fill(~blocked, -torch.inf)[:, None, None]
+            .expand(-1, 1, blocked.shape[1], -1)
+        )
         hidden = model.vision_model.pre_layrnorm(hidden)
         for layer in model.vision_model.encoder.layers:
             out = layer(hidden, attention_mask=bias)

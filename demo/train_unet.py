@@ -2,10 +2,11 @@
 
     python -m demo.train_unet FOLDER OUT.safetensors --minutes 90
 
-SDXL's own parameters (noise prediction at 1000 scaled-linear levels). The error is weighted by 1 / sqrt(SNR) and noisy levels
-come more often: with the plain error, and with min-SNR weights too, the noisiest levels hardly count, and 1,300 steps taught
-the model nothing of its captions; with a velocity's weights they drown the rest. One caption in ten is dropped for classifier-free guidance. What ships is a moving
-average of the weights. The folder may still be filling while this runs: new shards are picked up as they appear.
+SDXL's own parameters (noise prediction at 1000 scaled-linear levels). The error is weighted by 1 / sqrt(SNR) and
+noisy levels come more often: with the plain error, and with min-SNR weights too, the noisiest levels hardly count,
+and 1,300 steps taught the model nothing of its captions; with a velocity's weights they drown the rest. One caption
+in ten is dropped for classifier-free guidance. What ships is a moving average of the weights. The folder may still be
+filling while this runs: new shards are picked up as they appear.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def out_of_place_layers() -> None:
     """ComfyUI's CLIP layers add in place, which autograd refuses; the sums are the same."""
     from comfy import clip_model
 
-    def forward(self, x, mask=None, optimized_attention=None):  # noqa: ANN001, ANN202
+    def forward(self, x, mask=None, optimized_attention=None):
         x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
         return x + self.mlp(self.layer_norm2(x))
 
@@ -44,7 +45,7 @@ def plain_attention() -> None:
     """Attention by two matrix products: its backward pass is several times faster than the fused one's on a CPU."""
     from comfy.ldm.modules import attention
 
-    def attend(q, k, v, heads, mask=None, **_):  # noqa: ANN001, ANN003, ANN202
+    def attend(q, k, v, heads, mask=None, **_):
         def split(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
@@ -128,7 +129,9 @@ class Shards:
             self.latents = torch.cat(self.parts)
         return len(self.latents)
 
-    def batch(self, size: int, rng: np.random.Generator, drop: float = 0.1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(
+        self, size: int, rng: np.random.Generator, drop: float = 0.1
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         picks = rng.integers(0, len(self.latents), size)
         ids = [self.empty if rng.random() < drop else self.captions[k] for k in picks]
         lengths = torch.tensor([len(i) for i in ids])
@@ -140,7 +143,7 @@ class Shards:
 
 def build() -> DemoNet:
     net = DemoNet()
-    # The text's ways into the UNet start closed: as noise they only disturb, and training shuts them for good (measured).
+    # The text's ways into the UNet start closed: as noise they only disturb, and training shuts them for good.
     initialise(net, zero=("out_layers.3", "proj_out", "out.2", "attn2.to_out.0", "label_emb.0.2"))
     with torch.no_grad():
         for encoder in (net.clip_l, net.clip_g):
@@ -175,7 +178,8 @@ def main() -> None:
     plain_attention()
     if args.resume:
         net.load_state_dict({k: v.float() for k, v in load_file(str(args.resume)).items()})
-    print(f"{sum(p.numel() for p in net.unet.parameters()) / 1e6:.2f} M in the UNet, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M in all", flush=True)
+    unet, everything = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (net.unet, net))
+    print(f"{unet:.2f} M in the UNet, {everything:.2f} M in all", flush=True)
     data = Shards(args.folder)
     while data.refresh() < 500:
         time.sleep(5)
@@ -186,7 +190,10 @@ def main() -> None:
     decay = [p for p in net.parameters() if p.ndim > 1]
     rest = [p for p in net.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=args.rate, betas=(0.9, 0.995), fused=True
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        lr=args.rate,
+        betas=(0.9, 0.995),
+        fused=True,
     )
     average, begin, step, losses, saved = MovingAverage(net, 0.999), time.time(), 0, [], time.time()
     while (share := (time.time() - begin) / (60 * args.minutes)) < 1:
@@ -208,7 +215,9 @@ def main() -> None:
         step += 1
         if step % 50 == 0:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                other = net(a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens.roll(1, 0), lengths.roll(1, 0))
+                other = net(
+                    a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens.roll(1, 0), lengths.roll(1, 0)
+                )
             worse = ((other.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean().item() / losses[-1]
             done = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
             print(f"{done}, with others' captions {worse:.2f} times, pictures {data.refresh()}", flush=True)

@@ -70,9 +70,14 @@ class MovingAverage:
             self.values[name].lerp_(value, 1 - decay)
 
 
-def save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None, half: bool = True) -> None:
+def save(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None, half: bool = True
+) -> None:
     """Write a whole safetensors file or none: to a temporary name first."""
-    out = {name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors.items()}
+    out = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for name, value in tensors.items()
+    }
     part = path.with_suffix(".part")
     save_file(out, str(part), metadata=metadata)
     os.replace(part, path)
