@@ -18,11 +18,24 @@ TOLERANCE = 1e-4
 
 # The golden README's SD1-shaped network in ComfyUI's terms; levels run from the finest to the coarsest.
 UNET_CONFIG: dict[str, Any] = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2],
-    "channel_mult": (1, 2), "transformer_depth": [1, 1, 0, 0], "transformer_depth_output": [1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1, "context_dim": 768, "use_spatial_transformer": True,
-    "use_linear_in_transformer": False, "adm_in_channels": None, "num_classes": None, "use_checkpoint": False,
-    "legacy": False, "use_temporal_attention": False, "dtype": torch.float32,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [2, 2],
+    "channel_mult": (1, 2),
+    "transformer_depth": [1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "num_classes": None,
+    "use_checkpoint": False,
+    "legacy": False,
+    "use_temporal_attention": False,
+    "dtype": torch.float32,
 }
 
 
@@ -82,7 +95,11 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
     sigmas = spaced_sigmas(model_sampling_of(model), steps, "leading")
     source = settings["source_prompt"]
     trajectory = invert(
-        model, process_latent_out(model, z0), prompt_conditioning(source), sigmas=sigmas, method="ddim_next_timestep",
+        model,
+        process_latent_out(model, z0),
+        prompt_conditioning(source),
+        sigmas=sigmas,
+        method="ddim_next_timestep",
         source_prompt=source,
     )
     scales = torch.tensor([image_scale(float(sigma)) for sigma in sigmas]).view(-1, 1, 1, 1)
@@ -91,8 +108,12 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
     height, width = z0.shape[-2] * 8, z0.shape[-1] * 8
     pairs = [
         EditingPair(
-            source_prompt=source, source_phrase="", target_phrase=phrase, guided_prompt=prompt,
-            mask=box_mask(box, height, width), conditioning=prompt_conditioning(prompt),
+            source_prompt=source,
+            source_phrase="",
+            target_phrase=phrase,
+            guided_prompt=prompt,
+            mask=box_mask(box, height, width),
+            conditioning=prompt_conditioning(prompt),
         )
         for phrase, prompt, box in zip(settings["phrases"], settings["guided_prompts"], settings["boxes"], strict=True)
     ]
@@ -104,7 +125,10 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
 
     search = StepSearch.fixed(pairs, settings["steps"], steps=steps, cfg=cfg)
     final = reassemble(
-        model, trajectory, search, prompt_conditioning(settings["target_prompt"]),
+        model,
+        trajectory,
+        search,
+        prompt_conditioning(settings["target_prompt"]),
         ReassemblySettings(
             cfg=cfg, reassembly=float(settings["reassembly"]), reinversion=float(settings["reinversion"])
         ),

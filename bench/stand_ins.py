@@ -11,8 +11,15 @@ from .golden_weights import standard_normal, text_seed
 from .parity_oir import prompt_conditioning, relative_error, sd1_shaped_model
 
 __all__ = [
-    "FakeClip", "FakeScorer", "FakeVae", "latent", "make_pair", "make_trajectory", "prompt_conditioning",
-    "relative_error", "sd1_shaped_model",
+    "FakeClip",
+    "FakeScorer",
+    "FakeVae",
+    "latent",
+    "make_pair",
+    "make_trajectory",
+    "prompt_conditioning",
+    "relative_error",
+    "sd1_shaped_model",
 ]
 
 SOURCE = "a cat and a chair"
@@ -55,9 +62,7 @@ class FakeScorer:
     def __init__(self) -> None:
         self.calls: list[SimpleNamespace] = []
 
-    def score(
-        self, image: torch.Tensor, text: str, mask: torch.Tensor | None = None, mode: str = "masked"
-    ) -> float:
+    def score(self, image: torch.Tensor, text: str, mask: torch.Tensor | None = None, mode: str = "masked") -> float:
         assert mask is not None and image.shape[:2] == mask.shape
         self.calls.append(SimpleNamespace(text=text, mode=mode, mask=mask))
         channel = text_seed(text) % 3
@@ -82,6 +87,11 @@ def make_pair(phrase: str, target: str, mask: torch.Tensor) -> Any:
     span = find_phrase(SOURCE, phrase)
     prompt = guided_prompt(SOURCE, span, target)
     return EditingPair(
-        source_prompt=SOURCE, source_phrase=phrase, target_phrase=target, guided_prompt=prompt, mask=mask,
-        conditioning=prompt_conditioning(prompt), span=span,
+        source_prompt=SOURCE,
+        source_phrase=phrase,
+        target_phrase=target,
+        guided_prompt=prompt,
+        mask=mask,
+        conditioning=prompt_conditioning(prompt),
+        span=span,
     )
