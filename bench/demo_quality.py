@@ -35,7 +35,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     studio, model = Studio(), load_judge()
     right = {"object": 0, "colour": 0, "both": 0, "pattern": 0}
-    kept, wrong = [], []
+    kept: list[torch.Tensor] = []
+    wrong: list[str] = []
     for start in range(0, PROMPTS, BATCH):
         wanted = [prompt_of(seed) for seed in range(start, min(PROMPTS, start + BATCH))]
         pictures = studio.decode(studio.sample([w[0] for w in wanted], seed=start))

@@ -128,7 +128,7 @@ def _sample(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     scene = random_scene(seed, tones=0.6)
     picture = draw_scene(scene)
     step = INPUT // GRID
-    labels = picture.labels[step // 2 :: step, step // 2 :: step].astype(np.int64)
+    labels: np.ndarray = picture.labels[step // 2 :: step, step // 2 :: step].astype(np.int64)
     owner = picture.owner[step // 2 :: step, step // 2 :: step]
     colour, pattern = np.full_like(labels, 255), np.full_like(labels, 255)
     for index, thing in enumerate(scene.things, 1):

@@ -155,7 +155,8 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
         latents = latents / (sigmas[1:].reshape(-1, 1, 1, 1, 1) ** 2 + 1).sqrt()
     run = guider.last_run
     assert run is not None
-    masks = torch.stack([run.edit_masks(step)[0] for step in range(steps)])
+    each = [run.edit_masks(step) for step in range(steps)]
+    masks = torch.stack([one[0] for one in each if one is not None])
     return {
         "source_latents": latents[:, 0], "edit_latents": latents[:, 1],
         "masks_64": resize(masks, (64, 64))[:, 0], "masks_16": resize(masks, (16, 16))[:, 0],

@@ -168,7 +168,7 @@ def _task(entry: Any, where: str, top: dict[str, Any], base: Path, output: Path)
         model = str((base / model).resolve())
         if not Path(model).is_file():
             raise ConfigError(f"model: {model} does not exist. Give a checkpoint file, or 'demo'.")
-    task = {
+    task: dict[str, Any] = {
         "name": name,
         "part": str(entry.get("part", name)),
         "data": {kind: source},
@@ -231,7 +231,7 @@ def _pictures(task: dict[str, Any]) -> tuple[Any, Any]:
         return load_pairs(Path(source["path"]), task["size"], source.get("limit"))
     paths = [Path(source[key]) for key in ("annotations", "images")]
     options = {key: value for key, value in source.items() if key not in ("annotations", "images")}
-    reader = read_part_imagenet if kind == "part_imagenet" else read_pascal_part
+    reader: Any = read_part_imagenet if kind == "part_imagenet" else read_pascal_part
     folder = Path(task["output"]) / f"{task['name']}.pictures"
     if not folder.is_dir():
         part = folder.with_name(folder.name + f".{os.getpid()}")

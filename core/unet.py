@@ -11,7 +11,7 @@ class LayerKey(NamedTuple):
 
     block: str  # "input", "middle" or "output"
     number: int  # index in input_blocks / output_blocks; 0 for the middle
-    index: int  # index within the spatial transformer
+    index: int  # type: ignore[assignment]  # index within the spatial transformer; hides tuple.index, unused here
 
     def __str__(self) -> str:
         return f"{self.block}.{self.number}.{self.index}"
@@ -85,4 +85,6 @@ def cross_layers(unet: Any) -> tuple[CrossLayer, ...]:
 def transformer_block(unet: Any, key: LayerKey) -> Any:
     """The ``BasicTransformerBlock`` that ``key`` names."""
     blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[key.block]
-    return _spatial_transformer(blocks[key.number]).transformer_blocks[key.index]
+    transformer = _spatial_transformer(blocks[key.number])
+    assert transformer is not None, f"{key} is no block with attention"
+    return transformer.transformer_blocks[key.index]

@@ -28,7 +28,7 @@ def _views(seed: int) -> list[tuple[np.ndarray, str, np.ndarray]]:
     picture = draw_scene(scene)
     small = picture.image.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3)).astype(np.uint8)
     patches = SIZE // PATCH
-    out = [(small, scene.caption, np.ones((patches, patches), bool))]
+    out: list[tuple[np.ndarray, str, np.ndarray]] = [(small, scene.caption, np.ones((patches, patches), bool))]
     for index, thing in enumerate(scene.things, 1):
         looks = list(thing.looks.values())
         common = max(looks, key=looks.count)

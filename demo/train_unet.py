@@ -112,7 +112,9 @@ class Shards:
     def __init__(self, folder: Path):
         from transformers import PreTrainedTokenizerFast
 
-        self.folder, self.seen, self.parts = folder, set(), []
+        self.folder = folder
+        self.seen: set[str] = set()
+        self.parts: list[torch.Tensor] = []
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(str(TOKENIZER_DIR))
         self.captions: list[list[int]] = []
         self.latents = torch.empty(0)
@@ -219,8 +221,8 @@ def main() -> None:
                     a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens.roll(1, 0), lengths.roll(1, 0)
                 )
             worse = ((other.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean().item() / losses[-1]
-            done = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
-            print(f"{done}, with others' captions {worse:.2f} times, pictures {data.refresh()}", flush=True)
+            line = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
+            print(f"{line}, with others' captions {worse:.2f} times, pictures {data.refresh()}", flush=True)
         if time.time() - saved > 300:
             save(average.values, args.out, {"steps": str(step)}, half=False)
             saved = time.time()

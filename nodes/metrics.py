@@ -129,7 +129,8 @@ def mean_scores(scores: list[EditScores]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for key in LABELS:
         values = [_finite(dataclasses.asdict(score))[key] for score in scores]
-        means[key] = None if any(value is None for value in values) else fmean(values)
+        known = [value for value in values if value is not None]
+        means[key] = fmean(known) if len(known) == len(values) else None
     return means
 
 

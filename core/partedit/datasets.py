@@ -62,7 +62,7 @@ def read_part_imagenet(
     for number, segmentations in by_picture.items():
         picture = pictures[number]
         height, width = int(picture["height"]), int(picture["width"])
-        mask = np.zeros((height, width), dtype=bool)
+        mask: np.ndarray = np.zeros((height, width), dtype=bool)
         for segmentation in segmentations:
             mask |= decode_segmentation(segmentation, height, width)
         if mask.any() and mask.mean() >= min_share:
