@@ -27,7 +27,7 @@ from .training_state import TrainingState, load_state, save_state
 
 # The change of a map's logits, root mean square in nats, that a first step of nominal learning rate 30 makes under the
 # rule "logit".
-LOGIT_STEP_AT_30 = 6.0
+LOGIT_STEP_AT_30 = 3.0
 PAPER_LEARNING_RATE = 30.0
 TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
 
@@ -154,10 +154,12 @@ class _Trainer:
         self.rows = torch.nn.Parameter(rows.to(device))
         unit = self._logit_unit() if settings.learning_rate_rule == "logit" else 1.0
         self.report.effective_learning_rate = settings.learning_rate * unit
-        # AdamW bounds a weight by 1 / weight_decay: in the units of the rule, as the learning rate is.
-        self.optimizer = torch.optim.AdamW(
-            [self.rows], lr=self.report.effective_learning_rate, weight_decay=settings.weight_decay / unit
-        )
+        # A share of `weight_decay` a step under the rule, whatever the scale of the embeddings: at the paper's nominal
+        # rate, AdamW's own product with it would take 30 % a step.
+        decay = settings.weight_decay
+        if settings.learning_rate_rule == "logit":
+            decay /= PAPER_LEARNING_RATE * unit
+        self.optimizer = torch.optim.AdamW([self.rows], lr=self.report.effective_learning_rate, weight_decay=decay)
         self.best = (-1.0, 0, rows.clone())
         self.start = self._resume()
 

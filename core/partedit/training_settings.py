@@ -24,7 +24,7 @@ class TrainingSettings:
         learning_rate: Adam's step. Under ``embedding`` it is taken as it is (30 in the paper, for SDXL's embeddings);
             under ``logit`` it is scaled by the model's own queries and keys, so that 30 changes the maps' logits by
             the same amount on any model and width.
-        lr_step, lr_gamma: StepLR. weight_decay: AdamW's.
+        lr_step, lr_gamma: StepLR. weight_decay: AdamW's; under ``logit`` the share that a step at rate 30 takes off.
         noise_low, noise_high: stretch of the diffusion time, 0 (clean) to 1; noise_count: levels in it.
         layers: preset name or block names (see `choose_layers`).
         loss: ``bce`` or the published ``l2``.
