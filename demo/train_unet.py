@@ -155,6 +155,21 @@ def build() -> DemoNet:
     return net.train()
 
 
+def pyramid_noise(like: torch.Tensor, t: torch.Tensor, strength: float) -> torch.Tensor:
+    """White noise, with coarse noise added above level 600.
+
+    Averaged over an object, white noise vanishes even at the noisiest level, so colours can be read off the noise and
+    need no caption. Coarse noise hides them ("offset noise", at three scales).
+    """
+    noise = torch.randn_like(like)
+    if strength > 0:
+        scale = strength * ((t - 600).clamp(min=0) / 400.0)[:, None, None, None]
+        for size in (1, 4, 8):
+            coarse = torch.randn(*like.shape[:2], size, size)
+            noise = noise + scale * torch.nn.functional.interpolate(coarse, like.shape[-2:], mode="bicubic")
+    return noise
+
+
 def shipped(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What the checkpoint holds: everything but the first encoder's projection, which nothing reads."""
     return {k: v for k, v in values.items() if k != "clip_l.text_projection.weight"}
@@ -168,6 +183,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--noisy", type=float, default=0.0, help="share of each batch drawn from the noisiest fifth")
+    parser.add_argument("--pyramid", type=float, default=0.0, help="strength of low-frequency noise at noisy levels")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     prepare_cpu(args.threads)
@@ -203,8 +220,9 @@ def main() -> None:
             group["lr"] = args.rate * min(1.0, (step + 1) / 100) * min(1.0, 1.5 * (1 - share)) + 1e-6
         latents, tokens, lengths = data.batch(args.batch, rng)
         t = (1000 * torch.rand(args.batch) ** 0.6).long().clamp(max=999)
+        t = torch.where(torch.rand(args.batch) < args.noisy, 800 + torch.randint(0, 200, (args.batch,)), t)
         a = alphas[t][:, None, None, None]
-        noise = torch.randn_like(latents)
+        noise = pyramid_noise(latents, t, args.pyramid)
         with torch.autocast("cpu", torch.bfloat16):
             guess = net(a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens, lengths)
         loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
