@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from bench.bootstrap import load_pack
 from .pictures import ANIMALS, Picture, draw_scene, random_scene
 from .training import prepare_cpu
 
+#: Levels that an edit is decided at: above them parts are not there yet, below them they are long drawn.
+LEVELS: dict[str, Any] = {"noise_low": 0.2, "noise_high": 0.7, "noise_count": 5}
 #: The decoder's finest attention level: its queries separate parts best (measured, see the model card).
 LAYERS = "output.2, output.3"
 
@@ -66,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=600)
     args = parser.parse_args()
     prepare_cpu()
     load_pack()
@@ -79,7 +82,7 @@ def main() -> None:
     for part in DEMO_PARTS:
         pictures = single_scenes(part.names, 4_000_000, args.pictures)
         latents = studio.encode(np.stack([p.image for p in pictures]))
-        settings = TrainingSettings(part_names=(part.label,), steps=args.steps, layers=LAYERS, held_out=0.0)
+        settings = TrainingSettings(part_names=(part.label,), steps=args.steps, layers=LAYERS, held_out=0.0, **LEVELS)
         token, report = train_part_token(
             studio.model, latents, part_masks(pictures, part), studio.text(""), settings, model_family="demo"
         )
