@@ -74,8 +74,7 @@ def test_every_line_of_an_edit_gives_a_picture(client, object_info):
 
 
 def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
-    path = next(path for path in WORKFLOWS if uses_demo_model(path))
-    prompt = copy.deepcopy(to_prompt(load(path), object_info))
+    prompt = copy.deepcopy(to_prompt(load(named("partedit_demo")), object_info))
     broken = next(key for key, node in prompt.items() if node["class_type"] == "LoadPartToken")
     name, value = next(iter(prompt[broken]["inputs"].items()))
     prompt[broken]["inputs"][name] = "no such token"
