@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import text_encoder
-from .pictures import WORDS
+from .world import WORDS
 
 TOKENIZER_DIR = Path(__file__).parent / "tokenizer"
 SPECIAL = ("<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unknown|>")

@@ -17,8 +17,9 @@ import torch
 
 from bench.bootstrap import load_pack
 
-from .pictures import ANIMALS, Picture, draw_scene, random_scene
+from .pictures import draw_scene, random_scene
 from .training import prepare_cpu
+from .world import ANIMALS, Picture
 
 #: Levels that an edit is decided at: above them parts are not there yet, below them they are long drawn.
 LEVELS: dict[str, Any] = {"noise_low": 0.2, "noise_high": 0.7, "noise_count": 5}
