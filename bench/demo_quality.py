@@ -5,6 +5,7 @@ python run.py bench demo_quality
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -33,12 +34,15 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="only this many of the seeded prompts")
+    prompts = parser.parse_args().prompts
     studio, model = Studio(), load_judge()
     right = {"object": 0, "colour": 0, "both": 0, "pattern": 0}
     kept: list[torch.Tensor] = []
     wrong: list[str] = []
-    for start in range(0, PROMPTS, BATCH):
-        wanted = [prompt_of(seed) for seed in range(start, min(PROMPTS, start + BATCH))]
+    for start in range(0, prompts, BATCH):
+        wanted = [prompt_of(seed) for seed in range(start, min(prompts, start + BATCH))]
         pictures = studio.decode(studio.sample([w[0] for w in wanted], seed=start))
         for (text, name, look), verdict, picture in zip(wanted, judge(model, pictures), pictures):
             thing = verdict.thing()
@@ -65,8 +69,8 @@ def main() -> None:
         "demo_quality",
         {
             "judge_held_out": accuracy(model, range(8_000_000, 8_000_200)),
-            "prompts": PROMPTS,
-            **{f"right_{k}": v / PROMPTS for k, v in right.items()},
+            "prompts": prompts,
+            **{f"right_{k}": v / prompts for k, v in right.items()},
             "vae_psnr_db": fidelity,
             "seconds_a_picture_25_steps": min(seconds),
             "threads": torch.get_num_threads(),
