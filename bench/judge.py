@@ -116,8 +116,12 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
     """The trained judge.
 
     Raises:
-        FileNotFoundError: its weights are missing; they ship in ``demo/weights``.
+        FileNotFoundError: its weights are missing; they do not ship.
     """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. Train it first: python -m bench.judge --train bench/judge.safetensors"
+        )
     model = Judge()
     model.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
     return model.eval()
