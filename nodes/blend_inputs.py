@@ -15,6 +15,18 @@ from ..core.partedit.tokens import PADDINGS, PartToken
 from .common import advanced
 
 
+def omega_input() -> io.Float.Input:
+    """ω of the adaptive threshold, as the sampler and the guider show it."""
+    return io.Float.Input(
+        "omega",
+        default=1.5,
+        min=0.5,
+        max=10.0,
+        step=0.05,
+        tooltip="From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer.",
+    )
+
+
 def blend_inputs() -> list[io.Input]:
     """Schema entries; their values go to :func:`make_inputs`."""
 

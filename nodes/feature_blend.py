@@ -13,7 +13,7 @@ from ..core.partedit import guider as core_guider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.sampler import SampleSettings, feature_blend
 from ..core.partedit.tokens import PartToken
-from .blend_inputs import blend_inputs, make_inputs
+from .blend_inputs import blend_inputs, make_inputs, omega_input
 from .common import EditPromptType, PartTokenType, TrajectoryType, advanced
 
 GUIDER_ROWS = ("edits", "source and edits")
@@ -79,16 +79,7 @@ class FeatureBlendSampler(io.ComfyNode):
                         "Earlier release lets the edit grow beyond the part."
                     ),
                 ),
-                io.Float.Input(
-                    "omega",
-                    default=1.5,
-                    min=0.5,
-                    max=10.0,
-                    step=0.05,
-                    tooltip=(
-                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer."
-                    ),
-                ),
+                omega_input(),
                 TrajectoryType.Input(
                     "trajectory",
                     optional=True,
@@ -191,16 +182,7 @@ class FeatureBlendGuider(io.ComfyNode):
                         "number of steps."
                     ),
                 ),
-                io.Float.Input(
-                    "omega",
-                    default=1.5,
-                    min=0.5,
-                    max=10.0,
-                    step=0.05,
-                    tooltip=(
-                        "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer."
-                    ),
-                ),
+                omega_input(),
                 io.Combo.Input(
                     "output_rows",
                     options=list(GUIDER_ROWS),
