@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,33 @@ COLOUR_NAMES = tuple(COLOURS)
 INPUT, GRID = 256, 64  # pictures are scaled to INPUT; labels are given on a GRID x GRID raster
 
 
-class _Block(nn.Sequential):
-    def __init__(self, c_in: int, c_out: int, stride: int = 1):
-        super().__init__(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.GroupNorm(8, c_out), nn.SiLU())
+def _down(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), _Block(c_out))
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block: norm, SiLU, 3 × 3 convolution, twice."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        layers = (nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1))
+        more = (nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1))
+        self.body = nn.Sequential(*layers, *more)
+        nn.init.zeros_(self.body[-1].weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class _Up(nn.Module):
+    """Nearest enlargement, joined with the finer level."""
+
+    def __init__(self, c_in: int, c_skip: int):
+        super().__init__()
+        self.join, self.block = nn.Conv2d(c_in + c_skip, c_skip, 1), _Block(c_skip)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return self.block(self.join(torch.cat((F.interpolate(x, scale_factor=2), skip), 1)))
 
 
 class Judge(nn.Module):
@@ -40,23 +66,21 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), _Block(12, 32, 2), _Block(32, 32))
-        self.d1 = nn.Sequential(_Block(32, 64, 2), _Block(64, 64))
-        self.d2 = nn.Sequential(_Block(64, 96, 2), _Block(96, 96))
-        self.d3 = nn.Sequential(_Block(96, 96, 2), _Block(96, 96))
-        self.u2, self.u1, self.u0 = _Block(192, 64), _Block(128, 48), _Block(80, 48)
-        self.head = nn.Conv2d(48, 1 + len(LABELS) + len(COLOURS) + len(PATTERNS), 1)
+        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 32, 3, 1, 1), nn.SiLU())
+        self.d1, self.d2, self.d3, self.d4 = _down(32, 64), _down(64, 96), _down(96, 128), _down(128, 128)
+        self.u3, self.u2, self.u1 = _Up(128, 128), _Up(128, 96), _Up(96, 64)
+        self.head = nn.Sequential(
+            nn.Conv2d(96, 48, 3, 1, 1), nn.SiLU(), nn.Conv2d(48, 1 + len(LABELS) + len(COLOURS) + len(PATTERNS), 1)
+        )
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         a = self.stem(x)
         b = self.d1(a)
         c = self.d2(b)
         d = self.d3(c)
-        up = F.interpolate
-        y = self.u2(torch.cat((up(d, scale_factor=2), c), 1))
-        y = self.u1(torch.cat((up(y, scale_factor=2), b), 1))
-        y = self.u0(torch.cat((up(y, scale_factor=2), a), 1))
-        return self.head(y).split((1 + len(LABELS), len(COLOURS), len(PATTERNS)), 1)
+        y = self.u3(self.d4(d), d)
+        y = F.interpolate(self.u1(self.u2(y, c), b), scale_factor=2)
+        return self.head(torch.cat((y, a), 1)).split((1 + len(LABELS), len(COLOURS), len(PATTERNS)), 1)
 
 
 class Verdict:
@@ -102,7 +126,7 @@ class Verdict:
 @torch.no_grad()
 def judge(model: Judge, images: np.ndarray | torch.Tensor) -> list[Verdict]:
     """Judge pictures: (N, H, W, 3), uint8, or float in 0 … 1."""
-    x = torch.as_tensor(np.asarray(images))
+    x = torch.as_tensor(np.array(images))
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     x = F.interpolate(x.permute(0, 3, 1, 2) * 2 - 1, size=(INPUT, INPUT), mode="bilinear", antialias=True)
     out = []
@@ -132,7 +156,7 @@ def _sample(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     scene = random_scene(seed, tones=0.6)
     picture = draw_scene(scene)
     step = INPUT // GRID
-    labels: np.ndarray = picture.labels[step // 2 :: step, step // 2 :: step].astype(np.int64)
+    labels: np.ndarray = picture.labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)
     owner = picture.owner[step // 2 :: step, step // 2 :: step]
     colour, pattern = np.full_like(labels, 255), np.full_like(labels, 255)
     for index, thing in enumerate(scene.things, 1):
@@ -161,24 +185,37 @@ def accuracy(model: Judge, seeds: range) -> dict[str, float]:
 
 
 def train(path: Path, steps: int, pictures: int, batch: int = 16) -> None:
-    model = Judge()
-    bank = [np.stack(m) for m in zip(*(_sample(5_000_000 + k) for k in range(pictures)))]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    rng, begin = np.random.default_rng(0), time.time()
     torch.manual_seed(0)
+    model = Judge()
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        samples = list(pool.map(_sample, range(5_000_000, 5_000_000 + pictures), chunksize=50))
+    bank = [np.stack(m) for m in zip(*samples)]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    # four pixels in five are background, which is the easiest class
+    balance = torch.ones(1 + len(LABELS))
+    balance[0] = 0.3
+    weights = (balance, None, None)
+    rng, begin = np.random.default_rng(0), time.time()
     for step in range(1, steps + 1):
-        picks = rng.integers(0, pictures, batch)
-        x = to_tensor(bank[0][picks])
+        picks, flip = rng.integers(0, pictures, batch), bool(rng.random() < 0.5)
+        x, *targets = (torch.from_numpy(m[picks]) for m in bank)
+        x = to_tensor(x.numpy())
+        if flip:
+            x, targets = x.flip(-1), [t.flip(-1) for t in targets]
         # what a decoder makes of a picture is a little soft and noisy: so are the training pictures
         x = x + torch.randn_like(x) * 0.05 * torch.rand(batch, 1, 1, 1)
         if rng.random() < 0.5:
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
-        targets = [torch.from_numpy(m[picks]) for m in bank[1:]]
-        logits = model(x)
-        loss = sum(F.cross_entropy(y, t, ignore_index=255) for y, t in zip(logits, targets))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(x)
+        loss = sum(
+            F.cross_entropy(y.float(), t.long(), weight=w, ignore_index=255)
+            for y, t, w in zip(logits, targets, weights)
+        )
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         if step % 100 == 0:
@@ -192,8 +229,8 @@ def train(path: Path, steps: int, pictures: int, batch: int = 16) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pictures", type=int, default=5000)
     args = parser.parse_args()
     prepare_cpu()
     train(args.train, args.steps, args.pictures)
