@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - the reader may start it with any
 
 from bench.host import existing
 from bench.host.archives import FLOOR
-from bench.host.layout import PACK_DIR, Host, SetupError
+from bench.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop
 from bench.host.link import link_pack
 from bench.host.provision import prepare_private
 from bench.host.server import Server, ServerError
@@ -39,24 +40,42 @@ def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
     return host
 
 
-def run_python(host: Host, arguments: list[str], extra: dict[str, str] | None = None) -> int:
+# Not with -m: the python of ComfyUI's portable edition for Windows never looks into the current folder.
+RUN_MODULE = """
+import runpy, sys
+sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def run_module(host: Host, module: str, arguments: list[str]) -> int:
+    """Run a module of this repository with the host's python; gives back its exit code."""
+    return run_python(host, ["-c", RUN_MODULE, str(PACK_DIR), module, *arguments])
+
+
+def run_python(host: Host, arguments: list[str]) -> int:
     """Run the host's python in the repository, with COMFYUI_PATH set; gives back its exit code."""
-    environment = dict(os.environ, COMFYUI_PATH=str(host.root), PYTHONIOENCODING="utf-8", **(extra or {}))
+    environment = dict(os.environ, COMFYUI_PATH=str(host.root), PYTHONIOENCODING="utf-8")
     process = subprocess.Popen([str(host.python), *arguments], cwd=PACK_DIR, env=environment)
-    while True:
+    try:
+        return process.wait()
+    except BaseException as reason:
+        # A Ctrl-C in the terminal has reached it, too; a kill of this program has not.
+        if not isinstance(reason, KeyboardInterrupt):
+            process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGINT)
+        wait_or_end(process)
+        raise
+
+
+def wait_or_end(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Wait for a process that was told to stop; force it when it takes too long or the user is impatient."""
+    for force in (process.terminate, process.kill):
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            # Ctrl-C reaches the child as well; it stops its server and ends. A second one is not waited for.
-            try:
-                process.wait(timeout=30)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                process.kill()
-            raise
-        except SystemExit:
-            process.terminate()
-            process.wait(timeout=30)
-            raise
+            process.wait(timeout=patience)
+            return
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            force()
+    process.wait()
 
 
 def program(name: str) -> str:
@@ -84,14 +103,14 @@ def programs() -> dict[str, str]:
 
 def demo(options: argparse.Namespace) -> int:
     host = pick_host(existing.RUN_MODULES)
-    arguments = ["-m", "bench.host.demo", "--output", str(Path(options.output).absolute())]
-    return run_python(host, arguments + (["--cpu"] if options.cpu else []))
+    arguments = ["--output", str(Path(options.output).absolute()), *(["--cpu"] if options.cpu else [])]
+    return run_module(host, "bench.host.demo", arguments)
 
 
 def test(options: argparse.Namespace) -> int:
     host = pick_host(existing.TEST_MODULES, options.floor)
     arguments = list(options.arguments)
-    if options.floor and not any(Path(argument.split("::")[0]).exists() for argument in arguments):
+    if options.floor and not any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments):
         # The oldest host proves that the pack loads and runs there; what does not touch it need not run twice.
         arguments = ["tests/host", *arguments]
     return run_python(host, ["-m", "pytest", *arguments])
@@ -99,13 +118,16 @@ def test(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     host = pick_host(existing.RUN_MODULES)
+    offer_pictures(host)
     cpu = options.cpu or not existing.has_accelerator(host.python)
     print("starting ComfyUI ...", flush=True)
     with Server(host, cpu=cpu, private=False) as server:
-        server.start()
+        server.start(port=options.port)
         print(f"the editor is at {server.base_url}  (templates: Workflow > Browse Templates > {PACK_DIR.name})")
-        print("Ctrl-C ends it.", flush=True)
-        if not options.no_browser:
+        print(f"its log: {server.log}\nCtrl-C ends it.", flush=True)
+        # Without a screen some systems open a browser that takes over the terminal.
+        screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        if screen and not options.no_browser:
             webbrowser.open(server.base_url)
         assert server.process is not None
         code = server.process.wait()
@@ -113,18 +135,32 @@ def serve(options: argparse.Namespace) -> int:
         return code
 
 
+def offer_pictures(host: Host) -> None:
+    """Copy the example pictures that templates load into the host's input folder; nothing there is overwritten."""
+    folder = host.root / "input"
+    folder.mkdir(exist_ok=True)
+    for picture in sorted((PACK_DIR / "demo" / "input").iterdir()):
+        target = folder / picture.name
+        if picture.is_file() and not target.exists():
+            partial = target.with_name(picture.name + ".partial")
+            shutil.copyfile(picture, partial)
+            os.replace(partial, target)
+            print(f"example picture for the templates: {target}")
+
+
 def parity(options: argparse.Namespace) -> int:
     folder = Path(options.folder).absolute()
     if not folder.is_dir():
         raise SetupError(f"{folder} is no folder; give a folder of golden cases (NAME.json with NAME.safetensors)")
-    return run_python(pick_host(existing.RUN_MODULES), ["-m", program("parity"), str(folder), *options.arguments])
+    return run_module(pick_host(existing.RUN_MODULES), program("parity"), [str(folder), *options.arguments])
 
 
 def bench(options: argparse.Namespace) -> int:
     if options.name is None:
         print("benchmarks: " + ", ".join(sorted(programs())))
         return 0
-    return run_python(pick_host(existing.TEST_MODULES), ["-m", program(options.name), *options.arguments])
+    module = program(options.name)
+    return run_module(pick_host(existing.TEST_MODULES), module, options.arguments)
 
 
 def train_tokens(options: argparse.Namespace) -> int:
@@ -132,7 +168,7 @@ def train_tokens(options: argparse.Namespace) -> int:
     if not config.is_file():
         raise SetupError(f"{config} is no file; give a YAML file that lists the tokens to train")
     host = pick_host(existing.RUN_MODULES)
-    return run_python(host, ["-m", program("train_tokens"), str(config), *options.arguments])
+    return run_module(host, program("train_tokens"), [str(config), *options.arguments])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("serve", help="open the editor with the pack loaded")
     one.add_argument("--no-browser", action="store_true", help="only print the address")
+    one.add_argument("--port", type=int, default=0, help="default: one that is free")
     one.add_argument("--cpu", action="store_true", help="do not use a GPU")
     one.set_defaults(work=serve)
 
@@ -179,7 +216,7 @@ def main(arguments: list[str]) -> int:
     options.arguments = rest
     try:
         return options.work(options)
-    except (SetupError, ServerError) as error:
+    except (SetupError, ServerError, OSError) as error:
         print(f"\nrun.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -188,6 +225,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # A plain kill must stop the server as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_cleanly_when_told_to_stop()
     sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,19 @@ def host() -> Host:
     """The ComfyUI under test, run by the interpreter that runs the tests."""
     root = Path(os.environ["COMFYUI_PATH"]).resolve()
     return Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
+
+
+@pytest.fixture
+def make_host() -> Callable[..., Host]:
+    """Makes a folder that looks like a ComfyUI, with the given text as its main.py."""
+
+    def make(folder: Path, main: str = "", private: bool = False) -> Host:
+        (folder / "comfy").mkdir(parents=True)
+        (folder / "comfy" / "sd.py").write_text("")
+        (folder / "main.py").write_text(textwrap.dedent(main))
+        return Host(folder, Path(sys.executable), private)
+
+    return make
 
 
 @pytest.fixture(scope="session")

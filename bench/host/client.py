@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .websocket import WebSocket, WebSocketClosed
+from .websocket import WebSocket
 
 # Loopback must not go through a proxy that the user's environment names.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -59,10 +60,12 @@ class Client:
         self.client_id = uuid.uuid4().hex
         self._alive = alive
 
-    def request(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+    def request(
+        self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None, timeout: float = 60.0
+    ) -> bytes:
         """GET, or POST when there is data. Raises ``urllib.error.HTTPError`` for a refusing status."""
         request = urllib.request.Request(self.base_url + path, data=data, headers=headers or {})
-        with _OPENER.open(request, timeout=60) as answer:
+        with _OPENER.open(request, timeout=timeout) as answer:
             return answer.read()
 
     def get_json(self, path: str) -> Any:
@@ -114,7 +117,7 @@ class Client:
                 raise PromptError(f"the server refused the prompt: {error.code} {text[:500]}") from None
             raise PromptError(_explain_refusal(answer), details=answer) from None
 
-    def run(self, prompt: dict[str, Any], progress: Progress | None = None, limit: float = 900.0) -> RunResult:
+    def run(self, prompt: dict[str, Any], progress: Progress | None = None, limit: float = 600.0) -> RunResult:
         """Queue a prompt and wait for its end.
 
         Args:
@@ -132,7 +135,9 @@ class Client:
             prompt_id = self.submit(prompt)
             while True:
                 if time.monotonic() - started > limit:
-                    self.interrupt()
+                    # A server that hangs does not answer this either.
+                    with contextlib.suppress(OSError):
+                        self.interrupt()
                     raise TimeoutError(f"the prompt did not finish within {limit:.0f} s")
                 try:
                     message = connection.receive(timeout=2.0)
@@ -140,7 +145,7 @@ class Client:
                     if self._alive is not None and not self._alive():
                         raise PromptError("the server died while the prompt ran") from None
                     continue
-                except WebSocketClosed:
+                except ConnectionError:
                     raise PromptError("the server closed the connection while the prompt ran") from None
                 if isinstance(message, bytes):
                     continue

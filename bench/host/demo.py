@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -23,9 +22,9 @@ from PIL import Image, ImageDraw, ImageFont
 from .client import Client, PromptError
 from .existing import has_accelerator
 from .graph import WorkflowError, set_inputs, to_prompt
-from .layout import PACK_DIR, RUNTIME, Host
+from .layout import PACK_DIR, RUNTIME, Host, end_cleanly_when_told_to_stop
 from .link import link_pack
-from .server import Server
+from .server import Server, ServerError
 
 WORKFLOW = PACK_DIR / "workflows" / "partedit_demo.json"
 EDITS = PACK_DIR / "demo" / "edits.json"
@@ -110,7 +109,7 @@ class Progress:
 
 
 def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
-    """Run them all; one entry of the report each, with ``error`` where one failed."""
+    """Run them all; one entry of the report each, with ``error`` where one failed. A server that is gone ends it."""
     info = client.object_info()
     base = with_pictures(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), info), info)
     edits = json.loads(EDITS.read_text(encoding="utf-8"))["edits"]
@@ -123,10 +122,15 @@ def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
         try:
             result = client.run(set_inputs(base, edit["inputs"]), progress)
             source, mask_image, edited = (fetch(client, result.outputs, kind) for kind in ("source", "mask", "edit"))
-        except (PromptError, WorkflowError, TimeoutError) as error:
+        except (PromptError, WorkflowError) as error:
             entry["error"] = str(error)
             progress.done(f"FAILED: {error}")
             continue
+        except OSError as error:
+            # No answer, or none in time: the other edits would only wait as long for nothing.
+            entry["error"] = f"no answer from the server: {error}"
+            progress.done(f"FAILED: {entry['error']}")
+            break
         mask = np.asarray(mask_image.convert("L").resize(source.size), dtype=np.float32) / 255
         file = output / f"{name}.png"
         side_by_side(source, mask, edited, edit.get("title", name)).save(file)
@@ -152,7 +156,9 @@ def main(arguments: list[str]) -> int:
         stats = client.get_json("/system_stats")
         ready = time.monotonic() - started
         entries = run_edits(client, options.output)
-    failed = [entry["name"] for entry in entries if "error" in entry]
+        failed = [entry["name"] for entry in entries if "error" in entry]
+        if failed:
+            print(f"the last lines of the server's log:\n{server.tail()}", file=sys.stderr)
     report = {
         "comfyui": stats["system"].get("comfyui_version"),
         "torch": stats["system"].get("pytorch_version"),
@@ -170,8 +176,10 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_cleanly_when_told_to_stop()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except ServerError as error:
+        sys.exit(f"\n{error}")

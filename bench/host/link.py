@@ -29,8 +29,8 @@ def link_pack(host: Host, pack: Path = PACK_DIR) -> str:
             raise SetupError(f"{link} exists and is not this pack ({pack}). Move it away, or rename it.")
         unlink_pack(host.root)
     if sys.platform == "win32":
-        # A junction needs no administrator, a symbolic link does.
-        run_step(["cmd", "/c", "mklink", "/J", str(link), str(pack)], "linking the pack into custom_nodes")
+        # A junction needs no administrator, a symbolic link does. Quoted by hand: & may stand in a path.
+        run_step(f'cmd /c mklink /J "{link}" "{pack}"', "linking the pack into custom_nodes")
     else:
         os.symlink(pack, link, target_is_directory=True)
     return link.name

@@ -13,14 +13,17 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .archives import CURRENT, FLOOR, fetch_host
-from .layout import PACK_DIR, RUNTIME, Host, SetupError, digest, log, pip_command, run_step
+from .layout import PACK_DIR, RUNTIME, Host, SetupError, digest, log, run_pip
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_RANGE = ((3, 10), (3, 13))
+# A file in the private environment with an id of its own.
+MARK = "made-by-run-py"
 
 
 @contextlib.contextmanager
@@ -115,15 +118,45 @@ def find_python() -> str:
     )
 
 
+def _works(python: Path) -> bool:
+    """Whether the environment's python runs, with its own pip and a version that torch has builds for."""
+    low, high = PYTHON_RANGE
+    code = f"import sys, pip; sys.exit(not {low} <= sys.version_info[:2] <= {high})"
+    try:
+        return subprocess.run([str(python), "-c", code], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def _make_venv(base: str, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-    done = subprocess.run([base, "-m", "venv", str(folder)], check=False)
-    if done.returncode != 0:
-        raise SetupError(
-            f"'{base} -m venv' failed. On Debian and Ubuntu the module is a package of its own: "
-            "sudo apt install python3-venv"
-        )
+    python = str(venv_python(folder))
+    # A system without the module that puts pip into environments (Debian, Ubuntu) may still have pip itself.
+    ways = (
+        [[base, "-m", "venv", str(folder)]],
+        [
+            [base, "-m", "venv", "--clear", "--without-pip", str(folder)],
+            [base, "-m", "pip", "--python", python, "install", "--no-user", "pip"],
+        ],
+    )
+    complaints = []
+    for way in ways:
+        for command in way:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode != 0:
+                complaints.append(f"{' '.join(command)}\n{(done.stdout + done.stderr).strip()[-1500:]}")
+                break
+        else:
+            # Tells this environment from any other that stood here before.
+            (folder / MARK).write_text(uuid.uuid4().hex, encoding="utf-8")
+            return
+    raise SetupError(
+        "no python environment could be made:\n\n"
+        + "\n\n".join(complaints)
+        + "\n\nOn Debian and Ubuntu what is missing is a package of its own: sudo apt install python3-venv\n"
+        "(or python3.N-venv for a Python that is not the system's). Then run the same command again."
+    )
 
 
 def _constraints() -> Path:
@@ -144,16 +177,19 @@ def prepare_private(floor: bool = False) -> Host:
     """
     RUNTIME.mkdir(exist_ok=True)
     with locked(RUNTIME / "setup.lock"):
-        base = find_python()
         venv = RUNTIME / "venv"
         python = venv_python(venv)
-        key = stage("python environment", digest(base + str(venv)), python, lambda: _make_venv(base, venv))
-        install = [*pip_command(python), "install"]
+        # Whichever python runs this file: an environment that works is kept, one whose python is gone made anew.
+        if not _works(python):
+            (venv / MARK).unlink(missing_ok=True)
+        stage("python environment", "", venv / MARK, lambda: _make_venv(find_python(), venv))
+        # A pip configured for --user would refuse to install into an environment.
+        install = ["install", "--no-user"]
         key = stage(
             "torch",
-            digest(key + " ".join(TORCH)),
+            digest((venv / MARK).read_text(encoding="utf-8") + " ".join(TORCH)),
             python,
-            lambda: run_step([*install, *TORCH], "installing torch (a few GB on Linux)"),
+            lambda: run_pip(python, [*install, *TORCH], "installing torch (a few GB on Linux)"),
         )
         root = RUNTIME / "ComfyUI"
         stage("ComfyUI", CURRENT.sha256, root / "main.py", lambda: fetch_host(CURRENT, root, python))
@@ -161,7 +197,8 @@ def prepare_private(floor: bool = False) -> Host:
             "ComfyUI's requirements",
             digest(key + CURRENT.sha256),
             python,
-            lambda: run_step(
+            lambda: run_pip(
+                python,
                 [*install, "-r", str(root / "requirements.txt"), "-c", str(_constraints())],
                 "installing ComfyUI's requirements",
             ),
@@ -172,7 +209,9 @@ def prepare_private(floor: bool = False) -> Host:
             "the pack's requirements",
             digest(key + "".join(file.read_text(encoding="utf-8") for file in files)),
             python,
-            lambda: run_step([*install, *wanted, "-c", str(_constraints())], "installing the pack's requirements"),
+            lambda: run_pip(
+                python, [*install, *wanted, "-c", str(_constraints())], "installing the pack's requirements"
+            ),
         )
         if floor:
             root = RUNTIME / f"ComfyUI-{FLOOR.version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from .client import Client
+from .keeper import PATIENCE
 from .layout import LINK_NAME, RUNTIME, Host
 
 # The first start on a slow machine compiles every module that ComfyUI and its libraries import.
 START_LIMIT = 600.0
+KEEPER = Path(__file__).with_name("keeper.py")
 
 
 class ServerError(RuntimeError):
@@ -67,7 +70,8 @@ class Server:
             # Part tokens that a run saves must not land among the user's models.
             models = self.folder / "models.yaml"
             models.write_text(
-                f"run:\n  is_default: true\n  part_tokens: {json.dumps(str(self.part_tokens))}\n", encoding="utf-8"
+                f"run:\n  is_default: true\n  part_tokens: {json.dumps(str(self.part_tokens), ensure_ascii=False)}\n",
+                encoding="utf-8",
             )
             arguments += ["--extra-model-paths-config", str(models)]
             arguments += ["--database-url", f"sqlite:///{(self.folder / 'comfyui.db').as_posix()}"]
@@ -75,23 +79,27 @@ class Server:
             arguments.append("--disable-api-nodes")
         return arguments
 
-    def start(self, limit: float = START_LIMIT) -> Client:
+    def start(self, limit: float = START_LIMIT, port: int = 0) -> Client:
         """Start and wait until /system_stats answers.
 
+        Args:
+            limit: seconds until it has to answer.
+            port: 0 for one that is free.
+
         Raises:
-            ServerError: it died or did not answer within ``limit`` seconds.
+            ServerError: it died, did not answer in time, or the port that was asked for is taken.
         """
-        # Another program may take the port between the look and the start; then another one is tried.
+        # Another program may take a free port between the look and the start; then another one is tried.
         for attempt in range(3):
-            port = free_port()
-            self.base_url = f"http://127.0.0.1:{port}"
-            self._launch(port)
+            chosen = port or free_port()
+            self.base_url = f"http://127.0.0.1:{chosen}"
+            self._launch(chosen)
             client = Client(self.base_url, alive=self.alive)
             if self._wait(client, limit):
                 return client
             text = self.tail()
             self._end_process()
-            if "address already in use" not in text.lower() or attempt == 2:
+            if port or attempt == 2 or not ("already in use" in text.lower() or "10048" in text):
                 raise ServerError(f"the server ended before it answered; the last lines of its log:\n{text}")
         raise AssertionError("unreachable")
 
@@ -108,10 +116,11 @@ class Server:
             options["start_new_session"] = True
         with open(self.log, "wb") as sink:
             self.process = subprocess.Popen(
-                self.command(port),
+                [sys.executable, str(KEEPER), str(self.folder), *self.command(port)],
                 cwd=self.host.root,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                # Never written to: its end tells the keeper that this program is gone.
+                stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 **options,  # type: ignore[call-overload]
@@ -121,9 +130,9 @@ class Server:
         end = time.monotonic() + limit
         while self.alive():
             try:
-                client.get_json("/system_stats")
+                json.loads(client.request("/system_stats", timeout=5))
                 return True
-            except OSError:
+            except (OSError, ValueError, http.client.HTTPException):
                 if time.monotonic() > end:
                     text = self.tail()
                     self._end_process()
@@ -144,13 +153,14 @@ class Server:
         process, self.process = self.process, None
         if process is None:
             return
-        _signal_tree(process, hard=False)
+        assert process.stdin is not None
+        process.stdin.close()
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=PATIENCE + 5)
         except subprocess.TimeoutExpired:
             pass
-        # What the server itself started may outlive it, so the hard stop comes in any case.
-        _signal_tree(process, hard=True)
+        # What a server that died by itself had started may have outlived it.
+        _kill_tree(process)
         process.wait(timeout=30)
 
     def stop(self) -> None:
@@ -169,15 +179,14 @@ class Server:
         self.stop()
 
 
-def _signal_tree(process: subprocess.Popen[bytes], hard: bool) -> None:
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         if process.poll() is None:
-            force = ["/F"] if hard else []
-            subprocess.run(["taskkill", "/T", *force, "/PID", str(process.pid)], capture_output=True, check=False)
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
         return
     try:
-        # start_new_session made the server the leader of its own process group.
-        os.killpg(process.pid, signal.SIGKILL if hard else signal.SIGTERM)
+        # start_new_session made the keeper the leader of a process group with all that the server starts.
+        os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
 

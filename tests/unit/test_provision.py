@@ -1,24 +1,20 @@
-"""Setting up: stamps, locks, archives, links, the user's own ComfyUI, and servers that die or leave children."""
+"""Setting up: stamps, locks, environments, archives, links, and the user's own ComfyUI."""
 
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import tarfile
-import textwrap
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from bench.host import existing, provision
-from bench.host.archives import unpack
-from bench.host.layout import LINK_NAME, Host, SetupError
+from bench.host.archives import put_in_place, unpack
+from bench.host.layout import LINK_NAME, SetupError, run_pip
 from bench.host.link import link_pack
-from bench.host.server import Server, ServerError, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -113,21 +109,14 @@ def test_links_in_archives_are_refused(tmp_path):
     assert not (tmp_path / "out" / "secret").exists()
 
 
-def make_host(folder: Path, main: str = "", private: bool = False) -> Host:
-    (folder / "comfy").mkdir(parents=True)
-    (folder / "comfy" / "sd.py").write_text("")
-    (folder / "main.py").write_text(textwrap.dedent(main))
-    return Host(folder, Path(sys.executable), private)
-
-
-def test_the_pack_is_linked_once_and_found_again(tmp_path):
+def test_the_pack_is_linked_once_and_found_again(tmp_path, make_host):
     host, pack = make_host(tmp_path / "host"), tmp_path / "pack"
     pack.mkdir()
     assert link_pack(host, pack) == LINK_NAME == link_pack(host, pack)
     assert (host.root / "custom_nodes" / LINK_NAME).resolve() == pack
 
 
-def test_a_pack_cloned_into_custom_nodes_is_used_as_it_is(tmp_path):
+def test_a_pack_cloned_into_custom_nodes_is_used_as_it_is(tmp_path, make_host):
     host = make_host(tmp_path / "host")
     pack = host.root / "custom_nodes" / "my-clone"
     pack.mkdir(parents=True)
@@ -135,7 +124,7 @@ def test_a_pack_cloned_into_custom_nodes_is_used_as_it_is(tmp_path):
     assert [path.name for path in (host.root / "custom_nodes").iterdir()] == ["my-clone"]
 
 
-def test_nothing_that_exists_is_replaced_by_the_link(tmp_path):
+def test_nothing_that_exists_is_replaced_by_the_link(tmp_path, make_host):
     host, pack = make_host(tmp_path / "host"), tmp_path / "pack"
     pack.mkdir()
     other = host.root / "custom_nodes" / LINK_NAME
@@ -146,7 +135,7 @@ def test_nothing_that_exists_is_replaced_by_the_link(tmp_path):
     assert (other / "keep.txt").read_text() == "mine"
 
 
-def test_a_stale_link_is_renewed_in_the_private_host_only(tmp_path):
+def test_a_stale_link_is_renewed_in_the_private_host_only(tmp_path, make_host):
     pack = tmp_path / "pack"
     pack.mkdir()
     for private in (True, False):
@@ -161,7 +150,7 @@ def test_a_stale_link_is_renewed_in_the_private_host_only(tmp_path):
                 link_pack(host, pack)
 
 
-def test_the_user_s_comfyui_is_checked_and_missing_modules_are_named(tmp_path, monkeypatch):
+def test_the_user_s_comfyui_is_checked_and_missing_modules_are_named(tmp_path, make_host, monkeypatch):
     monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
     with pytest.raises(SetupError, match="holds no ComfyUI"):
         existing.existing_host(tmp_path, {})
@@ -174,80 +163,137 @@ def test_the_user_s_comfyui_is_checked_and_missing_modules_are_named(tmp_path, m
         existing.existing_host(host.root, {})
 
 
-# Answers on the port it is given, and has a child of its own, as a server with worker processes.
-FAKE = """
-    import http.server, subprocess, sys
-    port = int(sys.argv[sys.argv.index("--port") + 1])
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print("child", child.pid, flush=True)
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
-    http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
+def test_a_newer_comfyui_keeps_what_the_user_put_there(tmp_path):
+    old, new = tmp_path / "ComfyUI", tmp_path / "new"
+    for folder, version in ((old, "old"), (new, "new")):
+        for name in ("main.py", "models/checkpoints/put_checkpoints_here", "comfy/sd.py", f"comfy/{version}.py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(version)
+    (old / "models" / "checkpoints" / "big.safetensors").write_text("7 GB")
+    (old / "custom_nodes").mkdir()
+    (old / "custom_nodes" / "link").symlink_to(tmp_path / "pack", target_is_directory=True)
+    put_in_place(new, old)
+    assert (old / "main.py").read_text() == "new" and [p.name for p in sorted((old / "comfy").iterdir())] == [
+        "new.py",
+        "sd.py",
+    ]
+    assert (old / "models" / "checkpoints" / "big.safetensors").read_text() == "7 GB"
+    assert (old / "custom_nodes" / "link").is_symlink() and (old / "output").is_dir()
 
 
-def running(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().split(")")[1].split()[0] != "Z"
+@pytest.fixture
+def private(tmp_path, monkeypatch):
+    """prepare_private with stand-ins for pip, venv and downloads; gives back what was done, in order."""
+    done: list[str] = []
+    monkeypatch.setattr(provision, "RUNTIME", tmp_path)
+    monkeypatch.setattr(provision, "_works", lambda python: python.is_file())
+
+    def make_venv(base, folder):
+        done.append("venv")
+        python = provision.venv_python(folder)
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text(base)
+        (folder / provision.MARK).write_text(str(len(done)))
+
+    def fetch(archive, target, python):
+        done.append(archive.version)
+        target.mkdir(exist_ok=True)
+        (target / "main.py").write_text("")
+
+    monkeypatch.setattr(provision, "_make_venv", make_venv)
+    monkeypatch.setattr(provision, "fetch_host", fetch)
+    monkeypatch.setattr(provision, "run_pip", lambda python, arguments, what: done.append(what.split("installing ")[1]))
+    return done
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
-def test_a_server_is_stopped_with_its_children(tmp_path):
-    with Server(make_host(tmp_path / "host", FAKE), cpu=True) as server:
-        server.start(limit=60)
-        child = int(server.tail().split("child ")[1].split()[0])
-        assert server.process is not None
-        parent = server.process.pid
-        assert running(child) and running(parent)
-    end = time.monotonic() + 20
-    while running(child) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not running(child) and not running(parent) and not server.folder.exists()
+def test_the_private_environment_is_made_once_whatever_python_asks(private, monkeypatch):
+    monkeypatch.setattr(provision, "find_python", lambda: "/usr/bin/python3")
+    provision.prepare_private()
+    assert private[0] == "venv" and len(private) == 5
+    monkeypatch.setattr(provision, "find_python", lambda: "/elsewhere/python3")
+    provision.prepare_private()
+    assert len(private) == 5
+    host = provision.prepare_private(floor=True)
+    assert len(private) == 6 and host.root.name.endswith(private[-1])
 
 
-def test_a_server_that_dies_shows_its_last_words(tmp_path):
-    host = make_host(tmp_path / "host", "raise SystemExit('models folder is on fire')")
-    with Server(host, cpu=True) as server, pytest.raises(ServerError, match="models folder is on fire"):
-        server.start(limit=60)
+def test_an_environment_whose_python_is_gone_is_made_anew_with_all_that_was_in_it(private, tmp_path):
+    before = provision.prepare_private()
+    first = list(private)
+    before.python.unlink()
+    provision.prepare_private()
+    again = private[len(first) :]
+    assert again == [step for step in first if step != provision.CURRENT.version]
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path):
-    host = make_host(tmp_path / "host", "import time; print('thinking', flush=True); time.sleep(600)")
-    with Server(host, cpu=True) as server, pytest.raises(ServerError, match=r"no answer within 2 s(.|\n)*thinking"):
-        server.start(limit=2)
+def test_a_set_up_that_broke_goes_on_where_it_stopped(private, monkeypatch):
+    working = provision.run_pip
+
+    def broken(python, arguments, what):
+        raise SetupError("no network")
+
+    monkeypatch.setattr(provision, "run_pip", broken)
+    with pytest.raises(SetupError, match="no network"):
+        provision.prepare_private()
+    monkeypatch.setattr(provision, "run_pip", working)
+    provision.prepare_private()
+    assert private.count("venv") == 1 and len(private) == 5
 
 
-def test_the_server_gets_private_folders_and_no_other_custom_nodes(tmp_path):
-    with Server(make_host(tmp_path / "host"), cpu=True, pack_name="Pack") as server:
-        command = server.command(free_port())
-        for name in ("user", "input", "output", "temp"):
-            place = Path(command[command.index(f"--{name}-directory") + 1])
-            assert place.is_dir() and place.parent == server.folder
-        assert command[command.index("--whitelist-custom-nodes") + 1] == "Pack" and "--cpu" in command
-        assert command[command.index("--listen") + 1] == "127.0.0.1"
+def script(path: Path, text: str) -> str:
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
 
 
-def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-S", str(REPOSITORY / "run.py"), *arguments]
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
+@pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
+def test_without_the_module_for_environments_pip_of_the_system_is_asked(tmp_path):
+    calls = tmp_path / "calls"
+    base = script(
+        tmp_path / "python",
+        f"""echo "$*" >> '{calls}'
+case "$*" in
+    *--without-pip*|*"-m pip"*) exit 0;;
+    *) echo "ensurepip is not available"; exit 1;;
+esac
+""",
     )
+    folder = tmp_path / "an environment"
+    folder.mkdir()
+    (folder / "rest of an older one").write_text("")
+
+    def venv_calls():
+        return [line.replace(str(folder), "F") for line in calls.read_text().splitlines()]
+
+    with pytest.raises(FileNotFoundError):
+        # The stand-in makes no folder, so only the mark is missing at the end.
+        provision._make_venv(base, folder)
+    python = provision.venv_python(Path("F"))
+    assert venv_calls() == [
+        "-m venv F",
+        "-m venv --clear --without-pip F",
+        f"-m pip --python {python} install --no-user pip",
+    ]
+    nothing = script(tmp_path / "none", "echo 'ensurepip is not available'\nexit 1\n")
+    with pytest.raises(SetupError, match=r"ensurepip is not available(.|\n)*apt install python3-venv"):
+        provision._make_venv(nothing, folder)
 
 
-def test_run_py_starts_without_any_installed_package():
-    done = cli("--help")
-    assert done.returncode == 0
-    for command in ("demo", "test", "serve", "parity", "bench", "train-tokens"):
-        assert command in done.stdout
+@pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
+def test_a_pip_that_reaches_no_index_says_what_to_look_at(tmp_path, capfd):
+    python = script(tmp_path / "python", "echo 'ERROR: Could not find a version (from versions: none)' >&2\nexit 1\n")
+    with pytest.raises(SetupError) as error:
+        run_pip(Path(python), ["download", "x"], "downloading x")
+    for word in ("downloading x failed", "network", "HTTPS_PROXY", "pip config list", "COMFYUI_PATH", "again to go on"):
+        assert word in str(error.value)
+    assert "from versions: none" in capfd.readouterr().err
 
 
-def test_run_py_says_what_is_wrong_with_comfyui_path(tmp_path):
-    done = cli("demo", COMFYUI_PATH=str(tmp_path))
-    assert done.returncode == 1 and "holds no ComfyUI" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_run_py_refuses_unknown_arguments_and_folders(tmp_path):
-    assert cli("demo", "--nonsense").returncode == 2
-    done = cli("parity", str(tmp_path / "none"))
-    assert done.returncode == 1 and "is no folder" in done.stderr
+def test_whether_an_environment_works_is_found_by_running_it(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    assert not provision._works(provision.venv_python(tmp_path / "bare"))
+    assert not provision._works(tmp_path / "nothing")
+    pip = provision.venv_python(tmp_path / "bare")
+    packages = next((tmp_path / "bare").rglob("site-packages"))
+    (packages / "pip.py").write_text("")
+    assert provision._works(pip)
