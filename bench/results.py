@@ -1,4 +1,8 @@
-"""Where benchmarks leave their figures: ``bench/results/NAME.json``, written whole or not at all."""
+"""Where benchmarks leave their figures: ``bench/results/NAME.json``, written whole or not at all.
+
+A run that is still going on, or that was limited on its command line, is kept as ``NAME.partial.json`` beside the last
+whole result, so that a cut run keeps what it has and a quick look replaces nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,24 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 RESULTS = Path(__file__).resolve().parent / "results"
 RESULTS.mkdir(exist_ok=True)
 
 
-def write_result(name: str, values: dict[str, Any]) -> None:
-    """Store ``values`` and print them."""
+def write_result(name: str, values: dict[str, Any], picture: np.ndarray | None = None, whole: bool = True) -> None:
+    """Store ``values`` and a contact sheet (H, W, 3) uint8; print the values of a whole result."""
+    stem = name if whole else f"{name}.partial"
     text = json.dumps(values, indent=1)
     part = RESULTS / f"{name}.part"
     part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, RESULTS / f"{name}.json")
-    print(text)
+    os.replace(part, RESULTS / f"{stem}.json")
+    if picture is not None:
+        Image.fromarray(picture).save(part, format="PNG")
+        os.replace(part, RESULTS / f"{stem}.png")
+    if whole:
+        for suffix in ("json", "png"):
+            (RESULTS / f"{name}.partial.{suffix}").unlink(missing_ok=True)
+    print(text if whole else f"so far: {stem}.json", flush=True)

@@ -9,9 +9,10 @@ from comfy_api.latest import io
 
 from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS, fit_mask, normalise, threshold
-from ..core.partedit.probe import part_maps
+from ..core.partedit.probe import map_cell, part_maps, soft_masks
 from ..core.partedit.sampler import latent_scale
 from ..core.partedit.tokens import PADDINGS, PartToken
+from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from .common import PartTokenType, advanced
 
 
@@ -74,6 +75,16 @@ class PartAttentionMask(io.ComfyNode):
                     )
                 ),
                 io.Mask.Input("region", optional=True, tooltip="Where to look: multiplied into the map."),
+                advanced(
+                    io.Combo.Input(
+                        "upsampling",
+                        options=list(UPSAMPLINGS),
+                        default=UPSAMPLINGS[0],
+                        optional=True,
+                        tooltip="guided: the mask's border follows edges of the image, or of the latent without one.",
+                    )
+                ),
+                io.Image.Input("image", optional=True, tooltip="The picture itself, for guided upsampling."),
             ],
             outputs=[
                 io.Mask.Output(
@@ -98,19 +109,18 @@ class PartAttentionMask(io.ComfyNode):
         layers: str = PRESETS[0],
         padding: str = PADDINGS[0],
         region: torch.Tensor | None = None,
+        upsampling: str = UPSAMPLINGS[0],
+        image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
-        maps = part_maps(model, part_token, latent, positive, noise_level, samples, seed, layers, padding)
+        height, width = latent.shape[-2:]
+        guide = None
+        if upsampling != UPSAMPLINGS[0]:
+            guide = latent_guide(latent) if image is None else picture_guide(image, latent.shape[0], (height, width))
         scale = latent_scale(model)
-        size = (latent.shape[-2] * scale, latent.shape[-1] * scale)
-        together = normalise(maps.sum(dim=1, keepdim=True))
-        each = normalise(maps)
-        if region is not None:
-            hint = fit_mask(region, latent.shape[0], (maps.shape[-2], maps.shape[-1]), "region").to(maps)
-            together, each = normalise(together * hint), normalise(each * hint)
-        whole = fit_mask(together[:, 0].clamp(0, 1), together.shape[0], size, "mask")[:, 0]
-        single = fit_mask(each.flatten(0, 1).clamp(0, 1), each.shape[0] * each.shape[1], size, "mask")[:, 0]
-        return io.NodeOutput(whole.cpu(), single.cpu())
+        maps = part_maps(model, part_token, latent, positive, noise_level, samples, seed, layers, padding)
+        masks = soft_masks(maps, (height * scale, width * scale), region, guide, map_cell(model, layers))
+        return io.NodeOutput(*(mask.cpu() for mask in masks))
 
 
 class AdaptiveOtsuThreshold(io.ComfyNode):

@@ -10,10 +10,11 @@ from comfy.patcher_extension import WrappersMP
 from ..attention import BlendCall, Probe, blended_options, context_width, replace_options
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
 from .layers import choose_layers
-from .masks import MapSum, map_size
+from .masks import MapSum, fit_mask, map_size, normalise
 from .prompt import Conditioning
 from .run import all_cross_layers
 from .tokens import PartToken
+from .upsampling import cell_size, guided_upsampling
 
 
 def part_maps(
@@ -94,3 +95,38 @@ def part_maps(
         seed=seed,
     )
     return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
+
+
+def map_cell(model: Any, layers: str) -> float:
+    """Mean width, in latent pixels, of a cell of the maps that ``layers`` of a model give."""
+    known = all_cross_layers(model)
+    return cell_size(known, choose_layers(known, layers))
+
+
+def soft_masks(
+    maps: torch.Tensor,
+    size: tuple[int, int],
+    region: torch.Tensor | None = None,
+    guide: torch.Tensor | None = None,
+    cell: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Part maps as soft masks of a picture.
+
+    Args:
+        maps: (B, P, h, w) from `part_maps`.
+        size: (H, W) of the picture.
+        region: ComfyUI MASK multiplied in.
+        guide, cell: for guided upsampling (`upsampling.guided_upsampling`); None: bilinear.
+
+    Returns:
+        (B, H, W) all parts together, and (B·P, H, W) the single parts, picture by picture; each from 0 to 1.
+    """
+    batch = maps.shape[0]
+    all_maps = torch.cat([maps.sum(dim=1, keepdim=True), maps], dim=1).float().cpu()
+    all_maps = normalise(all_maps) if guide is None else normalise(guided_upsampling(all_maps, guide, cell))
+    if region is not None:
+        hint = fit_mask(region, batch, (all_maps.shape[-2], all_maps.shape[-1]), "region").to(all_maps)
+        all_maps = normalise(all_maps * hint)
+    fitted = fit_mask(all_maps.flatten(0, 1).clamp(0, 1), batch * all_maps.shape[1], size, "mask")
+    fitted = fitted.reshape(batch, -1, *size)
+    return fitted[:, 0], fitted[:, 1:].flatten(0, 1)
