@@ -10,12 +10,12 @@ import time
 
 import numpy as np
 import torch
-from PIL import Image
 
 from demo.pictures import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Look, article, draw_scene, random_scene
 
 from .judge import accuracy, judge, load_judge
-from .results import RESULTS, write_result
+from .results import write_result
+from .scores import psnr
 from .studio import Studio, grid
 
 PROMPTS, BATCH = 200, 10
@@ -27,10 +27,6 @@ def prompt_of(seed: int) -> tuple[str, str, Look]:
     name, background = str(rng.choice(OBJECTS)), str(rng.choice(list(BACKGROUNDS)))
     look = Look(str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS, p=(0.7, 0.15, 0.15))))
     return f"{article(look.words)} {name} {BACKGROUNDS[background]}", name, look
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))
 
 
 def main() -> None:
@@ -57,14 +53,13 @@ def main() -> None:
             if len(kept) < 40:
                 kept.append(picture)
     images = np.stack([draw_scene(random_scene(3_000_000 + k)).image for k in range(100)])
-    back = studio.decode(studio.encode(images)).numpy()
-    fidelity = float(np.mean([psnr(x / 255, y) for x, y in zip(images, back)]))
+    back = studio.decode(studio.encode(images))
+    fidelity = float(np.mean([psnr(torch.from_numpy(x) / 255, y) for x, y in zip(images, back)]))
     seconds = []
     for seed in range(3):
         begin = time.perf_counter()
         studio.decode(studio.sample(["a red robot in the snow"], seed))
         seconds.append(time.perf_counter() - begin)
-    Image.fromarray(grid(torch.stack(kept), 8)).save(RESULTS / "demo_quality.png")
     write_result(
         "demo_quality",
         {
@@ -76,6 +71,8 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "wrong": wrong,
         },
+        grid(torch.stack(kept), 8),
+        whole=prompts == PROMPTS,
     )
 
 

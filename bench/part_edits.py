@@ -1,29 +1,30 @@
 """Sixty part edits on the demo checkpoint: does the part change, and does the rest stay?
 
-    python run.py bench part_edits
+    python run.py bench part_edits [--limit 2] [--variants partedit,published_timing]
 
 Each edit samples a source ("a red robot in the snow") and an edit of its prompt ("a blue robot in the snow") with a
 part token. The judge finds the true part in the source picture; success is its new colour in the edit, PSNR and SSIM
-are taken outside the true part (grown by four pixels, the judge's own precision). The same prompts without blending
-(a mask of ones) stand beside it, and so does keeping the source's pooled embedding.
+are taken outside the true part (grown by four pixels, the judge's own precision). Variants stand side by side: the
+method, the same with the source's pooled embedding, and the same prompts without blending; others by name. Variants
+with the same blend settings are edits of one source in one run.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from demo.pictures import BACKGROUNDS, COLOURS, article
 from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
 
 from .judge import judge, load_judge
-from .results import RESULTS, write_result
+from .results import write_result
+from .scores import at_judge_size, outside
 from .studio import Studio, grid
 
 EDITS_A_TOKEN, STEPS, CFG = 12, 25, 5.0
@@ -39,10 +40,49 @@ class PartEditCase:
     seed: int
 
 
-def cases() -> Iterator[PartEditCase]:
-    """The seeded edits, twelve a token."""
+@dataclass(frozen=True)
+class Variant:
+    """How an edit differs from the product's defaults.
+
+    Attributes:
+        settings: changes of BlendSettings.
+        source_pooled: the edit gets the source's pooled embedding.
+        blended: False leaves the blending out.
+        paste_back: "" or what is put back outside the final mask, "latent" or "pixels".
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    source_pooled: bool = False
+    blended: bool = True
+    paste_back: str = ""
+
+    @property
+    def edit(self) -> tuple[bool, bool]:
+        """Variants that are equal in this are one edit, with the same settings."""
+        return self.source_pooled, self.blended
+
+
+VARIANTS = {
+    "partedit": Variant(),
+    "source_pooled": Variant(source_pooled=True),
+    "no_blending": Variant(blended=False),
+    "paste_back": Variant(paste_back="latent"),
+    "paste_pixels": Variant(paste_back="pixels"),
+    "published_timing": Variant({"timing": "published"}),
+    "first_step_twice": Variant({"timing": "clean, first step twice"}),
+    "published_size": Variant({"map_size": "published"}),
+    "published_layers": Variant({"layers": "published"}),
+    "otsu": Variant({"threshold": "otsu"}),
+    "omega_1": Variant({"omega": 1.0}),
+    "released_at_70": Variant({"edit_steps": 0.7}),
+}
+DEFAULT = ("partedit", "source_pooled", "no_blending")
+
+
+def cases(limit: int = EDITS_A_TOKEN) -> Iterator[PartEditCase]:
+    """The seeded edits, twelve a token, or the first ``limit`` of each."""
     for number, part in enumerate(DEMO_PARTS):
-        for k in range(EDITS_A_TOKEN):
+        for k in range(limit):
             rng = np.random.default_rng([20263, number, k])
             old, new = (str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
             name = part.names[k % len(part.names)]
@@ -52,21 +92,31 @@ def cases() -> Iterator[PartEditCase]:
             )
 
 
-def outside(source: np.ndarray, edit: np.ndarray, part: np.ndarray) -> tuple[float, float]:
-    """PSNR (dB) and mean SSIM of two (H, W, 3) pictures in 0 … 1 outside a boolean part."""
-    from skimage.metrics import structural_similarity
-    from skimage.morphology import dilation, disk
-
-    rest = ~dilation(part, disk(4))
-    error = np.mean((source[rest] - edit[rest]) ** 2)
-    _, ssim = structural_similarity(source, edit, channel_axis=2, data_range=1.0, full=True)
-    return float(-10 * np.log10(max(error, 1e-12))), float(ssim[rest].mean())
-
-
 def run(
-    studio: Studio, case: PartEditCase, variants: dict[str, dict[str, Any]], steps: int = STEPS
-) -> tuple[Any, dict[str, Any]]:
-    """Source picture, and {variant: (edit picture, mask)}; a variant changes the blend settings or gives a mask."""
+    studio: Studio, case: PartEditCase, variants: Mapping[str, Variant], steps: int = STEPS
+) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Source picture (H, W, 3), and {variant: (edited picture, mask (H, W))}."""
+    source = None
+    out: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    groups: dict[str, list[str]] = {}
+    for name, variant in variants.items():
+        groups.setdefault(repr(sorted(variant.settings.items())), []).append(name)
+    for names in groups.values():
+        kinds = list(dict.fromkeys(variants[name].edit for name in names))
+        result = _sample(studio, case, kinds, variants[names[0]].settings, steps)
+        source = studio.decode(result.source)[0] if source is None else source
+        for name in names:
+            place = kinds.index(variants[name].edit)
+            picture = _picture(studio, result, place, source, variants[name].paste_back)
+            out[name] = picture, result.mask[place]
+    assert source is not None
+    return source, out
+
+
+def _sample(
+    studio: Studio, case: PartEditCase, kinds: Sequence[tuple[bool, bool]], changes: Mapping[str, Any], steps: int
+) -> Any:
+    """One run with an edit for each of ``kinds`` (source's pooled embedding, blended)."""
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
@@ -74,71 +124,83 @@ def run(
     from partedit_oir.core.partedit.tokens import find_token, load_token
 
     prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings())
+    pooled = prompt.source[0][1]["pooled_output"]
+    edits = []
+    for source_pooled, blended in kinds:
+        edit = replace(prompt.edits[0], blended=blended)
+        if source_pooled:
+            part = edit.prompts[0]
+            text, options = part.conditioning[0]
+            part = replace(part, conditioning=[[text, {**options, "pooled_output": pooled}]])
+            edit = replace(edit, prompts=(part,))
+        edits.append(edit)
+    prompt = replace(prompt, edits=tuple(edits))
     token = load_token(find_token(f"{case.part.file}.safetensors"))
-    latent = {"samples": torch.zeros(1, 4, 32, 32)}
-    source, out = None, {}
-    for name, change in variants.items():
-        change = dict(change)
-        mask = change.pop("mask", None)
-        paste = change.pop("paste_back", False)
-        settings = BlendSettings(**{"layers": LAYERS, **change})
-        inputs = BlendInputs(prompt, None if mask is not None else token, mask, settings=settings)
-        sampling = SampleSettings(case.seed, steps, CFG, "dpmpp_2m", "karras", paste_back=paste)
-        result = feature_blend(studio.model, inputs, studio.text(""), latent, sampling)
-        source = studio.decode(result.source)[0] if source is None else source
-        out[name] = (studio.decode(result.edited)[0], result.mask[0])
-    return source, out
+    inputs = BlendInputs(prompt, token, settings=BlendSettings(**{"layers": LAYERS, **changes}))
+    sampling = SampleSettings(case.seed, steps, CFG, "dpmpp_2m", "karras")
+    return feature_blend(studio.model, inputs, studio.text(""), {"samples": torch.zeros(1, 4, 32, 32)}, sampling)
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "partedit": {},
-    "source_pooled": {"keep_pooled": True},
-    "paste_back": {"paste_back": True},
-    "no_blending": {"mask": torch.ones(1, 256, 256)},
-}
+def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, paste_back: str) -> torch.Tensor:
+    from partedit_oir.core.partedit.masks import fit_mask
+
+    latent, mask = result.edited[place], result.mask[place]
+    if paste_back == "latent":
+        small = fit_mask(mask, 1, (latent.shape[-2], latent.shape[-1]), "mask")[0]
+        latent = small * latent + (1 - small) * result.source[0]
+    picture = studio.decode(latent[None])[0]
+    if paste_back == "pixels":
+        picture = mask[..., None] * picture + (1 - mask[..., None]) * source
+    return picture
+
+
+def summary(rows: Mapping[str, list[tuple[str, bool, float, float]]]) -> dict[str, Any]:
+    """{variant: {"all" or a part: means}} of rows (part, success, PSNR, SSIM)."""
+    table: dict[str, Any] = {}
+    for name, values in rows.items():
+        labels = ["all", *dict.fromkeys(v[0] for v in values)]
+        table[name] = {}
+        for label in labels:
+            own = [v[1:] for v in values if label in ("all", v[0])]
+            means = dict(zip(("success", "psnr_db", "ssim"), map(float, np.mean(own, axis=0))))
+            table[name][label] = {"edits": len(own), **means}
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=0, help="only this many edits a token")
+    parser.add_argument("--limit", type=int, default=EDITS_A_TOKEN, help="only this many edits a token")
+    parser.add_argument("--variants", default=",".join(DEFAULT), help=f"some of {', '.join(VARIANTS)}")
     args = parser.parse_args()
+    chosen = [name.strip() for name in args.variants.split(",")]
+    if unknown := [name for name in chosen if name not in VARIANTS]:
+        parser.error(f"--variants: {', '.join(unknown)} not among {', '.join(VARIANTS)}")
     studio, model = Studio(), load_judge()
-    rows: dict[str, dict[str, list]] = {name: {} for name in VARIANTS}
-    shown, failed = [], []
-    for case in cases():
-        if args.limit and case.seed % 100 >= args.limit:
-            continue
-        source, edits = run(studio, case, VARIANTS)
+    variants = {name: VARIANTS[name] for name in chosen}
+    title = "part_edits" if tuple(chosen) == DEFAULT else "part_edits_" + "_".join(chosen)
+    rows: dict[str, list[tuple[str, bool, float, float]]] = {name: [] for name in chosen}
+    shown: list[torch.Tensor] = []
+    failed: list[str] = []
+    every = list(cases(args.limit))
+    for number, case in enumerate(every, 1):
+        source, edits = run(studio, case, variants)
         (seen,) = judge(model, source[None].numpy())
         part = seen.part_mask(case.name, case.part.part)
+        shown.append(source)
         for name, (edit, mask) in edits.items():
             (after,) = judge(model, edit[None].numpy())
-            grid_part = (
-                torch.nn.functional.interpolate(torch.from_numpy(part).float()[None, None], (64, 64))[0, 0] > 0.5
-            )
-            success = bool(part.any()) and after.attribute(grid_part.numpy())[0] == case.colour
-            psnr, ssim = outside(source.numpy(), edit.numpy(), part)
-            for key in ("all", case.part.label):
-                rows[name].setdefault(key, []).append((success, psnr, ssim))
-            if name == "partedit":
-                shown += [source, source * 0.5 + mask[..., None] * torch.tensor([0.5, 0.0, 0.25]), edit]
+            success = bool(part.any()) and after.attribute(at_judge_size(part))[0] == case.colour
+            psnr, ssim = outside(source, edit, part)
+            rows[name].append((case.part.label, success, psnr, ssim))
+            if name == chosen[0]:
+                shown.append(source * 0.5 + mask[..., None] * torch.tensor([0.5, 0.0, 0.25]))
                 if not success or psnr < 25:
                     failed.append(f"{case.source} -> {case.edit} ({case.part.part}): success {success}, {psnr:.1f} dB")
-        shown.append(edits["no_blending"][0])
-    table = {
-        name: {
-            key: {
-                "edits": len(values),
-                "success": float(np.mean([v[0] for v in values])),
-                "psnr_db": float(np.mean([v[1] for v in values])),
-                "ssim": float(np.mean([v[2] for v in values])),
-            }
-            for key, values in groups.items()
-        }
-        for name, groups in rows.items()
-    }
-    Image.fromarray(grid(torch.stack(shown), 12)).save(RESULTS / "part_edits.png")
-    write_result("part_edits", {"steps": STEPS, "cfg": CFG, "layers": LAYERS, "variants": table, "failed": failed})
+            shown.append(edit)
+        values = {"edits": number, "steps": STEPS, "cfg": CFG, "layers": LAYERS, "variants": summary(rows)}
+        sheet = grid(torch.stack(shown), 2 + len(chosen)) if number % args.limit == 0 else None
+        whole = number == len(every) and args.limit == EDITS_A_TOKEN
+        write_result(title, {**values, "failed": failed}, sheet, whole)
 
 
 if __name__ == "__main__":

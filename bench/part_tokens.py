@@ -34,6 +34,7 @@ def iou(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def masks_of(images: np.ndarray, latents: torch.Tensor, maps: torch.Tensor) -> dict[str, torch.Tensor]:
     """{row: masks (N, H, W)} of the first part of maps (N, P, h, w), without further passes of the model."""
     from kornia.filters import box_blur
+
     from partedit_oir.core.partedit.masks import normalise, threshold
     from partedit_oir.core.partedit.upsampling import guided_upsampling, latent_guide, picture_guide
 

@@ -1,105 +1,133 @@
 """Part edits of pictures that the model did not make: 40 generator pictures, inverted with every method, then edited.
 
-    python run.py bench real_images
+    python run.py bench real_images [--limit 1] [--methods ddim_fixed_point,ledits_pp]
 
-Eight pictures a token, never seen in training, with exact part masks. For each method: PSNR of the source row against
-the picture as the VAE gives it back (what inversion can reach at best), PSNR outside the exact part, and success (the
-judge reads the new colour in the part).
+Eight pictures a token, never seen in training, with exact part masks. For each method, in dB against the picture as the
+VAE gives it back (which is what an inversion can reach):
+
+- replay: the noisiest latent walked back with the source prompt, cfg 1 and the noise maps, if any, held to nothing;
+- source row: the source beside the edit, which the sampler holds to the trajectory;
+- background: the edit outside the exact part (PSNR and SSIM), and success: the judge reads the new colour in the part.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 
-from demo.pictures import COLOURS, Look, article, draw_scene, plain_scene
-from demo.train_tokens import DEMO_PARTS, LAYERS
+from demo.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain_scene
+from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
 
 from .judge import judge, load_judge
-from .part_edits import outside
-from .results import RESULTS, write_result
+from .results import write_result
+from .scores import at_judge_size, outside, psnr
 from .studio import Studio, grid
 
-PICTURES_A_TOKEN, STEPS, CFG, START = 8, 30, 5.0, 0.8
+PICTURES_A_TOKEN, STEPS, CFG, STRENGTH = 8, 16, 5.0, 0.75
+COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=PICTURES_A_TOKEN, help="pictures a token")
-    args = parser.parse_args()
-    studio, model = Studio(), load_judge()
+@dataclass(frozen=True)
+class RealCase:
+    """A picture (H, W, 3) uint8 with its exact part (H, W), its caption and the edited one."""
+
+    part: DemoPart
+    image: np.ndarray
+    true: np.ndarray
+    caption: str
+    edit: str
+    colour: str
+
+
+def cases(limit: int = PICTURES_A_TOKEN) -> Iterator[RealCase]:
+    """The seeded pictures, eight a token, or the first ``limit`` of each."""
+    for number, part in enumerate(DEMO_PARTS):
+        for k in range(limit):
+            rng = np.random.default_rng([20264, number, k])
+            old, new = (str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
+            name = part.names[k % len(part.names)]
+            scene = plain_scene(name, Look(old), str(rng.choice(list(BACKGROUNDS))), 10_000_000 + 100 * number + k)
+            picture = draw_scene(scene)
+            edit = scene.caption.replace(article(old), article(new), 1)
+            assert edit != scene.caption, scene.caption
+            yield RealCase(part, picture.image, picture.part_mask(part.part, part.names), scene.caption, edit, new)
+
+
+def replay(studio: Studio, trajectory: Any) -> torch.Tensor:
+    """Latent (1, C, h, w) that a trajectory's noisiest level leads back to."""
+    import comfy.samplers
+
+    from partedit_oir.core.inversion.replay import TrajectorySampler
+
+    guider = comfy.samplers.CFGGuider(studio.model)
+    guider.inner_set_conds({"positive": trajectory.conditioning})
+    guider.set_cfg(1.0)
+    image = trajectory.latent_image
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, pinned=()))
+    return guider.sample(torch.zeros_like(image), image, sampler, trajectory.sigmas, disable_pbar=True)
+
+
+def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps: int) -> tuple[torch.Tensor, ...]:
+    """Latents of replay, source row and edit."""
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
-    from partedit_oir.core.inversion.trajectory import METHODS
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
     from partedit_oir.core.partedit.sampler import SampleSettings, feature_blend
     from partedit_oir.core.partedit.tokens import find_token, load_token
 
-    sigmas = spaced_sigmas(model_sampling_of(studio.model), STEPS)
-    rows: dict[str, list[tuple[float, float, float, float]]] = {}
-    shown = []
-    for number, part in enumerate(DEMO_PARTS):
-        token = load_token(find_token(f"{part.file}.safetensors"))
-        for k in range(args.limit):
-            rng = np.random.default_rng([20264, number, k])
-            old, new = (str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
-            name = part.names[k % len(part.names)]
-            background = str(rng.choice(["snow", "beach", "forest", "desert", "night", "room", "meadow"]))
-            scene = plain_scene(name, Look(old), background, 10_000_000 + 100 * number + k)
-            picture = draw_scene(scene)
-            true = picture.part_mask(part.part, part.names)
-            small = F.interpolate(torch.from_numpy(true).float()[None, None], (64, 64))[0, 0].numpy() > 0.5
-            latent = studio.encode(picture.image[None])
-            best = studio.decode(latent)[0]
-            edit = scene.caption.replace(article(old), article(new), 1)
-            prompt = build_edit_prompt(studio.clip, scene.caption, [edit], FollowSettings())
-            settings = BlendSettings(layers=LAYERS, timing="clean, first step twice")
-            line = [best]
-            for method in METHODS:
-                trajectory = invert(
-                    studio.model,
-                    latent,
-                    studio.text(scene.caption),
-                    sigmas=sigmas,
-                    method=method,
-                    source_prompt=scene.caption,
-                )
-                result = feature_blend(
-                    studio.model,
-                    BlendInputs(prompt, token, settings=settings),
-                    studio.text(""),
-                    None,
-                    SampleSettings(cfg=CFG, steps=STEPS, denoise=START),
-                    dataclasses.replace(trajectory),
-                )
-                source, edited = studio.decode(result.source)[0], studio.decode(result.edited)[0]
-                error = float(((source - best) ** 2).mean())
-                (after,) = judge(model, edited[None].numpy())
-                psnr, ssim = outside(best.numpy(), edited.numpy(), true)
-                success = after.attribute(small)[0] == new
-                rows.setdefault(method, []).append((-10 * np.log10(max(error, 1e-12)), psnr, ssim, float(success)))
-                line.append(edited)
-            if k < 2:
-                shown += line
-    table = {
-        method: dict(
-            zip(
-                ("reconstruction_psnr_db", "background_psnr_db", "background_ssim", "success"),
-                map(float, np.mean(v, 0)),
+    sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
+    source = studio.text(case.caption)
+    trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
+    token = load_token(find_token(f"{case.part.file}.safetensors"))
+    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings())
+    settings = BlendSettings(layers=LAYERS, timing="clean, first step twice")
+    sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
+    inputs = BlendInputs(prompt, token, settings=settings)
+    result = feature_blend(studio.model, inputs, studio.text(""), None, sampling, trajectory)
+    return replay(studio, trajectory), result.source, result.edited
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=PICTURES_A_TOKEN, help="pictures a token")
+    parser.add_argument("--methods", default="", help="only these, separated by commas")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the inversion")
+    args = parser.parse_args()
+    studio, model = Studio(), load_judge()
+    from partedit_oir.core.inversion.trajectory import METHODS
+
+    methods = [name.strip() for name in args.methods.split(",") if name.strip()] or list(METHODS)
+    if unknown := [name for name in methods if name not in METHODS]:
+        parser.error(f"--methods: {', '.join(unknown)} not among {', '.join(METHODS)}")
+    rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
+    shown: list[torch.Tensor] = []
+    every = list(cases(args.limit))
+    for number, case in enumerate(every):
+        latent = studio.encode(case.image[None])
+        best = studio.decode(latent)[0]
+        line = [best]
+        for method in methods:
+            back, source, edited = (studio.decode(x)[0] for x in run(studio, case, latent, method, args.steps))
+            (after,) = judge(model, edited[None].numpy())
+            success = after.attribute(at_judge_size(case.true))[0] == case.colour
+            rows[method].append(
+                (psnr(best, back), psnr(best, source), *outside(best, edited, case.true), float(success))
             )
-        )
-        for method, v in rows.items()
-    }
-    Image.fromarray(grid(torch.stack(shown), 1 + len(rows))).save(RESULTS / "real_images.png")
-    count = len(next(iter(rows.values())))
-    write_result("real_images", {"pictures": count, "steps": STEPS, "cfg": CFG, "denoise": START, "methods": table})
+            line.append(edited)
+        if number % args.limit < 2:
+            shown += line
+        table = {method: dict(zip(COLUMNS, map(float, np.mean(v, axis=0)))) for method, v in rows.items()}
+        values = {"pictures": number + 1, "steps": args.steps, "cfg": CFG, "denoise": STRENGTH, "methods": table}
+        sheet = grid(torch.stack(shown), 1 + len(methods)) if (number + 1) % args.limit == 0 else None
+        standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, list(METHODS))
+        write_result("real_images", values, sheet, standard and number + 1 == len(every))
 
 
 if __name__ == "__main__":

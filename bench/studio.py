@@ -71,7 +71,7 @@ class Studio:
     @torch.no_grad()
     def encode(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Latents of (N, H, W, 3) pictures, uint8 or float in 0 … 1."""
-        x = torch.as_tensor(np.asarray(images))
+        x = torch.as_tensor(np.array(images))
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         return torch.cat([self.vae.encode(one[None]) for one in x]).cpu()
 

@@ -97,8 +97,7 @@ def threshold(
     """
     if method not in THRESHOLDS:
         raise ValueError(f"threshold: {method!r} is not one of {', '.join(THRESHOLDS)}.")
-    if method == "adaptive" and omega < 0.5:
-        raise ValueError(f"omega: {omega} is below 0.5, where 'certainly the part' would begin below 'certainly not'.")
+    check_omega(method, omega)
     if method == "none":
         return maps, [0.0] * maps.shape[0]
     if method == "fixed":
@@ -109,6 +108,12 @@ def threshold(
         return (maps > k).to(maps.dtype), levels
     soft = torch.where(maps < k / 2, torch.zeros_like(maps), maps)
     return torch.where(maps >= omega * k, torch.ones_like(maps), soft), levels
+
+
+def check_omega(method: str, omega: float) -> None:
+    """Raise a ValueError for an ω that the adaptive threshold cannot work with."""
+    if method == "adaptive" and omega < 0.5:
+        raise ValueError(f"omega: {omega} is below 0.5, where 'certainly the part' would begin below 'certainly not'.")
 
 
 def fit_mask(mask: torch.Tensor, batch: int, size: tuple[int, int], name: str) -> torch.Tensor:

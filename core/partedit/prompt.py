@@ -34,9 +34,15 @@ class PartPrompt:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edited picture. Several prompts share it by parts ("a robotic head" and "a wooden torso")."""
+    """One edited picture. Several prompts share it by parts ("a robotic head" and "a wooden torso").
+
+    Attributes:
+        prompts: one, or one for each set of parts.
+        blended: False leaves the picture unblended, as under a mask of ones: the comparison without the method.
+    """
 
     prompts: tuple[PartPrompt, ...]
+    blended: bool = True
 
     @property
     def text(self) -> str:
@@ -75,7 +81,7 @@ class EditPrompt:
 
     def with_same_picture(self, prompts: Sequence[PartPrompt]) -> EditPrompt:
         """Add prompts to the last edit's picture."""
-        last = Edit((*self.edits[-1].prompts, *prompts))
+        last = replace(self.edits[-1], prompts=(*self.edits[-1].prompts, *prompts))
         names = [name for prompt in last.prompts for name in (prompt.parts or ("",))]
         if "" in names or len(set(names)) != len(names):
             raise ValueError(

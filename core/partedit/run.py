@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ..attention import (
     replace_options,
     unet_of,
 )
-from .masks import MapSum, fit_mask, map_size, normalise, resize, threshold, union
+from .masks import THRESHOLDS, MapSum, check_omega, fit_mask, map_size, normalise, resize, threshold, union
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .tokens import PADDINGS, PartToken
 
@@ -62,11 +63,16 @@ class BlendSettings:
             ("timing", self.timing, TIMINGS),
             ("padding", self.padding, PADDINGS),
             ("map_size", self.map_size, MAP_SIZES),
+            ("threshold", self.threshold, THRESHOLDS),
         ):
             if value not in known:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}.")
+        for name in ("edit_steps", "omega", "fixed"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: expected a number, got {getattr(self, name)}.")
         if self.edit_steps < 0:
             raise ValueError(f"edit_steps: {self.edit_steps} is negative. Give a share (0 to 1) or a number of steps.")
+        check_omega(self.threshold, self.omega)
 
     def blended_steps(self, steps: int) -> int:
         """tₑ in steps of this run."""
@@ -235,7 +241,10 @@ class BlendRun:
             return self._current
 
     def _edit_mask(self, masks: list[torch.Tensor], number: int) -> torch.Tensor:
-        return union([masks[self._group(part.parts)] for part in self.prompt.edits[number].prompts])
+        edit = self.prompt.edits[number]
+        if not edit.blended:
+            return torch.ones_like(masks[0])
+        return union([masks[self._group(part.parts)] for part in edit.prompts])
 
     # --- one call ---------------------------------------------------------------------------------------
 
