@@ -21,7 +21,7 @@
 
 One token is one task. A task goes on from its last saved state when it is tried again. With Ray, all machines need this
 repository, ComfyUI and the data under the same paths (a shared folder); Ray is an optional extra:
-``pip install 'partedit-oir[cluster]'``.
+``pip install 'ray>=2.30'``.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             results = run_on_ray(plan, options.cpu)
         except ImportError:
-            print("Ray is not installed (pip install 'partedit-oir[cluster]'); running here instead.", flush=True)
+            print("Ray is not installed (pip install 'ray>=2.30'); running here instead.", flush=True)
     if results is None:
         results = run_here(plan)
     plan.output.mkdir(parents=True, exist_ok=True)

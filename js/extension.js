@@ -2,7 +2,8 @@
 
 import { app } from "../../scripts/app.js";
 
-const CATEGORIES = ["PartEdit", "OIR"];
+// This file is served from /extensions/<folder of the pack>/, and the server names that folder with every node.
+const OWN_NODES = `custom_nodes.${decodeURIComponent(import.meta.url.split("/extensions/")[1]?.split("/")[0] ?? "")}`;
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = ["#f5a623", "#4aa8ff", "#7ed957", "#e05cd0"];
 const WIDTH = 320;
@@ -16,13 +17,15 @@ function svg(name, attributes, text) {
   return element;
 }
 
+/** Smallest and largest finite value; [0, 1] when there is none. */
 function extent(values) {
   const finite = values.filter(Number.isFinite);
-  if (!finite.length) return [0, 1];
-  const low = Math.min(...finite);
-  const high = Math.max(...finite);
-  // A flat curve still needs a scale.
-  return low === high ? [low - 0.5, high + 0.5] : [low, high];
+  return finite.length ? [Math.min(...finite), Math.max(...finite)] : [0, 1];
+}
+
+/** Maps low … high to from … to; a single value goes to the middle. */
+function scale([low, high], from, to) {
+  return (value) => (low === high ? (from + to) / 2 : from + ((value - low) / (high - low)) * (to - from));
 }
 
 /** One plot: {title, x: [..], series: {name: [..]}, best: x of the chosen step or null}. */
@@ -31,15 +34,15 @@ function plot(curve) {
   const x = curve.x ?? [];
   const [left, right] = extent(x);
   const [low, high] = extent(names.flatMap((name) => curve.series[name]));
-  const toX = (value) => MARGIN.left + ((value - left) / (right - left)) * (WIDTH - MARGIN.left - MARGIN.right);
-  const toY = (value) => HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
+  const toX = scale([left, right], MARGIN.left, WIDTH - MARGIN.right);
+  const toY = scale([low, high], HEIGHT - MARGIN.bottom, MARGIN.top);
   const figure = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: "100%", role: "img" });
   const label = { fill: "currentColor", "font-size": 10, "font-family": "sans-serif" };
   figure.append(
     svg("title", {}, curve.title ?? "scores"),
     svg("text", { ...label, x: MARGIN.left, y: 12 }, curve.title ?? ""),
-    svg("text", { ...label, x: 2, y: toY(high) + 4 }, high.toFixed(2)),
-    svg("text", { ...label, x: 2, y: toY(low) + 4 }, low.toFixed(2)),
+    svg("text", { ...label, x: 2, y: MARGIN.top + 4 }, high.toFixed(2)),
+    svg("text", { ...label, x: 2, y: HEIGHT - MARGIN.bottom + 4 }, low.toFixed(2)),
     svg("text", { ...label, x: MARGIN.left, y: HEIGHT - 8 }, String(left)),
     svg("text", { ...label, x: WIDTH - MARGIN.right, y: HEIGHT - 8, "text-anchor": "end" }, String(right)),
   );
@@ -56,6 +59,8 @@ function plot(curve) {
       .map((value, place) => [x[place], value])
       .filter(([, value]) => Number.isFinite(value))
       .map(([at, value]) => `${toX(at).toFixed(1)},${toY(value).toFixed(1)}`);
+    // A line needs two points to be seen.
+    if (points.length === 1) points.push(points[0].replace(/^[^,]+/, (x) => Number(x) + 2));
     figure.append(
       svg("polyline", { points: points.join(" "), fill: "none", stroke, "stroke-width": 1.6 }),
       svg("text", { ...label, fill: stroke, x: WIDTH - MARGIN.right, y: 12 + index * 11, "text-anchor": "end" }, name),
@@ -94,7 +99,7 @@ function report(node, output) {
 app.registerExtension({
   name: "PartEditOIR.report",
   async beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!CATEGORIES.includes(String(nodeData.category).split("/")[0])) return;
+    if (nodeData.python_module !== OWN_NODES) return;
     const onExecuted = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       const result = onExecuted?.apply(this, arguments);

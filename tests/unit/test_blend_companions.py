@@ -85,7 +85,10 @@ def test_following_everything_makes_the_edit_attend_like_the_source(model):
 def free_u(patcher):
     from comfy_extras.nodes_freelunch import FreeU_V2
 
-    return FreeU_V2.execute(patcher, 1.3, 1.4, 0.9, 0.2).args[0]
+    settings = (1.3, 1.4, 0.9, 0.2)
+    # The oldest supported ComfyUI has it as a node of the older kind.
+    old = not hasattr(FreeU_V2, "execute")
+    return FreeU_V2().patch(patcher, *settings)[0] if old else FreeU_V2.execute(patcher, *settings).args[0]
 
 
 def pag(patcher):

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.host.archives import CURRENT, FLOOR
+from bench.host.provision import PYTHON_RANGE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOMS = ["nodes", "core"]
 RUNTIME_FILES = [REPOSITORY / "__init__.py"]
@@ -207,3 +210,32 @@ def test_the_readme_shows_and_names_only_what_is_there():
     for name in ("partedit_demo", "partedit_sdxl", "train_token"):
         assert f"`{name}`" in text and (REPOSITORY / "workflows" / f"{name}.json").is_file()
     assert (REPOSITORY / "tokens" / "index.json").is_file()
+
+
+def test_the_readme_says_the_same_as_the_code():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    project = load_toml(REPOSITORY / "pyproject.toml")
+    assert f"git clone {project['project']['urls']['Repository']}\n" in text
+    assert f"**{project['tool']['comfy']['DisplayName']}**" in text
+    assert (
+        project["tool"]["comfy"]["requires-comfyui"] == f">={FLOOR.version}" and f"ComfyUI {FLOOR.version} or" in text
+    )
+    assert f"`{CURRENT.requirement.replace('==', '` ')}, whose hash" in text and f"ComfyUI {CURRENT.version}" in text
+    low, high = (".".join(map(str, version)) for version in PYTHON_RANGE)
+    assert f"Python {low} to {high}" in text and project["project"]["requires-python"] == f">={low}"
+
+
+def test_the_readme_names_every_model_folder_and_command(pack):
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in pack.MODEL_FOLDERS)
+    code = (REPOSITORY / "run.py").read_text(encoding="utf-8")
+    commands = re.findall(r'add_parser\("([a-z-]+)"', code)
+    assert len(commands) >= 6 and all(f"| `run.py {name}" in text for name in commands)
+
+
+def test_settings_that_the_readme_advises_exist(schemas):
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| you see | try |") : text.index("For a picture of your own")]
+    inputs = {entry.id for schema in schemas.values() for entry in schema.inputs}
+    named = set(re.findall(r"`([a-z_]+)`", table))
+    assert len(named) > 4 and named <= inputs
