@@ -8,47 +8,25 @@ import pytest
 import torch
 
 from bench.bootstrap import load_pack
+from bench.tiny_segmenters import save_clip
 
 load_pack()
 from partedit_oir.core.segment.clip import ClipScorer, attention_bias, fit_to_square
 
-PIECES = ["a</w>", "red</w>", "cat</w>", "r", "e", "d</w>", "c", "a", "t</w>", "re", "ca"]
-WORDS = ["<|startoftext|>", "<|endoftext|>", *PIECES]
-
 
 @pytest.fixture(scope="module")
-def clip_model():
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={
-            "vocab_size": len(WORDS),
-            "max_position_embeddings": 16,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            "pad_token_id": 1,
-            **tower,
-        },
-        vision_config={"image_size": 32, "patch_size": 8, **tower},
-        projection_dim=16,
-    )
-    config._attn_implementation = "eager"
-    return CLIPModel(config).eval()
-
-
-@pytest.fixture(scope="module")
-def clip_folder(clip_model, tmp_path_factory):
+def clip_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip") / "tiny"
-    clip_model.save_pretrained(folder, safe_serialization=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\nc a\nca t</w>\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16})
-    )
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    folder.mkdir()
+    save_clip(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def clip_model(clip_folder):
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(clip_folder, local_files_only=True, attn_implementation="eager").eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Text grounding on small transformers models that the test saves itself: loading, boxes, and messages."""
+"""Text grounding on small transformers models that are saved for it: loading, boxes, and messages."""
 
 from __future__ import annotations
 
@@ -8,110 +8,17 @@ import pytest
 import torch
 
 from bench.bootstrap import load_pack
+from bench.tiny_segmenters import DETECTORS
 
 load_pack()
 from partedit_oir.core.segment.grounding import GroundingModel
 
-TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
-
-def tamed(model):
-    """Small random weights everywhere: the libraries' own initial ones saturate at this size."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape) * 0.15)
-    return model
-
-
-def save_owlvit(folder):
-    from transformers import OwlViTConfig, OwlViTForObjectDetection
-
-    torch.manual_seed(0)
-    # As in CLIP's vocabulary, 0 pads and the end of the text has the largest number: OWL-ViT relies on both.
-    words = ["!", "cat</w>", "dog</w>", *"catdog", "t</w>", "g</w>", "ca", "do", "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
-    config = OwlViTConfig(
-        text_config={
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": 16,
-            "bos_token_id": len(vocabulary) - 2,
-            "eos_token_id": len(vocabulary) - 1,
-            **TOWER,
-        },
-        vision_config={"image_size": 32, "patch_size": 8, **TOWER},
-        projection_dim=32,
-    )
-    tamed(OwlViTForObjectDetection(config)).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\nd o\ndo g</w>\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "!"})
-    )
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "OwlViTImageProcessor",
-                "processor_class": "OwlViTProcessor",
-                "size": {"height": 32, "width": 32},
-                "do_center_crop": False,
-            }
-        )
-    )
-
-
-def save_grounding_dino(folder):
-    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
-
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "cat", "dog"]
-    config = GroundingDinoConfig(
-        backbone_config={
-            "model_type": "swin",
-            "image_size": 64,
-            "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
-            "window_size": 4,
-            "out_indices": [2, 3, 4],
-        },
-        text_config={"model_type": "bert", "vocab_size": len(words), "max_position_embeddings": 64, **TOWER},
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        num_queries=10,
-        num_feature_levels=4,
-        max_text_len=16,
-        disable_custom_kernels=True,
-    )
-    tamed(GroundingDinoForObjectDetection(config)).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", "model_max_length": 16})
-    )
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "GroundingDinoImageProcessor",
-                "processor_class": "GroundingDinoProcessor",
-                "size": {"shortest_edge": 64, "longest_edge": 96},
-            }
-        )
-    )
-
-
-SAVERS = {"owlvit": save_owlvit, "grounding-dino": save_grounding_dino}
-
-
-@pytest.fixture(scope="module", params=sorted(SAVERS))
+@pytest.fixture(scope="module", params=sorted(DETECTORS))
 def folder(request, tmp_path_factory):
     made = tmp_path_factory.mktemp("grounding") / request.param
     made.mkdir()
-    SAVERS[request.param](made)
+    DETECTORS[request.param](made)
     return made
 
 

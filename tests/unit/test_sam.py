@@ -8,45 +8,10 @@ import pytest
 import torch
 
 from bench.bootstrap import load_pack
+from bench.tiny_segmenters import small_sam
 
 load_pack()
 from partedit_oir.core.segment.sam import SamModel, _architecture, build_sam, parse_boxes, parse_points, read_tensors
-
-
-def small_sam():
-    """segment_anything's own classes at a small size, weights drawn at random."""
-    from functools import partial
-
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    torch.manual_seed(3)
-    sam = Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=64,
-            patch_size=8,
-            embed_dim=32,
-            depth=3,
-            num_heads=2,
-            out_chans=32,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=3,
-            global_attn_indexes=(1,),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=32, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=8
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=32,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=32, num_heads=8, mlp_dim=48),
-            iou_head_hidden_dim=24,
-        ),
-    )
-    with torch.no_grad():
-        for parameter in sam.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return sam.eval()
 
 
 @pytest.fixture(scope="module")

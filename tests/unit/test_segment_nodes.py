@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from bench.bootstrap import load_pack
+from bench.tiny_segmenters import save_owlvit, small_sam
 
 load_pack()
 import folder_paths
@@ -16,13 +14,6 @@ import folder_paths
 from partedit_oir.nodes.clip_scorer import LoadCLIPScorer
 from partedit_oir.nodes.folders import NONE_FOUND
 from partedit_oir.nodes.segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel
-
-
-def helpers(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -62,10 +53,9 @@ def test_a_missing_model_names_file_source_and_folder(models, node, folder, word
 
 
 def test_boxes_points_and_text_make_masks(models):
-    sam_helpers, grounding_helpers = helpers("test_sam"), helpers("test_grounding")
-    torch.save(sam_helpers.small_sam().state_dict(), models / "sams" / "small.pth")
+    torch.save(small_sam().state_dict(), models / "sams" / "small.pth")
     (models / "grounding" / "tiny").mkdir()
-    grounding_helpers.save_owlvit(models / "grounding" / "tiny")
+    save_owlvit(models / "grounding" / "tiny")
     assert options(LoadSAMModel) == ["small.pth"] and options(LoadGroundingModel) == ["tiny"]
     sam = LoadSAMModel.execute("small.pth").result[0]
     detector = LoadGroundingModel.execute("tiny").result[0]
