@@ -13,7 +13,8 @@ from ..core.partedit.probe import map_cell, part_maps, soft_masks
 from ..core.partedit.sampler import latent_scale
 from ..core.partedit.tokens import PADDINGS, PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
-from .common import PartTokenType, advanced
+from . import io_types
+from .common import advanced
 
 
 class PartAttentionMask(io.ComfyNode):
@@ -28,7 +29,7 @@ class PartAttentionMask(io.ComfyNode):
             description="Finds a part in any picture with a part token: a soft mask, no edit.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the token was made for."),
-                PartTokenType.Input("part_token", tooltip="Which part to find (LoadPartToken)."),
+                io_types.PartToken.Input("part_token", tooltip="Which part to find (LoadPartToken)."),
                 io.Conditioning.Input(
                     "positive", tooltip="Prompt of the picture (CLIPTextEncode). An empty prompt works too."
                 ),

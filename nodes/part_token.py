@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..core.partedit.token_files import published_names
 from ..core.partedit.tokens import FOLDER, PartToken, combine, find_token, keep_token, list_tokens, load_token
-from .common import PartTokenType
+from . import io_types
 
 MAX_TOKENS = 6
 
@@ -36,7 +36,9 @@ class LoadPartToken(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="The token and its part names.")
+                io_types.PartToken.Output(
+                    "PART_TOKEN", display_name="part_token", tooltip="The token and its part names."
+                )
             ],
         )
 
@@ -77,7 +79,7 @@ class CombinePartTokens(io.ComfyNode):
             category="PartEdit/tokens",
             description="Joins part tokens of one model family, so that one run finds several parts (head and torso).",
             inputs=[
-                PartTokenType.Input(
+                io_types.PartToken.Input(
                     f"part_token_{number}",
                     optional=number > 1,
                     tooltip="A part token. All must be made for the same model family, and no part may come twice.",
@@ -85,7 +87,7 @@ class CombinePartTokens(io.ComfyNode):
                 for number in range(1, MAX_TOKENS + 1)
             ],
             outputs=[
-                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="One token with all parts.")
+                io_types.PartToken.Output("PART_TOKEN", display_name="part_token", tooltip="One token with all parts.")
             ],
         )
 
@@ -110,7 +112,7 @@ class SavePartToken(io.ComfyNode):
             ),
             is_output_node=True,
             inputs=[
-                PartTokenType.Input("part_token", tooltip="From TrainPartToken or CombinePartTokens."),
+                io_types.PartToken.Input("part_token", tooltip="From TrainPartToken or CombinePartTokens."),
                 io.String.Input("file_name", default="my_part", tooltip="A plain name, without folder or ending."),
                 io.Combo.Input(
                     "if_it_exists",
@@ -123,7 +125,7 @@ class SavePartToken(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
+                io_types.PartToken.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
                 # A combo, so that it can be connected to LoadPartToken.
                 io.Combo.Output(display_name="file_name", tooltip="The name it was saved under, for LoadPartToken."),
             ],

@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 
 from ..core.partedit.alignment import MODES
 from ..core.partedit.prompt import EditPrompt, FollowSettings, build_edit_prompt, parse_word_values
-from .common import EditPromptType, advanced
+from . import io_types
+from .common import advanced
 
 NEW_PICTURE, SAME_PICTURE = "new picture", "same picture"
 
@@ -116,7 +117,7 @@ class PartEditPrompt(io.ComfyNode):
                         ),
                     )
                 ),
-                EditPromptType.Input(
+                io_types.EditPrompt.Input(
                     "previous",
                     optional=True,
                     tooltip=(
@@ -135,7 +136,7 @@ class PartEditPrompt(io.ComfyNode):
                 ),
             ],
             outputs=[
-                EditPromptType.Output(
+                io_types.EditPrompt.Output(
                     "EDIT_PROMPT", display_name="edit_prompt", tooltip="Source, edits and their alignment."
                 ),
                 io.Conditioning.Output(
