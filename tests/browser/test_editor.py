@@ -91,6 +91,22 @@ def test_a_node_shows_the_text_and_the_curve_it_reported(page):
     assert not any("robot" in str(value) and "->" in str(value) for value in shown["saved"] or [])
 
 
+def test_a_curve_of_one_candidate_is_seen_and_labelled_with_its_step(page):
+    page.evaluate("(() => { window.one = window.LiteGraph.createNode('InversionStepSearch'); })()")
+    curve = {"title": "<b>cat</b>", "x": [7], "series": {"S": [1.0], "S_ne": [None]}, "best": 7}
+    shown = page.evaluate(
+        "(() => {"
+        f"window.one.onExecuted({json.dumps({'curve': [curve]})});"
+        "const element = window.one.widgets.find((widget) => widget.name === 'partedit_curve').element;"
+        "const points = element.querySelector('polyline').getAttribute('points').split(' ');"
+        "return {points, texts: [...element.querySelectorAll('text')].map((text) => text.textContent),"
+        " bold: element.querySelectorAll('b').length};"
+        "})()"
+    )
+    assert len(set(shown["points"])) == 2 and not any("NaN" in point for point in shown["points"])
+    assert "7" in shown["texts"] and "<b>cat</b>" in shown["texts"] and shown["bold"] == 0
+
+
 def test_nodes_of_other_packs_are_left_alone(page):
     widgets = page.evaluate(
         "(() => { const node = window.LiteGraph.createNode('EmptyImage');"
