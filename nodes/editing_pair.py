@@ -28,12 +28,15 @@ class EditingPair(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="Encodes the guided prompt."),
                 io.String.Input(
-                    "source_prompt", multiline=True, default="",
+                    "source_prompt",
+                    multiline=True,
+                    default="",
                     tooltip="Describes the whole picture as it is, the same text for all pairs. Connect "
                     "InvertLatent's source_prompt.",
                 ),
                 io.String.Input(
-                    "source_phrase", default="",
+                    "source_phrase",
+                    default="",
                     tooltip="The object as the source prompt calls it: whole words that occur in it, any case.",
                 ),
                 io.String.Input("target_phrase", default="", tooltip="What the object becomes."),
@@ -42,17 +45,25 @@ class EditingPair(io.ComfyNode):
                     tooltip="Where the object is: one mask of the picture's shape, at any resolution. From a "
                     "segmenter, painted, or from PartAttentionMask.",
                 ),
-                advanced(io.Int.Input(
-                    "occurrence", default=1, min=1, max=100,
-                    tooltip="Which one, when the phrase comes several times in the prompt.",
-                )),
+                advanced(
+                    io.Int.Input(
+                        "occurrence",
+                        default=1,
+                        min=1,
+                        max=100,
+                        tooltip="Which one, when the phrase comes several times in the prompt.",
+                    )
+                ),
                 io.String.Input(
-                    "guided_prompt", multiline=True, default="",
+                    "guided_prompt",
+                    multiline=True,
+                    default="",
                     tooltip="Leave it empty to build it: the source prompt with this one phrase exchanged. Write it "
                     "to use other words; OIRReassemble then needs a target prompt of yours, too.",
                 ),
                 io_types.EditingPairs.Input(
-                    "previous_pairs", optional=True,
+                    "previous_pairs",
+                    optional=True,
                     tooltip="Pairs that come before this one. Earlier pairs have priority where masks overlap.",
                 ),
             ],
@@ -67,8 +78,15 @@ class EditingPair(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, source_prompt: str, source_phrase: str, target_phrase: str, mask: torch.Tensor, occurrence: int,
-        guided_prompt: str, previous_pairs: tuple[Pair, ...] = (),
+        cls,
+        clip: Any,
+        source_prompt: str,
+        source_phrase: str,
+        target_phrase: str,
+        mask: torch.Tensor,
+        occurrence: int,
+        guided_prompt: str,
+        previous_pairs: tuple[Pair, ...] = (),
     ) -> io.NodeOutput:
         pair = make_pair(clip, source_prompt, source_phrase, target_phrase, mask, occurrence, guided_prompt)
         pairs = (*(previous_pairs or ()), pair)
@@ -77,7 +95,12 @@ class EditingPair(io.ComfyNode):
 
 
 def make_pair(
-    clip: Any, source_prompt: str, source_phrase: str, target_phrase: str, mask: torch.Tensor, occurrence: int,
+    clip: Any,
+    source_prompt: str,
+    source_phrase: str,
+    target_phrase: str,
+    mask: torch.Tensor,
+    occurrence: int,
     guided: str,
 ) -> Pair:
     """Check the inputs and encode the guided prompt.
@@ -96,7 +119,11 @@ def make_pair(
         span = find_phrase(source_prompt, source_phrase, occurrence)
         prompt = guided_prompt(source_prompt, span, target_phrase)
     return Pair(
-        source_prompt=source_prompt, source_phrase=source_phrase.strip(), target_phrase=target_phrase.strip(),
-        guided_prompt=prompt, mask=one_mask(mask, f"mask of '{source_phrase}' → '{target_phrase}'"),
-        conditioning=clip.encode_from_tokens_scheduled(clip.tokenize(prompt)), span=span,
+        source_prompt=source_prompt,
+        source_phrase=source_phrase.strip(),
+        target_phrase=target_phrase.strip(),
+        guided_prompt=prompt,
+        mask=one_mask(mask, f"mask of '{source_phrase}' → '{target_phrase}'"),
+        conditioning=clip.encode_from_tokens_scheduled(clip.tokenize(prompt)),
+        span=span,
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
 from ..core.oir.reassembly import DEFAULT_FRACTION, ReassemblySettings, composite_pixels, reassemble
-from ..core.oir.search import parse_steps, picture_decoder
+from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
 from . import io_types
 
@@ -32,48 +33,72 @@ class OIRReassemble(io.ComfyNode):
                 io_types.Trajectory.Input("trajectory", tooltip="The one that was searched."),
                 io_types.StepSearch.Input("search", tooltip="From InversionStepSearch: pairs and their steps."),
                 io.Float.Input(
-                    "cfg", default=5.0, min=1.0, max=30.0, step=0.1,
+                    "cfg",
+                    default=5.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
                     tooltip="Guidance scale. Best the same as in the search.",
                 ),
                 io.Float.Input(
-                    "reassembly", default=DEFAULT_FRACTION, min=0.0, max=999.0, step=0.01,
+                    "reassembly",
+                    default=DEFAULT_FRACTION,
+                    min=0.0,
+                    max=999.0,
+                    step=0.01,
                     tooltip="Level at which the objects are put together, counted from the picture: below 1 a "
                     "fraction of the steps, from 1 on whole steps. The paper's 20 % is 0.2, or 10 of 50 "
                     "steps.",
                 ),
                 io.Float.Input(
-                    "reinversion", default=DEFAULT_FRACTION, min=0.0, max=999.0, step=0.01,
+                    "reinversion",
+                    default=DEFAULT_FRACTION,
+                    min=0.0,
+                    max=999.0,
+                    step=0.01,
                     tooltip="How far the whole is inverted again before the last denoising, given like reassembly. "
                     "More mends seams better and changes the picture more. The paper's 20 % is 0.2, or 10 of"
                     " 50 steps.",
                 ),
                 io.Combo.Input(
-                    "overlap", options=list(OVERLAPS), default=OVERLAPS[0],
+                    "overlap",
+                    options=list(OVERLAPS),
+                    default=OVERLAPS[0],
                     tooltip="Where masks overlap: the first or last pair of the chain wins, or blend shares them.",
                 ),
                 io.Boolean.Input(
-                    "paste_back", default=False,
+                    "paste_back",
+                    default=False,
                     tooltip="Put the picture's own latent back outside the masks at the end.",
                 ),
                 io.Boolean.Input(
-                    "pixel_composite", default=False,
+                    "pixel_composite",
+                    default=False,
                     tooltip="Put the original pixels back outside the masks. Needs image.",
                 ),
                 io.Float.Input(
-                    "feather", default=8.0, min=0.0, max=128.0, step=1.0,
+                    "feather",
+                    default=8.0,
+                    min=0.0,
+                    max=128.0,
+                    step=1.0,
                     tooltip="Width of the soft edge of both, in pixels.",
                 ),
                 io.String.Input(
-                    "target_prompt", multiline=True, default="",
+                    "target_prompt",
+                    multiline=True,
+                    default="",
                     tooltip="Describes the picture after all edits. Empty: built from the pairs. Needs clip.",
                 ),
                 io.String.Input(
-                    "overrides", default="",
+                    "overrides",
+                    default="",
                     tooltip="Other steps than the search's, one a pair: '24, auto'. Nothing is searched again.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes the target prompt."),
                 io.Conditioning.Input(
-                    "target", optional=True,
+                    "target",
+                    optional=True,
                     tooltip="Conditioning of the target prompt, used instead of target_prompt.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The original picture, for pixel_composite."),
@@ -90,9 +115,23 @@ class OIRReassemble(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, vae: Any, trajectory: Any, search: StepSearch, cfg: float, reassembly: float,
-        reinversion: float, overlap: str, paste_back: bool, pixel_composite: bool, feather: float, target_prompt: str,
-        overrides: str, clip: Any = None, target: Any = None, image: Any = None,
+        cls,
+        model: Any,
+        vae: Any,
+        trajectory: Any,
+        search: StepSearch,
+        cfg: float,
+        reassembly: float,
+        reinversion: float,
+        overlap: str,
+        paste_back: bool,
+        pixel_composite: bool,
+        feather: float,
+        target_prompt: str,
+        overrides: str,
+        clip: Any = None,
+        target: Any = None,
+        image: Any = None,
     ) -> io.NodeOutput:
         pairs = [entry.pair for entry in search.pairs]
         if pixel_composite and image is None:
@@ -109,7 +148,11 @@ class OIRReassemble(io.ComfyNode):
             for entry, step in zip(search.pairs, steps, strict=True)
         ]
         settings = ReassemblySettings(
-            cfg=cfg, reassembly=reassembly, reinversion=reinversion, overlap=overlap, paste_back=paste_back,
+            cfg=cfg,
+            reassembly=reassembly,
+            reinversion=reinversion,
+            overlap=overlap,
+            paste_back=paste_back,
             feather=feather / 8.0,
         )
         result = reassemble(model, trajectory, replace(search, pairs=tuple(entries)), target, settings)

@@ -138,13 +138,26 @@ def reassemble(
             if not invert:
                 return ddim_denoise(denoise, x, sigmas, start, stop, on_step=tick).cpu()
             return ddim_invert(
-                denoise, x, sigmas, start, stop, trajectory.method, on_step=tick,
-                fixed_point_iterations=trajectory.fixed_point_iterations, sigma_data=trajectory.sigma_data,
+                denoise,
+                x,
+                sigmas,
+                start,
+                stop,
+                trajectory.method,
+                on_step=tick,
+                fixed_point_iterations=trajectory.fixed_point_iterations,
+                sigma_data=trajectory.sigma_data,
             ).cpu()
 
         result, used = run_loop(
-            model, loop, positive=positive, negative=None if invert else trajectory.conditioning,
-            cfg=1.0 if invert else settings.cfg, latent_image=trajectory.latent_image, rows=1, sigmas=sigmas,
+            model,
+            loop,
+            positive=positive,
+            negative=None if invert else trajectory.conditioning,
+            cfg=1.0 if invert else settings.cfg,
+            latent_image=trajectory.latent_image,
+            rows=1,
+            sigmas=sigmas,
         )
         rows += used
         return result

@@ -92,6 +92,32 @@ def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) 
     return _to_image(sheet)
 
 
+def curves(search: StepSearch) -> list[dict[str, Any]]:
+    """Plain data for the plot in the node: x, series by name, the chosen step and a title, one entry a pair."""
+    return [
+        {
+            "title": entry.pair.label,
+            "x": list(entry.candidates),
+            "series": {"S": list(entry.total), "S_e": list(entry.edit_norm), "S_ne": list(entry.keep_norm)},
+            "best": entry.chosen,
+        }
+        for entry in search.pairs
+    ]
+
+
+def summary(search: StepSearch) -> str:
+    """The chosen steps and what they cost, one line a pair and one for the UNet rows."""
+    lines = [
+        f"{entry.pair.label}: step {entry.chosen} "
+        + ("(set by hand)" if entry.manual else f"of {', '.join(map(str, entry.candidates))}")
+        for entry in search.pairs
+    ]
+    rows = f"{search.unet_rows} UNet rows"
+    if search.exhaustive_rows:
+        rows += f", exhaustive {search.exhaustive_rows}"
+    return "\n".join([*lines, rows])
+
+
 def score_plot(search: StepSearch, width: int = 720, height: int = 300) -> torch.Tensor:
     """S, S_e and S_ne (both after min-max) over the inversion steps, one panel a pair.
 

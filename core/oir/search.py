@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +13,12 @@ import torch
 from ..inversion.engine import Denoiser, process_latent_out, run_loop
 from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
+from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
 from .masks import resize_mask
 from .metric import Scorer, combine, keep_score
 from .prompts import check_source_prompt
 from .schedule import Job, run_jobs
 from .types import EditingPair, PairSearch, StepSearch
-
-STRATEGIES = ("coarse-to-fine", "exhaustive")
-# Points of the coarse grid. Eight of fifty candidates take 16 % of the rows; halving the gap around the best of them
-# three times takes 6 n more, which stays near a third of an exhaustive search for steps in the middle.
-COARSE_POINTS = 8
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -34,8 +29,8 @@ class SearchSettings:
 
     Attributes:
         cfg: guidance scale of the candidates.
-        strategy: ``exhaustive`` looks at every candidate; ``coarse-to-fine`` at a grid, then closer around its best,
-            which finds the best one as long as S rises and falls only once.
+        strategy: ``exhaustive`` looks at every candidate, ``coarse-to-fine`` at those that can still win; see
+            :func:`.candidates.next_candidates`.
         first, last, stride: candidates n = first, first + stride, … up to last; last = 0 means all steps.
         batch_size: rows a UNet call, 0 asks the free memory.
         mask_mode: handed to the scorer: ``masked`` or ``published_bias``.
@@ -59,53 +54,19 @@ class _PairState:
     pair: EditingPair
     mask: torch.Tensor
     candidates: list[int]
-    manual: bool
-    todo: list[int]
-    edit: dict[int, float] = field(default_factory=dict)
-    keep: dict[int, float] = field(default_factory=dict)
-    gap: int = 1
+    strategy: str
+    manual: bool = False
+    scores: dict[int, tuple[float, float]] = field(default_factory=dict)
     rows: int = 0
     passes: int = 0
 
-    @property
-    def evaluated(self) -> list[int]:
-        return sorted(self.edit)
+    def todo(self) -> list[int]:
+        return next_candidates(self.candidates, self.scores, self.strategy)
 
-
-def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]:
-    """Inversion steps to choose from.
-
-    Raises:
-        ValueError: the range is empty or leaves the trajectory.
-    """
-    last = last or steps
-    if not 1 <= first <= last <= steps or stride < 1:
-        raise ValueError(
-            f"candidates: first {first}, last {last}, stride {stride} do not fit a trajectory of {steps} steps; "
-            f"needed: 1 ≤ first ≤ last ≤ {steps} and stride ≥ 1 (last = 0 means {steps})."
-        )
-    return list(range(first, last + 1, stride))
-
-
-def coarse_grid(candidates: Sequence[int], points: int = COARSE_POINTS) -> tuple[list[int], int]:
-    """An even choice of the candidates, both ends included, and the gap between two of them (in candidates)."""
-    count = len(candidates)
-    if count <= points:
-        return list(candidates), 1
-    positions = [round(k * (count - 1) / (points - 1)) for k in range(points)]
-    return [candidates[p] for p in positions], max(b - a for a, b in zip(positions, positions[1:], strict=False))
-
-
-def refine(candidates: Sequence[int], evaluated: Sequence[int], best: int, gap: int) -> tuple[list[int], int]:
-    """The next candidates around the best one, and the gap that remains after them (1: finished)."""
-    while gap > 1:
-        gap = math.ceil(gap / 2)
-        at = candidates.index(best)
-        near = [candidates[p] for p in (at - gap, at + gap) if 0 <= p < len(candidates)]
-        new = [n for n in near if n not in evaluated]
-        if new:
-            return new, gap
-    return [], 1
+    def expected_work(self) -> int:
+        """Steps and decodes for the progress bar; what coarse-to-fine takes is only known at the end."""
+        everything = sum(self.candidates) + len(self.candidates)
+        return everything if self.strategy == "exhaustive" else int(EXPECTED_SHARE * everything)
 
 
 def make_candidates(
@@ -142,30 +103,16 @@ def make_candidates(
         return run_jobs(denoise, jobs, trajectory.sigmas, batch_size, on_done=keep, on_pass=on_pass)
 
     passes, rows = run_loop(
-        model, loop, positive=pair.conditioning, negative=trajectory.conditioning, cfg=cfg,
-        latent_image=trajectory.latent_image, rows=min(batch_size, len(steps)), sigmas=trajectory.sigmas,
+        model,
+        loop,
+        positive=pair.conditioning,
+        negative=trajectory.conditioning,
+        cfg=cfg,
+        latent_image=trajectory.latent_image,
+        rows=min(batch_size, len(steps)),
+        sigmas=trajectory.sigmas,
     )
     return results, rows, passes
-
-
-def parse_steps(text: str, pairs: int) -> list[int | None]:
-    """Steps set by hand, one a pair: numbers, or "auto" or nothing for a pair that is searched.
-
-    Raises:
-        ValueError: something else stands there, or not one entry a pair.
-    """
-    if not text.strip():
-        return [None] * pairs
-    entries = [entry.strip().lower() for entry in text.replace(";", ",").split(",")]
-    if len(entries) != pairs:
-        raise ValueError(
-            f"overrides: {text!r} has {len(entries)} entries for {pairs} editing pairs. Give one a pair, separated by "
-            "commas, with 'auto' for those that shall be searched."
-        )
-    for entry in entries:
-        if entry not in ("", "auto") and not entry.isdecimal():
-            raise ValueError(f"overrides: {entry!r} in {text!r} is no inversion step; write a whole number or 'auto'.")
-    return [None if entry in ("", "auto") else int(entry) for entry in entries]
 
 
 def picture_decoder(vae: Any) -> Decode:
@@ -232,15 +179,21 @@ def search_steps(
         _start(pair, candidates, override, settings, source.shape[:2])
         for pair, override in zip(pairs, overrides, strict=True)
     ]
-    progress = comfy.utils.ProgressBar(sum(sum(s.todo) + len(s.todo) for s in states))
-
-    while any(state.todo for state in states):
-        progress.total = max(progress.total, progress.current + sum(sum(s.todo) + len(s.todo) for s in states))
+    progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
+    # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
+    while any(turn := [state.todo() for state in states]):
+        progress.total = max(progress.total, progress.current + sum(sum(steps) + len(steps) for steps in turn))
         latents = []
-        for state in states:
+        for state, steps in zip(states, turn, strict=True):
             made, rows, passes = make_candidates(
-                model, trajectory, state.pair, state.todo, cfg=settings.cfg, batch_size=batch_size,
-                published_first=settings.published_first, on_pass=progress.update,
+                model,
+                trajectory,
+                state.pair,
+                steps,
+                cfg=settings.cfg,
+                batch_size=batch_size,
+                published_first=settings.published_first,
+                on_pass=progress.update,
             )
             latents.append(made)
             state.rows += rows
@@ -249,22 +202,20 @@ def search_steps(
             for n in sorted(made):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 picture = decode(made.pop(n))
-                state.edit[n] = float(
-                    scorer.score(picture, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode)
-                )
-                state.keep[n] = keep_score(picture, source, state.mask)
+                fit = float(scorer.score(picture, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode))
+                state.scores[n] = fit, keep_score(picture, source, state.mask)
                 if on_candidate is not None:
                     on_candidate(position, n, picture)
                 progress.update(1)
-            _next_round(state)
 
     branches = 1 if settings.cfg == 1.0 else 2
+    free = {1} if settings.published_first else set()
     return StepSearch(
         tuple(_finish(state) for state in states),
         steps=trajectory.steps,
         strategy="manual" if all(s.manual for s in states) else settings.strategy,
         cfg=settings.cfg,
-        exhaustive_rows=branches * sum(candidates) * sum(not s.manual for s in states),
+        exhaustive_rows=branches * sum(set(candidates) - free) * sum(not s.manual for s in states),
     )
 
 
@@ -278,31 +229,26 @@ def _start(
             "Strengthen the mask, for example with a threshold."
         )
     if override is not None:
-        return _PairState(pair, mask, [override], True, [override])
-    if settings.strategy == "exhaustive":
-        return _PairState(pair, mask, candidates, False, list(candidates))
-    grid, gap = coarse_grid(candidates)
-    return _PairState(pair, mask, candidates, False, grid, gap=gap)
-
-
-def _scores(state: _PairState) -> tuple[list[int], Any]:
-    steps = state.evaluated
-    return steps, combine([state.edit[n] for n in steps], [state.keep[n] for n in steps])
-
-
-def _next_round(state: _PairState) -> None:
-    if not state.todo:
-        return
-    steps, metric = _scores(state)
-    state.todo, state.gap = refine(state.candidates, steps, steps[metric.best], state.gap)
+        return _PairState(pair, mask, [override], "exhaustive", manual=True)
+    return _PairState(pair, mask, candidates, settings.strategy)
 
 
 def _finish(state: _PairState) -> PairSearch:
-    steps, metric = _scores(state)
+    steps = sorted(state.scores)
+    edit, keep = zip(*(state.scores[n] for n in steps), strict=True)
+    metric = combine(edit, keep)
     best = steps[metric.best]
     return PairSearch(
-        state.pair, chosen=best, candidates=tuple(steps),
-        edit=tuple(state.edit[n] for n in steps), keep=tuple(state.keep[n] for n in steps),
-        edit_norm=metric.edit_norm, keep_norm=metric.keep_norm, total=metric.total,
-        best=best, unet_rows=state.rows, passes=state.passes, manual=state.manual,
+        state.pair,
+        chosen=best,
+        candidates=tuple(steps),
+        edit=edit,
+        keep=keep,
+        edit_norm=metric.edit_norm,
+        keep_norm=metric.keep_norm,
+        total=metric.total,
+        best=best,
+        unet_rows=state.rows,
+        passes=state.passes,
+        manual=state.manual,
     )

@@ -134,5 +134,7 @@ class StepSearch:
             raise ValueError(f"{len(pairs)} editing pairs but {len(chosen)} steps: give one step a pair.")
         return cls(
             tuple(PairSearch(pair, n, manual=True) for pair, n in zip(pairs, chosen, strict=True)),
-            steps=steps, strategy="manual", cfg=cfg,
+            steps=steps,
+            strategy="manual",
+            cfg=cfg,
         )

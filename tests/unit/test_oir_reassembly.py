@@ -33,9 +33,11 @@ def setting(pack):
     model = sd1_shaped_model(4)
     left = torch.zeros(64, 96)
     left[:, :40] = 1.0
-    return model, make_trajectory(model, STEPS, latent(8, 12)), [
-        make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)
-    ]
+    return (
+        model,
+        make_trajectory(model, STEPS, latent(8, 12)),
+        [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)],
+    )
 
 
 def run(oir, setting, pairs, steps, target, **settings):
@@ -61,6 +63,36 @@ def test_a_single_pair_over_the_whole_picture_is_its_candidate(oir, setting, rea
     assert result.unet_rows == 2 * 7
 
 
+@pytest.mark.parametrize("family", ["sdxl", "sd2", "sdxl-v"])
+def test_other_families_search_and_reassemble(oir, family):
+    """SDXL with its pooled embedding, v-prediction: one pair over the whole picture gives its searched candidate."""
+    from bench.stand_ins import FakeScorer
+    from bench.tiny_models import text_conditioning, tiny_sd, tiny_sdxl
+    from partedit_oir.core.inversion.invert import invert
+    from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+    from partedit_oir.core.oir.search import SearchSettings, make_candidates, picture_decoder, search_steps
+    from partedit_oir.core.oir.types import EditingPair
+
+    model = tiny_sd("sd2") if family == "sd2" else tiny_sdxl(v_prediction=family == "sdxl-v")
+
+    def text(prompt):
+        return text_conditioning(prompt, 1024, pooled=0) if family == "sd2" else text_conditioning(prompt)
+
+    sigmas = spaced_sigmas(model_sampling_of(model), 4)
+    trajectory = invert(model, latent(), text(SOURCE), sigmas=sigmas, source_prompt=SOURCE)
+    guided = "a tiger and a chair"
+    pair = EditingPair(SOURCE, "cat", "tiger", guided, torch.ones(64, 64), text(guided), (2, 5))
+    search = search_steps(
+        model, trajectory, [pair], picture_decoder(FakeVae()), FakeScorer(), SearchSettings(cfg=CFG, first=3)
+    )
+    settings = oir.ReassemblySettings(cfg=CFG, reassembly=1, reinversion=0.0)
+    result = oir.reassemble(model, trajectory, search, text(guided), settings)
+    n = search.chosen[0]
+    expected = make_candidates(model, trajectory, pair, [n], cfg=CFG, batch_size=1)[0][n]
+    assert relative_error(result.latent, expected) < 1e-5
+    assert relative_error(result.latent, trajectory.latent_image) > 1e-3
+
+
 def test_order_of_the_pairs_changes_nothing_when_masks_do_not_meet(oir, setting):
     """Each pair keeps its own prompt and step, whichever way they are listed."""
     pairs = setting[2]
@@ -74,9 +106,7 @@ def test_order_of_the_pairs_changes_nothing_when_masks_do_not_meet(oir, setting)
 def test_the_splice_takes_each_region_from_its_pair(oir, setting):
     _, trajectory, pairs = setting
     both = run(oir, setting, pairs, [8, 4], "a tiger and a throne", reassembly=2)
-    alone = [
-        run(oir, setting, [pair], [n], "a tiger and a throne", reassembly=2) for pair, n in zip(pairs, [8, 4])
-    ]
+    alone = [run(oir, setting, [pair], [n], "a tiger and a throne", reassembly=2) for pair, n in zip(pairs, [8, 4])]
     assert torch.allclose(both.spliced[..., :5], alone[0].spliced[..., :5])
     assert torch.allclose(both.spliced[..., 5:], alone[1].spliced[..., 5:])
     assert torch.equal(alone[0].spliced[..., 5:], trajectory.at(2)[..., 5:]), "the rest is the inverted background"
@@ -148,8 +178,15 @@ def execute(setting, search, **options):
     from partedit_oir.nodes.reassemble import OIRReassemble
 
     inputs = {
-        "cfg": CFG, "reassembly": 0.2, "reinversion": 0.2, "overlap": "first", "paste_back": False,
-        "pixel_composite": False, "feather": 8.0, "target_prompt": "", "overrides": "",
+        "cfg": CFG,
+        "reassembly": 0.2,
+        "reinversion": 0.2,
+        "overlap": "first",
+        "paste_back": False,
+        "pixel_composite": False,
+        "feather": 8.0,
+        "target_prompt": "",
+        "overrides": "",
     }
     model, trajectory, _ = setting
     return OIRReassemble.execute(model, FakeVae(), trajectory, search, **{**inputs, **options}).args

@@ -41,8 +41,12 @@ def count_passes(schedule, lengths, batch_size, mixed=True):
             return x
 
     passes = schedule.run_jobs(
-        Nothing(device=torch.device("cpu"), mixed_sigmas=mixed), jobs, sigmas, batch_size,
-        on_done=lambda key, x: done.append(key), on_pass=sizes.append,
+        Nothing(device=torch.device("cpu"), mixed_sigmas=mixed),
+        jobs,
+        sigmas,
+        batch_size,
+        on_done=lambda key, x: done.append(key),
+        on_pass=sizes.append,
     )
     assert sorted(done) == list(range(len(lengths))) and passes == len(sizes)
     return sizes
@@ -142,8 +146,40 @@ def test_the_published_stand_in_for_one_step_is_the_image(setting):
     from partedit_oir.core.oir.search import make_candidates
 
     model, trajectory, pair = setting
-    made, rows, passes = make_candidates(
-        model, trajectory, pair, [1, 2], cfg=4.0, batch_size=2, published_first=True
-    )
+    made, rows, passes = make_candidates(model, trajectory, pair, [1, 2], cfg=4.0, batch_size=2, published_first=True)
     assert torch.equal(made[1], trajectory.latent_image) and (rows, passes) == (4, 2)
     assert not torch.equal(candidates(setting, [1], 1)[0][1], trajectory.latent_image)
+
+
+def test_the_hosts_multi_gpu_clones_take_their_share(setting):
+    """Two "devices" of one processor: the guided rows go to one, the unguided to the other, with the same result."""
+    import comfy.model_patcher
+
+    if not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI has no multi-GPU clones")
+    model, trajectory, pair = setting
+    from partedit_oir.core.oir.search import make_candidates
+
+    first = model.clone()
+    first.cached_patcher_init = (sd1_shaped_model, (4,))
+    second = first.deepclone_multigpu(new_load_device=torch.device("cpu", 1))
+    second.is_multigpu_base_clone = True
+    both = first.clone()
+    both.set_additional_models("multigpu", [second])
+    both.match_multigpu_clones()
+    rows = {}
+    hooks = [
+        one.model.diffusion_model.register_forward_hook(
+            lambda module, inputs, output, name=name: rows.__setitem__(name, rows.get(name, 0) + len(inputs[0]))
+        )
+        for name, one in (("first", first), ("second", second))
+    ]
+    try:
+        made, counted, _ = make_candidates(both, trajectory, pair, [2, 5, 6], cfg=4.0, batch_size=3)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert rows == {"first": 13, "second": 13} and counted == 26
+    alone = candidates(setting, [2, 5, 6], 3)[0]
+    for n in (2, 5, 6):
+        assert relative_error(made[n], alone[n]) <= 1e-5

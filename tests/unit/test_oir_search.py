@@ -25,52 +25,25 @@ def setting(pack):
     model = sd1_shaped_model(4)
     left = torch.zeros(64, 96)
     left[:, :40] = 1.0
-    return model, make_trajectory(model, STEPS, latent(8, 12)), [
-        make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)
-    ]
+    return (
+        model,
+        make_trajectory(model, STEPS, latent(8, 12)),
+        [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)],
+    )
 
 
 def run(search, setting, pairs=None, scorer=None, vae=None, on_candidate=None, **settings):
     model, trajectory, own = setting
     vae = vae or FakeVae()
     return search.search_steps(
-        model, trajectory, own if pairs is None else pairs, search.picture_decoder(vae), scorer or FakeScorer(),
-        search.SearchSettings(batch_size=4, **settings), on_candidate=on_candidate,
+        model,
+        trajectory,
+        own if pairs is None else pairs,
+        search.picture_decoder(vae),
+        scorer or FakeScorer(),
+        search.SearchSettings(batch_size=4, **settings),
+        on_candidate=on_candidate,
     )
-
-
-def test_candidate_ranges(search):
-    assert search.candidate_steps(10, 1, 0, 1) == list(range(1, 11))
-    assert search.candidate_steps(10, 2, 9, 3) == [2, 5, 8]
-    for bad in ((0, 5, 1), (6, 5, 1), (1, 11, 1), (1, 5, 0)):
-        with pytest.raises(ValueError, match="do not fit a trajectory of 10 steps"):
-            search.candidate_steps(10, *bad)
-
-
-def simulate(search, count, score):
-    """Coarse-to-fine over 1 … count with a given score: the evaluated candidates and the one chosen."""
-    candidates = list(range(1, count + 1))
-    todo, gap = search.coarse_grid(candidates)
-    evaluated = set()
-    while todo:
-        assert not evaluated & set(todo)
-        evaluated |= set(todo)
-        best = max(sorted(evaluated), key=score)
-        todo, gap = search.refine(candidates, sorted(evaluated), best, gap)
-    return evaluated, max(sorted(evaluated), key=score)
-
-
-@pytest.mark.parametrize("count", [1, 2, 8, 9, 20, 50, 100])
-def test_coarse_to_fine_finds_every_single_peak(search, count):
-    for peak in range(1, count + 1):
-        evaluated, best = simulate(search, count, lambda n, peak=peak: -abs(n - peak))
-        assert best == peak
-        assert {1, count} <= evaluated
-
-
-def test_coarse_to_fine_costs_about_a_third(search):
-    shares = [sum(simulate(search, 50, lambda n, peak=peak: -abs(n - peak))[0]) / 1275 for peak in range(10, 41)]
-    assert sum(shares) / len(shares) < 0.32 and max(shares) < 0.45
 
 
 def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
@@ -142,22 +115,12 @@ def test_one_candidate_is_decoded_at_a_time(search, setting):
 
 def test_overrides_are_used_and_not_searched(search, setting):
     seen = []
-    overrides = search.parse_steps("auto, 3", 2)
+    overrides = [None, 3]
     result = run(search, setting, overrides=overrides, on_candidate=lambda k, n, picture: seen.append((k, n)))
     assert result.pairs[1].candidates == (3,) and result.pairs[1].manual and result.chosen[1] == 3
     assert not result.pairs[0].manual and len(result.pairs[0].candidates) > 1
     assert (1, 3) in seen and len(seen) == 1 + len(result.pairs[0].candidates)
     assert run(search, setting, overrides=[0, STEPS]).chosen == (0, STEPS)
-
-
-def test_overrides_as_text(search):
-    assert search.parse_steps("", 3) == [None] * 3
-    assert search.parse_steps("24, auto; ,7", 4) == [24, None, None, 7]
-    with pytest.raises(ValueError, match="2 entries for 3 editing pairs"):
-        search.parse_steps("1,2", 3)
-    for bad in ("x", "-1", "2.5"):
-        with pytest.raises(ValueError, match="is no inversion step"):
-            search.parse_steps(bad, 1)
 
 
 def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatch):
@@ -207,6 +170,69 @@ def test_node_gives_step_sheet_plot_and_scores(pack, setting):
     assert plot.shape[1] == 2 * 300
 
 
+def test_the_editor_gets_curves_and_what_the_search_took(pack, setting):
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    model, trajectory, pairs = setting
+    options = (3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "auto, 5")
+    output = InversionStepSearch.execute(model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), *options)
+    search, (first, second) = output.args[0], output.ui["curve"]
+    assert first["title"] == pairs[0].label and first["x"] == [1, 5, 9] and first["best"] == search.chosen[0]
+    assert first["series"]["S"] == pytest.approx(search.pairs[0].total) and second["x"] == [5]
+    assert json.loads(json.dumps(output.ui)) == output.ui
+    (text,) = output.ui["text"]
+    assert text.splitlines()[1].endswith("step 5 (set by hand)") and "40 UNet rows, exhaustive 30" in text
+
+
+def test_pairs_come_in_the_order_of_their_sockets(pack, setting):
+    """The growing sockets come behind the first one, the tenth behind the second, and empty ones count nothing."""
+    from partedit_oir.nodes.step_search import all_pairs
+
+    a, b, c, d = (make_pair("cat", name, torch.ones(64, 96)) for name in "abcd")
+    more = {"pairs_10": (d,), "pairs_2": (b, c), "pairs_3": None}
+    assert all_pairs((a,), more) == (a, b, c, d) and all_pairs((a,), None) == (a,)
+    model, trajectory, _ = setting
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    options = (3.0, "exhaustive", 4, 4, 1, 2, "masked", False, "")
+    inputs = (model, FakeVae(), trajectory, (a,), FakeScorer(), *options)
+    found = InversionStepSearch.execute(*inputs, more_pairs={"pairs_0": (b,)}).args[0]
+    assert [entry.pair for entry in found.pairs] == [a, b]
+
+
+def test_sockets_grow_where_the_host_can(pack):
+    from comfy_api.latest import io
+
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    grown = [entry for entry in InversionStepSearch.define_schema().inputs if entry.id == "more_pairs"]
+    assert len(grown) == hasattr(io, "Autogrow")
+    for entry in grown:
+        assert entry.optional and entry.template.min == 0 and entry.template.input.io_type == "EDITING_PAIR"
+
+
+def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
+    import comfy.model_management
+
+    interrupt = comfy.model_management.InterruptProcessingException
+    model = setting[0]
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    expected = run(search, setting, strategy="exhaustive", stride=6)
+
+    class Stopping(FakeVae):
+        def decode(self, samples):
+            if self.decoded == 2:
+                raise interrupt
+            return super().decode(samples)
+
+    with pytest.raises(interrupt):
+        run(search, setting, vae=Stopping(), strategy="exhaustive", stride=6)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert not model.patches and not any(model.wrappers.values())
+    again = run(search, setting, strategy="exhaustive", stride=6)
+    assert [entry.edit for entry in again.pairs] == [entry.edit for entry in expected.pairs]
+
+
 def test_the_chosen_candidates_are_framed(pack, setting):
     """The frame's colour is in the sheet: green for a searched step, amber for one set by hand."""
     from partedit_oir.core.oir import report
@@ -219,8 +245,16 @@ def test_the_chosen_candidates_are_framed(pack, setting):
 
     def colours(manual):
         entry = PairSearch(
-            pair, chosen=2, candidates=(1, 2), edit=(0.1, 0.2), keep=(-0.1, -0.2), edit_norm=(0.0, 1.0),
-            keep_norm=(1.0, 0.0), total=(1.0, 1.0), best=2, manual=manual,
+            pair,
+            chosen=2,
+            candidates=(1, 2),
+            edit=(0.1, 0.2),
+            keep=(-0.1, -0.2),
+            edit_norm=(0.0, 1.0),
+            keep_norm=(1.0, 0.0),
+            total=(1.0, 1.0),
+            best=2,
+            manual=manual,
         )
         sheet = report.contact_sheet(StepSearch((entry,), steps=2, strategy="exhaustive", cfg=1.0), thumbnails)
         pixels = (sheet[0] * 255).round().to(torch.int).reshape(-1, 3)
