@@ -94,19 +94,20 @@ class Verdict:
     def __init__(self, labels: np.ndarray, colours: np.ndarray, patterns: np.ndarray):
         self.labels, self.colours, self.patterns = labels, colours, patterns
 
-    def _of(self, name: str, part: str | None = None) -> np.ndarray:
+    def where(self, name: str, part: str | None = None) -> np.ndarray:
+        """Boolean (64, 64): the pixels of an object, or of one of its parts."""
         wanted = [k + 1 for k, (n, p) in enumerate(LABELS) if n == name and part in (None, p)]
         return np.isin(self.labels, wanted)
 
     def thing(self, region: np.ndarray | None = None) -> str | None:
         """The object with the most pixels (in ``region``), or None where there is only background."""
-        counts = {n: int((self._of(n) & (region if region is not None else True)).sum()) for n in OBJECTS}
+        counts = {n: int((self.where(n) & (region if region is not None else True)).sum()) for n in OBJECTS}
         best = max(counts, key=lambda n: counts[n])
         return best if counts[best] > 20 else None
 
     def part_mask(self, name: str, part: str, size: int = INPUT) -> np.ndarray:
         """Boolean (size, size) mask of one part of one object."""
-        mask = torch.from_numpy(self._of(name, part)).float()[None, None]
+        mask = torch.from_numpy(self.where(name, part)).float()[None, None]
         return (F.interpolate(mask, size=(size, size), mode="bilinear")[0, 0] > 0.5).numpy()
 
     def attribute(self, where: np.ndarray) -> tuple[str, str]:
@@ -119,7 +120,7 @@ class Verdict:
 
     def look_of(self, name: str, part: str | None = None, region: np.ndarray | None = None) -> tuple[str, str]:
         """Majority colour and pattern of an object or one of its parts (in ``region``)."""
-        where = self._of(name, part)
+        where = self.where(name, part)
         return self.attribute(where & region if region is not None else where)
 
 

@@ -351,3 +351,16 @@ def plain_scene(name: str, look: Look, background: str, seed: int) -> Scene:
     rng = np.random.default_rng([20261, seed])
     thing = Thing(name, dict.fromkeys(PARTS[name], look), _place(name, rng, 0.03, 0.97, 0.84), bool(rng.random() < 0.5))
     return Scene((thing,), background, f"{article(look.words)} {name} {BACKGROUNDS[background]}", seed)
+
+
+def plain_pair(names: tuple[str, str], looks: tuple[Look, Look], background: str, seed: int) -> Scene:
+    """Two things side by side, each all in one look, captioned as the training scenes are."""
+    rng = np.random.default_rng([20262, seed])
+    split = rng.uniform(0.46, 0.54)
+    boxes = _place(names[0], rng, 0.0, split, 0.66), _place(names[1], rng, split, 1.0, 0.66)
+    things = tuple(
+        Thing(name, dict.fromkeys(PARTS[name], look), box, bool(rng.random() < 0.5))
+        for name, look, box in zip(names, looks, boxes)
+    )
+    left, right = (article(f"{look.words} {name}") for name, look in zip(names, looks))
+    return Scene(things, background, f"{left} on the left and {right} on the right, {BACKGROUNDS[background]}", seed)
