@@ -16,7 +16,7 @@ HOW = """## Several objects at once (OIR)
 
 TURN = """### What to turn
 
-- `strategy`: `coarse-to-fine` tries about a third of the steps, `exhaustive` all.
+- `strategy`: `coarse-to-fine` looks only where a better step can still be, `exhaustive` everywhere.
 - `first_step`, `last_step`, `stride`: which steps to try at all.
 - `overrides`: steps set by hand, one a pair, such as `12, auto`.
 - `reinversion`: more mends seams better and changes the picture more.
@@ -25,6 +25,8 @@ TURN = """### What to turn
 
 DEMO_NOTE = """This graph needs no download. It makes its picture itself; for one of yours put **Load Image** in its
 place and describe it in *What the picture shows*.
+
+The phrases have their article, as the demo's scorer was taught: `a red cat`, not `red cat`.
 
 The masks are plain boxes around the objects, made by core nodes. A painted mask, a segmenter's or
 *Part Attention Mask* do as well (templates `oir_sdxl` and `oir_part_token`).
@@ -59,8 +61,6 @@ to a size that the checkpoint knows (about 1024 × 1024).
 
 SOURCE = "a red cat on the left and a blue chair on the right, in the snow"
 PART_SOURCE = "a red cat on the left and a blue robot on the right, in the snow"
-# Seven of twenty steps are tried: seconds on two CPU cores.
-FEW: dict[str, object] = {"first_step": 2, "stride": 3}
 
 
 def _picture(source: str, seed: int) -> tuple[Node, ...]:
@@ -137,17 +137,15 @@ def _pair(key: str, before: str, after: str, mask: str, clip: str, previous: str
     return Node(key, "EditingPair", 3, {"source_phrase": before, "target_phrase": after}, links, f"{before} → {after}")
 
 
-def _search(
-    model: str, vae: str, clip: str, scorer: str, image: str, pairs: str, values: dict[str, object]
-) -> tuple[Node, ...]:
-    """Search with its ``values``, reassembly, and what they show."""
+def _search(model: str, vae: str, clip: str, scorer: str, image: str, pairs: str) -> tuple[Node, ...]:
+    """Search, reassembly, and what they show."""
     trajectory = "invert.trajectory"
     return (
         Node(
             "search",
             "InversionStepSearch",
             4,
-            dict(values),
+            {},
             {"model": model, "vae": vae, "trajectory": trajectory, "pairs": pairs, "clip_scorer": scorer},
         ),
         Node("sheet", "PreviewImage", 5, {}, {"images": "search.contact_sheet"}, "Candidates"),
@@ -178,9 +176,9 @@ DEMO = Workflow(
         Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "An empty mask"),
         *_box_mask("left", 4, 72, 120, 180),
         *_box_mask("right", 132, 72, 120, 180),
-        _pair("left_pair", "red cat", "green dog", "left_mask", "demo.CLIP"),
-        _pair("right_pair", "blue chair", "yellow chair", "right_mask", "demo.CLIP", "left_pair"),
-        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "right_pair", FEW),
+        _pair("left_pair", "a red cat", "a green dog", "left_mask", "demo.CLIP"),
+        _pair("right_pair", "a blue chair", "a yellow chair", "right_mask", "demo.CLIP", "left_pair"),
+        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "right_pair"),
     ),
     "save",
 )
@@ -192,9 +190,9 @@ PART_TOKEN = Workflow(
         *_picture(PART_SOURCE, 5),
         *_part_mask("head", "demo_animal_head.safetensors"),
         *_part_mask("torso", "demo_robot_torso.safetensors"),
-        _pair("head_pair", "red cat", "green cat", "head_mask", "demo.CLIP"),
-        _pair("torso_pair", "blue robot", "yellow robot", "torso_mask", "demo.CLIP", "head_pair"),
-        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "torso_pair", FEW),
+        _pair("head_pair", "a red cat", "a green cat", "head_mask", "demo.CLIP"),
+        _pair("torso_pair", "a blue robot", "a yellow robot", "torso_mask", "demo.CLIP", "head_pair"),
+        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "torso_pair"),
     ),
     "save",
 )
@@ -257,7 +255,7 @@ SDXL = Workflow(
         *_named_mask("chair", "chair"),
         _pair("cat_pair", "cat", "corgi", "cat_mask.mask", "checkpoint.CLIP"),
         _pair("chair_pair", "chair", "red armchair", "chair_mask.mask", "checkpoint.CLIP", "cat_pair"),
-        *_search("checkpoint.MODEL", "checkpoint.VAE", "checkpoint.CLIP", "scorer", "picture", "chair_pair", {}),
+        *_search("checkpoint.MODEL", "checkpoint.VAE", "checkpoint.CLIP", "scorer", "picture", "chair_pair"),
     ),
 )
 
