@@ -33,6 +33,31 @@ DEMO_SAMPLING: dict[str, object] = {
 }
 
 
+def blend(model: str, sampling: dict[str, object], column: int = 2, **links: str) -> Node:
+    """The sampler of a part edit; ``links`` replace or add to its usual inputs, an empty one takes it away."""
+    usual = {
+        "model": model,
+        "edit_prompt": "prompt",
+        "negative": "negative",
+        "latent_image": "size",
+        "part_token": "token",
+    }
+    joined = {name: origin for name, origin in {**usual, **links}.items() if origin}
+    return Node("edit", "FeatureBlendSampler", column, dict(sampling), joined)
+
+
+def results(vae: str, column: int = 3, source: str = "Source", prefix: str = "partedit") -> tuple[Node, ...]:
+    """Source, mask and edit of `blend` as pictures; the edit is saved."""
+    return (
+        Node("source_image", "VAEDecode", column, {}, {"samples": "edit.source", "vae": vae}),
+        Node("mask_image", "MaskToImage", column, {}, {"mask": "edit.mask"}),
+        Node("edited_image", "VAEDecode", column, {}, {"samples": "edit.edited", "vae": vae}),
+        Node("show_source", "PreviewImage", column + 1, {}, {"images": "source_image"}, source),
+        Node("show_mask", "PreviewImage", column + 1, {}, {"images": "mask_image"}, "Mask"),
+        Node("save", "SaveImage", column + 2, {"filename_prefix": prefix}, {"images": "edited_image"}, "Edit"),
+    )
+
+
 def _graph(
     first: tuple[Node, ...],
     model: str,
@@ -52,25 +77,8 @@ def _graph(
         Node("size", "EmptyLatentImage", 0, {"width": width, "height": height}),
         Node("prompt", "PartEditPrompt", 1, prompt, {"clip": clip}),
         Node("negative", "CLIPTextEncode", 1, {"text": texts.get("negative", "")}, {"clip": clip}, "Negative prompt"),
-        Node(
-            "edit",
-            "FeatureBlendSampler",
-            2,
-            dict(sampling),
-            {
-                "model": model,
-                "edit_prompt": "prompt",
-                "negative": "negative",
-                "latent_image": "size",
-                "part_token": "token",
-            },
-        ),
-        Node("source_image", "VAEDecode", 3, {}, {"samples": "edit.source", "vae": vae}),
-        Node("mask_image", "MaskToImage", 3, {}, {"mask": "edit.mask"}),
-        Node("edited_image", "VAEDecode", 3, {}, {"samples": "edit.edited", "vae": vae}),
-        Node("show_source", "PreviewImage", 4, {}, {"images": "source_image"}, "Source"),
-        Node("show_mask", "PreviewImage", 4, {}, {"images": "mask_image"}, "Mask"),
-        Node("save", "SaveImage", 5, {"filename_prefix": "partedit"}, {"images": "edited_image"}, "Edit"),
+        blend(model, sampling),
+        *results(vae),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_SAMPLING
+from .partedit import DEMO_SAMPLING, blend, results
 
 TO_REAL = """### With an SDXL checkpoint
 
@@ -57,17 +57,6 @@ def _demo(key: str, token: str) -> Node:
     return Node(key, "LoadPartToken", 0, {"part_token": token})
 
 
-def _results(mask: str = "edit.mask") -> tuple[Node, ...]:
-    return (
-        Node("source_image", "VAEDecode", 3, {}, {"samples": "edit.source", "vae": "demo.VAE"}),
-        Node("mask_image", "MaskToImage", 3, {}, {"mask": mask}),
-        Node("edited_image", "VAEDecode", 3, {}, {"samples": "edit.edited", "vae": "demo.VAE"}),
-        Node("show_source", "PreviewImage", 4, {}, {"images": "source_image"}, "Source"),
-        Node("show_mask", "PreviewImage", 4, {}, {"images": "mask_image"}, "Mask"),
-        Node("save", "SaveImage", 5, {"filename_prefix": "partedit"}, {"images": "edited_image"}, "Edit"),
-    )
-
-
 TWO_PARTS = Workflow(
     "partedit_two_parts",
     (Note(PARTS, 0), Note(TO_REAL, 2)),
@@ -99,20 +88,8 @@ TWO_PARTS = Workflow(
         ),
         Node("negative", "CLIPTextEncode", 1, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
         Node("both", "CombinePartTokens", 2, {}, {"part_token_1": "head", "part_token_2": "torso"}),
-        Node(
-            "edit",
-            "FeatureBlendSampler",
-            2,
-            dict(DEMO_SAMPLING),
-            {
-                "model": "demo.MODEL",
-                "edit_prompt": "torso_prompt",
-                "negative": "negative",
-                "latent_image": "size",
-                "part_token": "both",
-            },
-        ),
-        *_results(),
+        blend("demo.MODEL", DEMO_SAMPLING, edit_prompt="torso_prompt", part_token="both"),
+        *results("demo.VAE"),
     ),
     "save",
 )
@@ -137,20 +114,8 @@ SEVERAL_EDITS = Workflow(
             "Four edits",
         ),
         Node("negative", "CLIPTextEncode", 1, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
-        Node(
-            "edit",
-            "FeatureBlendSampler",
-            2,
-            dict(DEMO_SAMPLING),
-            {
-                "model": "demo.MODEL",
-                "edit_prompt": "prompt",
-                "negative": "negative",
-                "latent_image": "size",
-                "part_token": "token",
-            },
-        ),
-        *_results(),
+        blend("demo.MODEL", DEMO_SAMPLING),
+        *results("demo.VAE"),
     ),
     "save",
 )
@@ -195,25 +160,8 @@ REAL_IMAGE = Workflow(
             {"source": "a yellow robot on the beach", "edit": "a purple robot on the beach"},
             {"clip": "demo.CLIP"},
         ),
-        Node(
-            "edit",
-            "FeatureBlendSampler",
-            3,
-            dict(DEMO_SAMPLING),
-            {
-                "model": "demo.MODEL",
-                "edit_prompt": "prompt",
-                "negative": "negative",
-                "part_token": "token",
-                "trajectory": "invert.trajectory",
-            },
-        ),
-        Node("source_image", "VAEDecode", 4, {}, {"samples": "edit.source", "vae": "demo.VAE"}),
-        Node("mask_image", "MaskToImage", 4, {}, {"mask": "edit.mask"}),
-        Node("edited_image", "VAEDecode", 4, {}, {"samples": "edit.edited", "vae": "demo.VAE"}),
-        Node("show_source", "PreviewImage", 5, {}, {"images": "source_image"}, "The picture, replayed"),
-        Node("show_mask", "PreviewImage", 5, {}, {"images": "mask_image"}, "Mask"),
-        Node("save", "SaveImage", 6, {"filename_prefix": "partedit_real"}, {"images": "edited_image"}, "Edit"),
+        blend("demo.MODEL", DEMO_SAMPLING, 3, latent_image="", trajectory="invert.trajectory"),
+        *results("demo.VAE", 4, "The picture, replayed", "partedit_real"),
         Node(
             "metrics",
             "EditMetrics",

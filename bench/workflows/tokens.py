@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_LAYERS, DEMO_SAMPLING
+from .partedit import DEMO_LAYERS, DEMO_SAMPLING, blend
 
 HOW = """## Make a part token
 
@@ -84,19 +84,7 @@ def _keep_and_use(
         Node("size", "EmptyLatentImage", 4, {"width": size, "height": size}),
         Node("prompt", "PartEditPrompt", 4, {"source": texts[0], "edit": texts[1]}, {"clip": clip}),
         Node("negative", "CLIPTextEncode", 4, {"text": ""}, {"clip": clip}, "Negative prompt"),
-        Node(
-            "edit",
-            "FeatureBlendSampler",
-            4,
-            dict(sampling),
-            {
-                "model": model,
-                "edit_prompt": "prompt",
-                "negative": "negative",
-                "latent_image": "size",
-                "part_token": "load",
-            },
-        ),
+        blend(model, sampling, 4, part_token="load"),
         Node("source_image", "VAEDecode", 5, {}, {"samples": "edit.source", "vae": vae}),
         Node("edited_image", "VAEDecode", 5, {}, {"samples": "edit.edited", "vae": vae}),
         Node("show_source", "PreviewImage", 5, {}, {"images": "source_image"}, "Source"),
