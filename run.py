@@ -35,6 +35,8 @@ def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
         SetupError: neither can be used.
     """
     named = os.environ.get("COMFYUI_PATH")
+    if named and floor:
+        raise SetupError("--floor runs on a private ComfyUI of its own. Unset COMFYUI_PATH, or leave --floor away.")
     host = existing.existing_host(Path(named).expanduser(), modules) if named else prepare_private(floor)
     link_pack(host)
     return host
@@ -119,11 +121,12 @@ def test(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     host = pick_host(existing.RUN_MODULES)
     offer_pictures(host)
+    templates = link_pack(host)
     cpu = options.cpu or not existing.has_accelerator(host.python)
     print("starting ComfyUI ...", flush=True)
     with Server(host, cpu=cpu, private=False) as server:
         server.start(port=options.port)
-        print(f"the editor is at {server.base_url}  (templates: Workflow > Browse Templates > {PACK_DIR.name})")
+        print(f"the editor is at {server.base_url}  (templates: Workflow > Browse Templates > {templates})")
         print(f"its log: {server.log}\nCtrl-C ends it.", flush=True)
         # Without a screen some systems open a browser that takes over the terminal.
         screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")

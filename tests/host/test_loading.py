@@ -51,13 +51,6 @@ def test_templates_are_listed_and_served_with_thumbnails(client, pack_name, repo
         assert client.request(f"{address}.jpg")[:2] == b"\xff\xd8", f"{path.stem} has no thumbnail"
 
 
-def test_blueprints_are_listed(client, pack_name, repository):
-    blueprints = {path.stem for path in (repository / "subgraphs").glob("*.json")}
-    entries = client.get_json("/global_subgraphs")
-    ours = {entry["name"] for entry in entries.values() if entry["info"]["node_pack"].endswith(pack_name)}
-    assert ours == blueprints
-
-
 def test_translations_are_served(client, repository):
     served = client.get_json("/i18n")
     for folder in (repository / "locales").iterdir():

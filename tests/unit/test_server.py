@@ -20,7 +20,7 @@ from bench.host import demo
 from bench.host import server as server_module
 from bench.host.browser import Browser, BrowserError
 from bench.host.client import Client
-from bench.host.layout import Host
+from bench.host.layout import LINK_NAME, Host
 from bench.host.server import Server, ServerError, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -252,7 +252,9 @@ def test_serve_stops_its_server_whatever_ends_it(tmp_path, make_host, name):
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
     assert process.stdout is not None
-    log = next(Path(line.split("its log: ")[1].strip()) for line in process.stdout if line.startswith("its log: "))
+    lines = iter(process.stdout.readline, "")
+    assert any(f"Browse Templates > {LINK_NAME})" in line for line in lines)
+    log = next(Path(line.split("its log: ")[1].strip()) for line in lines if line.startswith("its log: "))
     started = pids(log.read_text())
     assert all(map(running, started))
     process.send_signal(getattr(signal, name))
@@ -280,6 +282,11 @@ def test_run_py_starts_without_any_installed_package():
 def test_run_py_says_what_is_wrong_with_comfyui_path(tmp_path):
     done = cli("demo", COMFYUI_PATH=str(tmp_path))
     assert done.returncode == 1 and "holds no ComfyUI" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_oldest_host_is_not_silently_exchanged_for_the_user_s(tmp_path):
+    done = cli("test", "--floor", COMFYUI_PATH=str(tmp_path))
+    assert done.returncode == 1 and "Unset COMFYUI_PATH" in done.stderr
 
 
 def test_run_py_refuses_unknown_arguments_and_folders(tmp_path):
