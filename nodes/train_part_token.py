@@ -14,10 +14,11 @@ from comfy_api.latest import io, ui
 from ..core.partedit import token_inputs
 from ..core.partedit.augment import augmented_views
 from ..core.partedit.token_files import safe_file_name
-from ..core.partedit.training import train_part_token
+from ..core.partedit.training import checked_inputs, train_part_token
 from ..core.partedit.training_plots import overlays, plot
 from ..core.partedit.training_settings import TrainingSettings
-from .common import PartTokenType, advanced
+from . import io_types
+from .common import advanced
 from .training_inputs import recipe_inputs
 
 MAX_PARTS = 4
@@ -65,7 +66,9 @@ class TrainPartToken(io.ComfyNode):
                 *(advanced(entry) for entry in recipe_inputs()),
             ],
             outputs=[
-                PartTokenType.Output("PART_TOKEN", display_name="part_token", tooltip="To use, or for SavePartToken."),
+                io_types.PartToken.Output(
+                    "PART_TOKEN", display_name="part_token", tooltip="To use, or for SavePartToken."
+                ),
                 io.Image.Output(display_name="plot", tooltip="Loss and IoU over the steps."),
                 io.Image.Output(
                     display_name="overlays",
@@ -100,6 +103,7 @@ class TrainPartToken(io.ComfyNode):
         pictures, targets = token_inputs.paired(images, all_masks)
         settings = TrainingSettings(part_names=names, steps=steps, seed=seed, init=init, **recipe)
         state_file = _state_file(resume_name)
+        checked_inputs(model, targets, len(pictures), positive, settings)  # before pictures are encoded
         views, view_masks, sources = augmented_views(pictures, targets, flip, crops, seed)
         latents = token_inputs.encode_pictures(vae, views, _progress())
         token, report = train_part_token(

@@ -50,7 +50,7 @@ def recipe_inputs() -> list[Any]:
             options=list(LOSSES),
             default=standard.loss,
             optional=True,
-            tooltip="bce: binary cross-entropy. l2: the published one.",
+            tooltip="bce: binary cross-entropy. l2: the published one. bce_dice: bce and overlap, for small parts.",
         ),
         io.Combo.Input(
             "softmax",
@@ -73,7 +73,7 @@ def recipe_inputs() -> list[Any]:
             options=list(LEARNING_RATE_RULES),
             default=standard.learning_rate_rule,
             optional=True,
-            tooltip="logit: scaled so that 30 suits any model. embedding: taken as it is, as in the paper for SDXL.",
+            tooltip="logit: scaled by this model's queries and keys. embedding: as it is, the paper's way on SDXL.",
         ),
         io.Int.Input(
             "batch_size", default=standard.batch_size, min=1, max=64, optional=True, tooltip="Pictures a step."

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..attention import context_width, cross_layers, unet_of
+from ..attention import LayerKey, context_width, cross_layers, unet_of
 from .layers import choose_layers
+from .masks import normalise
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .token_maps import map_iou, part_and_other_maps, part_logits, part_maps
 from .tokens import FAMILY_WIDTHS, PartToken
@@ -58,9 +59,7 @@ def train_part_token(
     Raises:
         ValueError: shapes that do not fit, empty masks, NaNs, or a model without the asked layers.
     """
-    masks = checked_masks(masks, latents.shape[0], len(settings.part_names))
-    layers = choose_layers(cross_layers(unet_of(model)), settings.layers)
-    sigmas = noise_levels(model, settings.noise_low, settings.noise_high, settings.noise_count)
+    masks, layers, sigmas = checked_inputs(model, masks, latents.shape[0], cond, settings, sources)
     started = time.perf_counter()
     passes = latents.shape[0] * len(sigmas)
     total = passes + settings.steps
@@ -103,6 +102,33 @@ def train_part_token(
     return token, report
 
 
+def checked_inputs(
+    model: Any,
+    masks: torch.Tensor,
+    pictures: int,
+    cond: Sequence[Any],
+    settings: TrainingSettings,
+    sources: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, tuple[LayerKey, ...], tuple[float, ...]]:
+    """Everything that can be wrong before pictures are encoded: masks (N, P, H, W), the layers, the noise levels.
+
+    Raises:
+        ValueError: see `train_part_token`.
+    """
+    masks = checked_masks(masks, pictures, len(settings.part_names))
+    split_pictures(masks, sources, settings)
+    layers = choose_layers(cross_layers(unet_of(model)), settings.layers)
+    sigmas = noise_levels(model, settings.noise_low, settings.noise_high, settings.noise_count)
+    width = context_width(model)
+    for name, rows in (("positive", cond[0][0]), ("init", settings.init)):
+        if rows is not None and (rows.ndim < 2 or rows.shape[-1] != width):
+            raise ValueError(
+                f"{name}: has the shape {tuple(rows.shape)}, but this model's text conditioning is {width} wide. "
+                "Use the CLIP that belongs to the model."
+            )
+    return masks, layers, sigmas
+
+
 def train_on_cache(
     cache: QueryCache,
     masks: torch.Tensor,
@@ -143,13 +169,14 @@ class _Trainer:
         self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
         self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
         self.target = F.interpolate(self.masks, size=cache.finest_grid, mode="area").to(device)
-        self.training, self.judged, self.held_out = split_pictures(cache.pictures, sources, settings)
+        self.training, self.judged, self.held_out = split_pictures(self.masks, sources, settings)
         self.report = TrainingReport(held_out=self.held_out)
         generator = torch.Generator().manual_seed(settings.seed)
         rows = torch.randn((1 + len(settings.part_names), cache.width), generator=generator) * init_scale
         if settings.init is not None:
-            if settings.init.ndim != 2 or settings.init.shape[-1] != cache.width:
-                raise ValueError(f"init: expected rows of width {cache.width}, got {tuple(settings.init.shape)}.")
+            parts, given = len(settings.part_names), tuple(settings.init.shape)
+            if given not in ((1, cache.width), (parts, cache.width)):
+                raise ValueError(f"init: expected one row, or one a part ({parts}), {cache.width} wide, got {given}.")
             rows[1:] = settings.init.detach().clone().float().cpu()
         self.rows = torch.nn.Parameter(rows.to(device))
         unit = self._logit_unit() if settings.learning_rate_rule == "logit" else 1.0
@@ -214,7 +241,8 @@ class _Trainer:
         if self.settings.loss == "l2":
             return F.mse_loss(maps, target)
         # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
-        return -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
+        loss = -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
+        return loss + dice_loss(normalise(maps), target) if self.settings.loss == "bce_dice" else loss
 
     def _logit_unit(self) -> float:
         """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
@@ -232,6 +260,8 @@ class _Trainer:
                 squares += float(change.square().sum())
                 count += change.numel()
         change = math.sqrt(squares / count)
+        if not math.isfinite(change):
+            raise ValueError("The model's queries hold NaN or infinite values. Check that it makes pictures at all.")
         if not change > 0:
             raise ValueError("The masks give this model's queries nothing to learn from (the gradient is zero).")
         return LOGIT_STEP_AT_30 / PAPER_LEARNING_RATE / change
@@ -261,6 +291,7 @@ class _Trainer:
         shown["masks"] = float(self.masks.double().sum())
         shown["pictures"] = (self.cache.pictures, self.data_key)
         shown["layers"] = [str(layer) for layer in self.cache.layers]
+        shown["model"] = [f"{float(weight.norm()):.4g}" for weight in self.cache.key_weights.values()]
         return repr(sorted(shown.items()))
 
     def _save(self, step: int) -> None:
@@ -301,6 +332,15 @@ class _Trainer:
 
 # Settings that may differ between a stopped run and the one that takes it up again.
 _FREE_SETTINGS = ("steps", "rows", "cache_device", "save_every", "init", "patience")
+
+
+def dice_loss(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 − soft Dice overlap (Milletari et al. 2016, V-Net; linear), the mean over maps (n, P, h, w) in 0..1.
+
+    A part that fills little of the picture counts as much as a big one; the 1 keeps an empty mask in order.
+    """
+    overlap = (maps * target).sum(dim=(-2, -1))
+    return (1 - (2 * overlap + 1) / (maps.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)).mean()
 
 
 def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-LOSSES = ("bce", "l2")
+LOSSES = ("bce", "l2", "bce_dice")
 SOFTMAXES = ("full", "two_way")
 LEARNING_RATE_RULES = ("logit", "embedding")
 
@@ -27,7 +27,8 @@ class TrainingSettings:
         lr_step, lr_gamma: StepLR. weight_decay: AdamW's; under ``logit`` the share that a step at rate 30 takes off.
         noise_low, noise_high: stretch of the diffusion time, 0 (clean) to 1; noise_count: levels in it.
         layers: preset name or block names (see `choose_layers`).
-        loss: ``bce`` or the published ``l2``.
+        loss: ``bce`` (binary cross-entropy), the published ``l2``, or ``bce_dice``: cross-entropy and the Dice overlap
+            of the mask with the map from its minimum (0) to its maximum (1), which is what a threshold meets later.
         softmax: ``full`` is what the edit will see (77 context rows, all but the token's repeating the background);
             ``two_way`` normalises over the token's rows only.
         init: rows to start the parts from, (P, D) or (1, D); None draws them with the spread of the conditioning.
@@ -125,9 +126,17 @@ class TrainingReport:
 
 
 def split_pictures(
-    count: int, sources: Sequence[int] | None, settings: TrainingSettings
+    masks: torch.Tensor, sources: Sequence[int] | None, settings: TrainingSettings
 ) -> tuple[list[int], list[int], list[int]]:
-    """(views to train on, views to judge by, held-out pictures); views of one picture stay on one side."""
+    """(views to train on, views to judge by, held-out pictures); views of one picture stay on one side.
+
+    Args:
+        masks: (V, P, H, W) of the views. sources: the picture of each view; None: every view is one.
+
+    Raises:
+        ValueError: a part that only held-out pictures show, or a wrong number of sources.
+    """
+    count = masks.shape[0]
     origin = list(range(count)) if sources is None else [int(source) for source in sources]
     if len(origin) != count:
         raise ValueError(f"sources: expected {count} entries, one a view, got {len(origin)}.")
@@ -137,6 +146,12 @@ def split_pictures(
     held_out = sorted(pictures[index] for index in order[:kept])
     training = [view for view in range(count) if origin[view] not in held_out]
     firsts = [origin.index(picture) for picture in (held_out or pictures)]
+    for name, mask in zip(settings.part_names, masks.unbind(1), strict=True):
+        if not (mask[training] > 0.5).any():
+            raise ValueError(
+                f"masks: only held-out pictures ({', '.join(map(str, held_out))}, counted from 0) show {name!r}, so "
+                "there is nothing to learn it from. Lower held_out, take another seed, or add pictures."
+            )
     return training, firsts, held_out
 
 

@@ -57,9 +57,10 @@ def load_state(path: Path, shape: tuple[int, int]) -> TrainingState | None:
         with safe_open(str(path), framework="pt") as file:
             values = json.loads((file.metadata() or {})["state"])
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (OSError, KeyError, ValueError, SafetensorError):
+        values["evaluations"] = [tuple(entry) for entry in values["evaluations"]]
+        state = TrainingState(**tensors, **values)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError):
         return None
-    if any(tuple(t.shape) != shape or not torch.isfinite(t).all() for t in tensors.values()):
+    if any(t.dtype != torch.float32 or tuple(t.shape) != shape for t in tensors.values()):
         return None
-    values["evaluations"] = [tuple(entry) for entry in values["evaluations"]]
-    return TrainingState(**tensors, **values)
+    return state if all(bool(torch.isfinite(t).all()) for t in tensors.values()) else None

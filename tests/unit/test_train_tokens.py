@@ -123,6 +123,32 @@ def test_on_ray(config):
     assert all(Path(result["file"]).is_file() for result in results)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray (the 'cluster' extra)")
+def test_ray_tries_a_dead_worker_s_task_again(config):
+    """The worker is killed once it has saved a state; Ray starts the task anew, and it goes on from there."""
+    text = CONFIG.replace("steps: 40", "steps: 2000").replace("save_every: 10", "save_every: 20")
+    config.write_text(text[: text.index("  - name: again")] + "ray: {cpus_per_token: 1}\n")
+    out = config.parent / "out"
+    killed: list[int] = []
+
+    def wait_and_kill():
+        while not (out / "square.training.safetensors").is_file():
+            time.sleep(0.01)
+        killed.extend(workers(out / "square.log"))
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=wait_and_kill, daemon=True).start()
+    assert main([str(config), "--cpu"]) == 0
+    (result,) = json.loads((out / "results.json").read_text())
+    assert len(killed) == 1 and len(set(workers(out / "square.log"))) == 2
+    assert "error" not in result and 20 <= result["resumed_from"] < 2000
+
+
+def workers(log):
+    """Ids of the processes that a token's log tells of."""
+    return [int(line.split("process ")[1].split(",")[0]) for line in log.read_text().splitlines() if "process " in line]
+
+
 @pytest.mark.parametrize(
     "old, new, words",
     [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bench.bootstrap import load_pack
 
@@ -16,10 +18,12 @@ import comfy.model_patcher
 import comfy.supported_models
 
 from bench.golden_weights import standard_normal
+from partedit_oir.core.partedit import query_cache
 from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.partedit.token_maps import part_maps
-from partedit_oir.core.partedit.training import train_part_token
+from partedit_oir.core.partedit.training import dice_loss, train_on_cache, train_part_token
 from partedit_oir.core.partedit.training_settings import TrainingSettings, batch_of, split_pictures
+from partedit_oir.core.partedit.training_state import load_state
 
 WIDTH = 48
 
@@ -166,6 +170,36 @@ def test_a_damaged_or_foreign_state_is_not_used(model, tmp_path):
     assert report.resumed_from == 0
 
 
+def test_a_state_of_another_model_is_not_used(tmp_path):
+    latents, masks = squares(8)
+    state = tmp_path / "run.safetensors"
+    settings = dataclasses.replace(SETTINGS, steps=10, save_every=5)
+    train_part_token(small_model(), latents, masks, conditioning(), settings, state_file=state)
+    _, report = train_part_token(small_model(), latents, masks, conditioning(), settings, state_file=state)
+    assert report.resumed_from == 10
+    _, report = train_part_token(small_model(seed=1), latents, masks, conditioning(), settings, state_file=state)
+    assert report.resumed_from == 0
+
+
+@pytest.mark.parametrize("state", ["[1, 2]", '{"step": 5}', '{"evaluations": 3}', "no json", None])
+def test_a_state_with_other_contents_is_not_used(state, tmp_path):
+    rows = {name: torch.zeros(2, WIDTH) for name in ("rows", "moment1", "moment2", "best_rows")}
+    path = tmp_path / "run.safetensors"
+    save_file(rows, str(path), {} if state is None else {"state": state})
+    assert load_state(path, (2, WIDTH)) is None
+
+
+def test_a_state_s_values_must_be_numbers(tmp_path):
+    rows = {name: torch.zeros(2, WIDTH) for name in ("rows", "moment1", "moment2", "best_rows")}
+    values = {"step": 1, "best_score": 0.0, "best_step": 1, "losses": [], "evaluations": [], "fingerprint": ""}
+    path = tmp_path / "run.safetensors"
+    save_file(rows, str(path), {"state": json.dumps(values)})
+    assert load_state(path, (2, WIDTH)) is not None
+    for changed in (torch.full((2, WIDTH), float("nan")), torch.zeros(3, WIDTH), torch.zeros(2, WIDTH).long()):
+        save_file({**rows, "moment2": changed}, str(path), {"state": json.dumps(values)})
+        assert load_state(path, (2, WIDTH)) is None
+
+
 def test_two_parts_share_a_background(model):
     latents, masks = squares(8, parts=2)
     settings = dataclasses.replace(SETTINGS, part_names=("left", "right"), steps=160)
@@ -175,7 +209,7 @@ def test_two_parts_share_a_background(model):
     assert sum(report.part_iou.values()) / 2 > before + 0.15
 
 
-@pytest.mark.parametrize("loss, softmax", [("l2", "full"), ("bce", "two_way"), ("l2", "two_way")])
+@pytest.mark.parametrize("loss, softmax", [("l2", "full"), ("bce_dice", "full"), ("bce", "two_way"), ("l2", "two_way")])
 def test_other_recipes_learn_too(model, loss, softmax):
     latents, masks = squares(8)
     settings = dataclasses.replace(SETTINGS, loss=loss, softmax=softmax)
@@ -207,6 +241,42 @@ def test_maps_are_the_models_own_attention(model):
     assert torch.allclose(part_maps(cache, rows, [0])[0, 0], expected, atol=1e-6)
 
 
+def test_it_starts_from_given_rows(model):
+    latents, masks = squares(4)
+    settings = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-6, init=torch.full((1, WIDTH), 0.5))
+    token, _ = train_part_token(model, latents, masks, conditioning(), settings)
+    assert torch.allclose(token.embedding[1], torch.tensor(0.5), atol=1e-4)
+    assert not torch.allclose(token.embedding[0], torch.tensor(0.5), atol=0.1)
+    for init in (torch.zeros(1, WIDTH + 1), torch.zeros(2, WIDTH), torch.zeros(WIDTH)):
+        with pytest.raises(ValueError, match="init: "):
+            train_part_token(model, latents, masks, conditioning(), dataclasses.replace(settings, init=init))
+
+
+def test_noise_levels_cover_the_asked_stretch(model):
+    """Middle levels, for big parts, lie between those of the start and those of the end."""
+    low, middle, high = (noise_levels(model, *bounds, 3) for bounds in ((0.0, 0.25), (0.25, 0.6), (0.6, 1.0)))
+    assert max(low) < min(middle) and max(middle) < min(high)
+    assert list(middle) == sorted(middle, reverse=True)
+    for bounds in ((0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="noise range"):
+            noise_levels(model, *bounds, 3)
+
+
+def test_the_cache_goes_to_host_memory_when_the_device_is_short(monkeypatch):
+    class OnDevice:
+        """A query of 1 MB (half precision) on a GPU that is not there."""
+
+        device = torch.device("cuda")
+
+        def __getitem__(self, _):
+            return torch.empty(2**19)
+
+    for free, place in ((40, "cuda"), (20, "cpu")):
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device, free=free: free * 2**20)
+        monkeypatch.setattr(query_cache, "SPARE_DEVICE_BYTES", 10 * 2**20)
+        assert query_cache._place(OnDevice(), 25).type == place
+
+
 def test_batching_the_cache_changes_nothing(model):
     latents, _ = squares(3)
     layers, sigmas = (("output", 2, 0), ("output", 3, 0)), noise_levels(model, 0.0, 0.25, 2)
@@ -236,10 +306,51 @@ def test_early_stop(model):
 
 def test_views_of_a_held_out_picture_are_not_trained_on():
     sources = [0, 1, 2, 3, 0, 1, 2, 3]
-    training, judged, held_out = split_pictures(8, sources, dataclasses.replace(SETTINGS, held_out=0.5))
+    masks = torch.ones(8, 1, 8, 8)
+    training, judged, held_out = split_pictures(masks, sources, dataclasses.replace(SETTINGS, held_out=0.5))
     assert len(held_out) == 2 and judged == held_out
     assert {sources[view] for view in training} == {0, 1, 2, 3} - set(held_out)
     assert sorted(batch_of(training, 0, 4, 0)) == sorted(training)
+
+
+def test_a_part_that_only_held_out_pictures_show_is_refused():
+    masks = torch.ones(4, 1, 8, 8)
+    settings = dataclasses.replace(SETTINGS, held_out=0.25)
+    _, _, held_out = split_pictures(masks, None, settings)
+    masks[[index for index in range(4) if index not in held_out]] = 0
+    with pytest.raises(ValueError, match=f"only held-out pictures \\({held_out[0]}, counted from 0\\) show 'part'"):
+        split_pictures(masks, None, settings)
+
+
+def test_a_text_of_another_model_is_refused_before_the_model_runs(model):
+    latents, masks = squares(4)
+    with pytest.raises(ValueError, match=r"positive: has the shape .* but this model's text .* is 48 wide"):
+        train_part_token(model, latents, masks, conditioning(64), SETTINGS, progress=must_not_run)
+
+
+def test_dice_counts_small_and_large_parts_alike():
+    target = torch.zeros(2, 1, 16, 16)
+    target[0, 0, :4, :4] = 1
+    target[1, 0, :, :8] = 1
+    assert dice_loss(target, target) == 0
+    empty, half = dice_loss(torch.zeros_like(target), target), dice_loss(target * 0.5, target)
+    assert empty > 0.94 and 0.25 < half < 0.35
+    missed = [dice_loss(target[index : index + 1] * 0.5, target[index : index + 1]) for index in range(2)]
+    assert abs(missed[0] - missed[1]) < 0.03
+    assert dice_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)) == 0
+
+
+def test_a_broken_model_is_named(model):
+    latents, masks = squares(4)
+    layers = (("output", 3, 0),)
+    cache = build_query_cache(model, latents, conditioning(), layers, noise_levels(model, 0.0, 0.5, 1))
+    cache.queries[layers[0]][:] = float("nan")
+    with pytest.raises(ValueError, match="queries hold NaN"):
+        train_on_cache(cache, masks, SETTINGS)
+
+
+def must_not_run(done, total):
+    raise AssertionError("the model ran")
 
 
 @pytest.mark.parametrize(
@@ -252,8 +363,5 @@ def test_views_of_a_held_out_picture_are_not_trained_on():
     ],
 )
 def test_bad_masks_are_refused_before_the_model_runs(model, masks, words):
-    def ran(done, total):
-        raise AssertionError("the model ran")
-
     with pytest.raises(ValueError, match=words):
-        train_part_token(model, torch.zeros(4, 4, 16, 16), masks, conditioning(), SETTINGS, progress=ran)
+        train_part_token(model, torch.zeros(4, 4, 16, 16), masks, conditioning(), SETTINGS, progress=must_not_run)
