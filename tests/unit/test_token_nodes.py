@@ -59,10 +59,15 @@ def pictures(count=6):
     return images, masks
 
 
-def train(model, images, masks, **changes):
+class UnusedVAE:
+    def encode(self, images):
+        raise AssertionError("pictures were encoded")
+
+
+def train(model, images, masks, vae=None, **changes):
     values = {"part_names": "square", "steps": 60, "seed": 3, "layers": "decoder", "noise_count": 2} | changes
     with torch.inference_mode():
-        return TrainPartToken.execute(model, PixelVAE(), helpers.conditioning(), images, masks, **values).result
+        return TrainPartToken.execute(model, vae or PixelVAE(), helpers.conditioning(), images, masks, **values).result
 
 
 def test_train_save_and_load(model, folder):
@@ -145,11 +150,17 @@ def test_an_interrupted_run_goes_on(model, folder, monkeypatch):
         ({"masks_2": torch.zeros(2, 128, 136), "part_names": "a, b"}, "masks_2: expected 6"),
         ({"resume_name": "../x"}, "resume_name"),
         ({"noise_low": 0.5}, "noise range"),
+        ({"layers": "output.99"}, "layers: this model has no layer 'output.99'"),
+        ({"masks": torch.zeros(6, 128, 136)}, "masks: part 1 is empty"),
+        ({"masks": torch.full((6, 128, 136), 255.0)}, "masks: expected values from 0 to 1"),
+        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: hold NaN"),
     ],
 )
-def test_bad_input_is_named(model, folder, changes, words):
+def test_bad_input_is_named_before_pictures_are_encoded(model, folder, changes, words):
+    images, masks = pictures()
+    values = {"images": images, "masks": masks, "vae": UnusedVAE()} | changes
     with pytest.raises(ValueError, match=words):
-        train(model, *pictures(), **changes)
+        train(model, **values)
 
 
 def test_masks_of_another_size_or_shape():
