@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..core.segment.clip import WHERE_TO_GET, ClipScorer
 from . import io_types
-from .folders import NONE_FOUND, managed, model_folder, model_folders
+from .folders import NONE_FOUND, is_there, managed, model_folder, model_folders
 
 FOLDER = "clip_scorers"
 
@@ -36,6 +36,10 @@ class LoadCLIPScorer(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return is_there(model_folder, FOLDER, model, WHERE_TO_GET)
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:

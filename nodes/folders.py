@@ -53,8 +53,22 @@ def model_file(kind: str, name: str, where: str) -> Path:
     path = folder_paths.get_full_path(kind, name) if name in model_files(kind) else None
     if path is None:
         places = " or ".join(folder_paths.get_folder_paths(kind))
-        raise ValueError(f"model: no file {name!r} in {places}. {where}.")
+        raise ValueError(f"checkpoint: no file {name!r} in {places}. {where}.")
     return Path(path)
+
+
+def is_there(find: Callable[[str, str, str], Path], kind: str, name: str | None, where: str) -> bool | str:
+    """For a node's ``validate_inputs``: True, or what ``find`` says of a missing model.
+
+    Without it the host refuses a name that is not in its list with nothing but the list. A linked name (None) is known
+    only when the other node has run.
+    """
+    try:
+        if name is not None:
+            find(kind, name, where)
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 class _Held(torch.nn.Module):

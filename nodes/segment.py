@@ -14,7 +14,7 @@ from ..core.segment.grounding import GroundingModel
 from ..core.segment.sam import WHERE_TO_GET as SAM_SOURCE
 from ..core.segment.sam import SamModel, parse_boxes, parse_points
 from . import io_types
-from .folders import NONE_FOUND, managed, model_file, model_files, model_folder, model_folders
+from .folders import NONE_FOUND, is_there, managed, model_file, model_files, model_folder, model_folders
 
 
 class LoadSAMModel(io.ComfyNode):
@@ -36,6 +36,10 @@ class LoadSAMModel(io.ComfyNode):
             ],
             outputs=[io_types.SamModel.Output(display_name="sam_model", tooltip="For GroundedSAMMask.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        return is_there(model_file, "sams", checkpoint, SAM_SOURCE)
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
@@ -61,10 +65,12 @@ class LoadGroundingModel(io.ComfyNode):
                     "such as IDEA-Research/grounding-dino-tiny.",
                 ),
             ],
-            outputs=[
-                io_types.GroundingModel.Output(display_name="grounding_model", tooltip="For GroundedSAMMask.")
-            ],
+            outputs=[io_types.GroundingModel.Output(display_name="grounding_model", tooltip="For GroundedSAMMask.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return is_there(model_folder, "grounding", model, GROUNDING_SOURCE)
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:

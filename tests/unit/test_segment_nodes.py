@@ -50,6 +50,9 @@ def test_a_missing_model_names_file_source_and_folder(models, node, folder, word
         with pytest.raises(ValueError, match=words) as info:
             node.execute(name)
         assert str(models / folder) in str(info.value)
+        # the host asks before anything runs, and shows this in place of its own "not in list"
+        assert node.validate_inputs(name) == str(info.value)
+    assert node.validate_inputs() is True
 
 
 def test_boxes_points_and_text_make_masks(models):
@@ -57,6 +60,7 @@ def test_boxes_points_and_text_make_masks(models):
     (models / "grounding" / "tiny").mkdir()
     save_owlvit(models / "grounding" / "tiny")
     assert options(LoadSAMModel) == ["small.pth"] and options(LoadGroundingModel) == ["tiny"]
+    assert LoadSAMModel.validate_inputs("small.pth") is True and LoadGroundingModel.validate_inputs("tiny") is True
     sam = LoadSAMModel.execute("small.pth").result[0]
     detector = LoadGroundingModel.execute("tiny").result[0]
     images = torch.rand((2, 48, 72, 3), generator=torch.Generator().manual_seed(1))
