@@ -144,6 +144,23 @@ def test_ray_tries_a_dead_worker_s_task_again(config):
     assert "error" not in result and 20 <= result["resumed_from"] < 2000
 
 
+def test_the_readme_s_example_is_understood(tmp_path, repository):
+    text = (repository / "tokens" / "README.md").read_text(encoding="utf-8")
+    base = tmp_path / "base"
+    for folder in ("pictures/cat_head", "train", "Annotations_Part", "JPEGImages"):
+        (base / folder).mkdir(parents=True)
+    checkpoint = tmp_path / "ComfyUI/models/checkpoints/sd_xl_base_1.0.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    for file in (checkpoint, base / "train.json"):
+        file.write_text("")
+    config = base / "config.yaml"
+    config.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    plan = read_plan(config)
+    assert [task["name"] for task in plan.tasks] == ["cat_head", "quadruped_head", "human_hair"]
+    assert plan.tasks[0]["model"] == str(checkpoint) and plan.tasks[2]["settings"]["noise_high"] == 0.5
+    assert plan.output == base / "my_tokens"
+
+
 def workers(log):
     """Ids of the processes that a token's log tells of."""
     return [int(line.split("process ")[1].split(",")[0]) for line in log.read_text().splitlines() if "process " in line]
