@@ -20,6 +20,7 @@ __all__ = [
     "prompt_conditioning",
     "relative_error",
     "sd1_shaped_model",
+    "two_objects",
 ]
 
 SOURCE = "a cat and a chair"
@@ -95,3 +96,12 @@ def make_pair(phrase: str, target: str, mask: torch.Tensor) -> Any:
         conditioning=prompt_conditioning(prompt),
         span=span,
     )
+
+
+def two_objects(steps: int) -> tuple[Any, Any, list[Any]]:
+    """A model, a trajectory of a picture that is wider than high, and two pairs that share it."""
+    model = sd1_shaped_model(4)
+    left = torch.zeros(64, 96)
+    left[:, :40] = 1.0
+    pairs = [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)]
+    return model, make_trajectory(model, steps, latent(8, 12)), pairs

@@ -213,6 +213,20 @@ def test_a_word_it_does_not_know_is_named_in_the_log(text, caplog):
     assert "zeppelin" in caplog.text and "robot" in caplog.text
 
 
+def test_the_help_page_tells_the_words_it_knows(pack):
+    from partedit_oir.demo.world import BACKGROUNDS, COLOURS, OBJECTS, PARTS, PATTERNS
+
+    page = (REPOSITORY / "js" / "docs" / "LoadDemoModel" / "en.md").read_text(encoding="utf-8")
+    words = {
+        *OBJECTS,
+        *COLOURS,
+        *PATTERNS,
+        *BACKGROUNDS.values(),
+        *(part for parts in PARTS.values() for part in parts),
+    }
+    assert not [word for word in words if word not in page]
+
+
 def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"image_model\.safetensors is missing from .*git checkout"):

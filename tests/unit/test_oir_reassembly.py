@@ -14,7 +14,7 @@ from bench.stand_ins import (
     make_trajectory,
     prompt_conditioning,
     relative_error,
-    sd1_shaped_model,
+    two_objects,
 )
 
 STEPS = 10
@@ -30,14 +30,7 @@ def oir(pack):
 
 @pytest.fixture(scope="module")
 def setting(pack):
-    model = sd1_shaped_model(4)
-    left = torch.zeros(64, 96)
-    left[:, :40] = 1.0
-    return (
-        model,
-        make_trajectory(model, STEPS, latent(8, 12)),
-        [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)],
-    )
+    return two_objects(STEPS)
 
 
 def run(oir, setting, pairs, steps, target, **settings):

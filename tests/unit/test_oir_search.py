@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bench.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, sd1_shaped_model
+from bench.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, two_objects
 
 STEPS = 12
 
@@ -21,15 +21,7 @@ def search(pack):
 
 @pytest.fixture(scope="module")
 def setting(pack):
-    """A model, a trajectory of a picture that is wider than high, and two pairs."""
-    model = sd1_shaped_model(4)
-    left = torch.zeros(64, 96)
-    left[:, :40] = 1.0
-    return (
-        model,
-        make_trajectory(model, STEPS, latent(8, 12)),
-        [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)],
-    )
+    return two_objects(STEPS)
 
 
 def run(search, setting, pairs=None, scorer=None, vae=None, on_candidate=None, **settings):
