@@ -228,6 +228,20 @@ def test_the_list_refreshes_without_a_restart(folder):
     assert list_tokens() == []
 
 
+def test_folders_of_extra_model_paths_are_searched(folder, tmp_path):
+    from utils.extra_config import load_extra_path_config
+
+    (tmp_path / "shared" / "my tokens").mkdir(parents=True)
+    save_token(token(), tmp_path / "shared" / "my tokens" / "ear.safetensors")
+    assert list_tokens() == []
+    paths = tmp_path / "extra_model_paths.yaml"
+    paths.write_text(f"mine:\n  base_path: {tmp_path / 'shared'}\n  {FOLDER}: my tokens\n")
+    load_extra_path_config(str(paths))
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    assert list_tokens() == ["ear.safetensors"]
+    assert load_token(find_token("ear.safetensors")).names == ("head",)
+
+
 def test_a_published_token_that_is_missing_says_where_to_get_it(folder):
     assert len(published_tokens()) >= 7
     for name in published_names([]):
