@@ -2,92 +2,163 @@
 
     python -m demo.train_scorer OUT.safetensors --minutes 8
 
-A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Each step meets whole scenes and cut-out single
-objects, each with its own words ("a red cat"), so both a scene and a masked region of it can be scored.
+A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Whole scenes are told from the other captions of their
+batch, as CLIP is trained. Single objects, seen through their mask alone, are told from every other look and kind there
+is: within a batch few captions differ in the kind alone, and so trained the model learned colours and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from .pictures import article, draw_scene, random_scene
 from .scorer import PATCH, SIZE, build_clip, build_tokenizer
-from .text import END
 from .training import MovingAverage, prepare_cpu, save, to_tensor
+from .world import COLOURS, OBJECTS, PATTERNS, Look
+
+GRID = SIZE // PATCH
+#: What one object can be called; an object view's answer is one of these.
+PHRASES = [f"{article(Look(c, p).words)} {name}" for name in OBJECTS for c in COLOURS for p in PATTERNS]
+FIRST, HELD_OUT = 7_000_000, 7_900_000
 
 
-def _views(seed: int) -> list[tuple[np.ndarray, str, np.ndarray]]:
-    """(picture at SIZE, words, patch mask) of one scene: the whole, and each object alone by its mask."""
+def views(seed: int) -> tuple[np.ndarray, str, list[tuple[np.ndarray, int]]]:
+    """One scene at SIZE with its caption, and (patch mask, index into PHRASES) of each object."""
     scene = random_scene(seed, tones=0.3)
     picture = draw_scene(scene)
     small = picture.image.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3)).astype(np.uint8)
-    patches = SIZE // PATCH
-    out: list[tuple[np.ndarray, str, np.ndarray]] = [(small, scene.caption, np.ones((patches, patches), bool))]
+    objects = []
     for index, thing in enumerate(scene.things, 1):
         looks = list(thing.looks.values())
         common = max(looks, key=looks.count)
-        cover = (picture.owner == index).reshape(patches, 2 * PATCH, patches, 2 * PATCH).mean((1, 3)) > 0.1
-        out.append((small, f"{article(common.words)} {thing.name}", cover))
-    return out
+        cover = (picture.owner == index).reshape(GRID, 2 * PATCH, GRID, 2 * PATCH).mean((1, 3)) > 0.1
+        objects.append((cover, PHRASES.index(f"{article(common.words)} {thing.name}")))
+    return small, scene.caption, objects
+
+
+def see(model: Any, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Unit vectors (N, D) of pictures (N, 3, SIZE, SIZE) of which only some patches (N, GRID²) are looked at.
+
+    Blocked patches are left out rather than masked, which is the same and cheaper.
+    """
+    hidden = model.vision_model.pre_layrnorm(model.vision_model.embeddings(x))
+    keep = torch.cat((torch.ones(len(x), 1, dtype=torch.bool), keep), 1)
+    order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(keep.sum(1).max())]
+    hidden = hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1]))
+    keep = keep.gather(1, order)
+    bias = torch.zeros(keep.shape).masked_fill(~keep, -torch.inf)[:, None, None].expand(-1, 1, keep.shape[1], -1)
+    for layer in model.vision_model.encoder.layers:
+        out = layer(hidden, attention_mask=bias)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return F.normalize(model.visual_projection(model.vision_model.post_layernorm(hidden[:, 0])), dim=-1)
+
+
+def read(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Unit vectors (N, D) of token ids (N, L)."""
+    return F.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output), dim=-1)
+
+
+def tokenized(texts: list[str]) -> torch.Tensor:
+    """(N, L) token ids."""
+    return build_tokenizer()(texts)["input_ids"]
+
+
+class Bank:
+    """Drawn scenes and their object views.
+
+    Attributes:
+        images: (S, SIZE, SIZE, 3) uint8. captions: (S, L) token ids.
+        scene, cover, phrase: of each object view its scene, its patches (GRID²) and its index into PHRASES.
+    """
+
+    def __init__(self, seeds: range):
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            drawn = list(pool.map(views, seeds, chunksize=50))
+        self.images = np.stack([d[0] for d in drawn])
+        self.captions = tokenized([d[1] for d in drawn])
+        flat = [(k, cover, phrase) for k, d in enumerate(drawn) for cover, phrase in d[2]]
+        self.scene = np.array([f[0] for f in flat])
+        self.cover = torch.from_numpy(np.stack([f[1] for f in flat])).flatten(1)
+        self.phrase = torch.tensor([f[2] for f in flat])
+
+
+@torch.no_grad()
+def accuracy(model: Any, bank: Bank) -> dict[str, float]:
+    """Share of object views whose best phrase has the right kind, colour and pattern."""
+    model.eval()
+    texts = read(model, tokenized(PHRASES))
+    best = (see(model, to_tensor(bank.images[bank.scene]), bank.cover) @ texts.T).argmax(1)
+    true, each = bank.phrase, len(COLOURS) * len(PATTERNS)
+    right = {
+        "kind": best // each == true // each,
+        "colour": best % each // len(PATTERNS) == true % each // len(PATTERNS),
+        "pattern": best % len(PATTERNS) == true % len(PATTERNS),
+    }
+    return {name: float(value.float().mean()) for name, value in right.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--scenes", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=96, help="object views a step, and a quarter as many scenes")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--resume", type=Path, help="weights of an earlier run to go on from")
     args = parser.parse_args()
     prepare_cpu()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    views = [v for k in range(args.scenes) for v in _views(7_000_000 + k)]
-    images = np.stack([v[0] for v in views])
-    covers = torch.from_numpy(np.stack([v[2] for v in views]))
-    tokenizer, model = build_tokenizer(), build_clip()
-    tokens = tokenizer([v[1] for v in views], padding="max_length", max_length=32, truncation=True, return_tensors="pt")
-    ids = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, END)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    bank, held = Bank(range(FIRST, FIRST + args.scenes)), Bank(range(HELD_OUT, HELD_OUT + 300))
+    phrases, model = tokenized(PHRASES), build_clip()
+    with torch.no_grad():
+        # drawn at 0.02, positions drown in the patches' colours, and shapes are positions
+        model.vision_model.embeddings.position_embedding.weight.normal_(0, 0.5)
+    if args.resume:
+        model.load_state_dict({k: v.float() for k, v in load_file(str(args.resume)).items()}, strict=False)
+    whole = torch.ones(args.batch // 4, GRID * GRID, dtype=torch.bool)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=0.02, betas=(0.9, 0.98))
     average, begin, step = MovingAverage(model, 0.998), time.time(), 0
     while (share := (time.time() - begin) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 100) * min(1.0, 2 * (1 - share)) + 1e-6
-        picks = rng.permutation(len(views))[: args.batch]
-        x = to_tensor(images[picks])
-        # objects are seen through their mask alone, the way the scorer blocks patches
-        keep = covers[picks].flatten(1)
-        hidden = model.vision_model.embeddings(x)
-        blocked = torch.cat((torch.ones(len(x), 1, dtype=torch.bool), keep), 1)
-        bias = (
-            torch.zeros(blocked.shape)
-            .masked_fill(~blocked, -torch.inf)[:, None, None]
-            .expand(-1, 1, blocked.shape[1], -1)
-        )
-        hidden = model.vision_model.pre_layrnorm(hidden)
-        for layer in model.vision_model.encoder.layers:
-            out = layer(hidden, attention_mask=bias)
-            hidden = out[0] if isinstance(out, tuple) else out
-        seen = model.visual_projection(model.vision_model.post_layernorm(hidden[:, 0]))
-        read = model.text_projection(model.text_model(input_ids=ids[picks]).pooler_output)
-        logits = model.logit_scale.exp().clamp(max=50) * F.normalize(read, dim=-1) @ F.normalize(seen, dim=-1).T
-        # equal words are no mistakes: share the target among them
-        same = (ids[picks][:, None] == ids[picks][None]).all(-1).float()
+            group["lr"] = args.rate * min(1.0, (step + 1) / 200) * min(1.0, 1.5 * (1 - share)) + 1e-6
+        picks = rng.integers(0, len(bank.scene), args.batch)
+        scenes = rng.integers(0, len(bank.images), args.batch // 4)
+        x, keep = to_tensor(bank.images[bank.scene[picks]]), bank.cover[picks]
+        if rng.random() < 0.5:  # an object is the same seen in a mirror; captions tell left from right
+            x, keep = x.flip(-1), keep.unflatten(1, (GRID, GRID)).flip(-1).flatten(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen, scene = see(model, x, keep).float(), see(model, to_tensor(bank.images[scenes]), whole).float()
+        scale = model.logit_scale.exp().clamp(max=50)
+        loss = F.cross_entropy(scale * seen @ read(model, phrases).T, bank.phrase[picks])
+        ids = bank.captions[scenes]
+        logits = scale * read(model, ids) @ scene.T
+        # equal captions are no mistakes: share the target among them
+        same = (ids[:, None] == ids[None]).all(-1).float()
         same = same / same.sum(1, keepdim=True)
-        loss = -(same * logits.log_softmax(1)).sum(1).mean() / 2 - (same * logits.log_softmax(0)).sum(0).mean() / 2
+        loss = loss - (same * (logits.log_softmax(1) + logits.log_softmax(0))).sum(1).mean() / 4
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         average.update(model)
         step += 1
-        if step % 50 == 0:
+        if step % 100 == 0:
             print(f"{time.time() - begin:5.0f}s step {step} loss {loss.item():.4f}", flush=True)
-    save({k: v for k, v in average.values.items() if not k.endswith("position_ids")}, args.out, {"steps": str(step)})
+    model.load_state_dict(average.values)
+    score = accuracy(model, held)
+    print("held out:", score, flush=True)
+    about = {"steps": str(step), **{k: f"{v:.3f}" for k, v in score.items()}}
+    save({k: v for k, v in average.values.items() if not k.endswith("position_ids")}, args.out, about)
 
 
 if __name__ == "__main__":
