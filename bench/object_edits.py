@@ -5,7 +5,7 @@
 
 Generator pictures of two plain objects side by side, of unseen seeds, with exact masks; each edit changes both objects,
 in colour or in kind. Every method starts from the same latent, on the same 20 DDIM levels, with guidance 5 and the same
-prompts; the four others know the masks as OIR does, but SDEdit, which has no use for one:
+prompts; all but SDEdit, which has no use for them, are given the masks:
 
 - ``oir``: exhaustive step search and reassembly; ``oir_coarse``: the same from coarse-to-fine search.
 - ``fixed``: OIR's reassembly with one inversion step for every object and picture.
@@ -41,6 +41,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from .bootstrap import load_pack
 from .judge import Judge, judge, load_judge
 from .object_cases import EDITS, ObjectEdit, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
@@ -78,8 +79,8 @@ def run_edit(number: int) -> dict[str, Any]:
     for name in ("sdedit", "blended"):
         made = bench.from_noise(trajectory, pairs, GRID, number, blend=name == "blended")
         latents |= {f"{name} {n}": latent for n, latent in made.items()}
-    pictures = {"source": torch.from_numpy(picture.image).float() / 255}
-    pictures["generator"] = torch.from_numpy(edit.drawn_after().image).float() / 255
+    pictures = {"source": torch.tensor(picture.image) / 255}
+    pictures["generator"] = torch.tensor(edit.drawn_after().image) / 255
     pictures |= {name: bench.studio.decode(latent)[0] for name, latent in latents.items()}
     return {
         "edit": [[c.what, c.before, c.after] for c in edit.changes],
@@ -247,10 +248,8 @@ def main() -> None:
     parser.add_argument("--fp32", action="store_true", help="run the UNet in single precision: slower")
     parser.add_argument("--replay", action="store_true", help="only search figures, from the recorded scores")
     options = parser.parse_args()
+    load_pack()
     if options.replay:
-        from .bootstrap import load_pack
-
-        load_pack()
         print(json.dumps(coarse_to_fine(json.loads((RESULTS / f"{CURVES}.json").read_text("utf-8"))), indent=1))
         return
     load_judge()
