@@ -1,6 +1,7 @@
 """Compare the pack with golden cases: ``python3 run.py parity DIR`` (one JSON line a case; 1 if one is too far off).
 
-A case is a pair NAME.json (settings) and NAME.safetensors (tensors); its settings tell which method it is about.
+A case is a pair NAME.json (settings) and NAME.safetensors (tensors); its settings tell which method it is about. A case
+that cannot be run gives a line with its error, and counts as too far off.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from .bootstrap import load_pack
+from .parity_settings import check_oir
 
 
 def main(folder: Path | str) -> int:
     """Run all cases of ``folder``.
 
     Returns:
-        0 when every case is within its tolerance, 1 when one is not, 2 when there is no case.
+        0 when every case is within its tolerance, 1 when one is not or could not be run, 2 when there is no case.
     """
     folder = Path(folder)
     cases = sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").is_file())
@@ -25,15 +28,33 @@ def main(folder: Path | str) -> int:
         print(f"{folder}: no golden case here (pairs NAME.json and NAME.safetensors).", file=sys.stderr)
         return 2
     load_pack()
-    from . import parity_oir, parity_partedit
-
     good = True
     for path in cases:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        result = (parity_oir if "reassembly" in settings else parity_partedit).run_case(path)
+        try:
+            result = run_case(path)
+        except Exception as error:  # one case that cannot be run shall not hide the others
+            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            result = {"case": path.stem, "error": said, "ok": False}
         print(json.dumps(result), flush=True)
         good = good and bool(result["ok"])
     return 0 if good else 1
+
+
+def run_case(path: Path) -> dict[str, Any]:
+    """Errors of one case of either method.
+
+    Raises:
+        ValueError: the file is no case, or has settings that are not known.
+    """
+    from . import parity_oir, parity_partedit
+
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not {"reassembly", "edit_prompt"} & set(settings):
+        raise ValueError("settings: neither a PartEdit case (edit_prompt) nor an OIR case (reassembly).")
+    if "reassembly" not in settings:
+        return parity_partedit.run_case(path)
+    check_oir(settings)
+    return parity_oir.run_case(path)
 
 
 if __name__ == "__main__":

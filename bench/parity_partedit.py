@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from .bootstrap import load_pack
 from .golden_weights import unet_state_dict
+from .parity_settings import PADDINGS, THRESHOLDS, checked
 
 TOLERANCE = 1e-4
 MASK_TOLERANCE = 1e-2
@@ -27,8 +29,6 @@ UNET_CONFIG: dict[str, Any] = {
     "num_classes": "sequential", "use_checkpoint": False, "legacy": False, "use_temporal_attention": False,
     "dtype": torch.float32,
 }  # fmt: skip
-_THRESHOLDS = {"PARTEDIT": "adaptive", "BINARY_OTSU": "otsu", "BINARY_0_5": "fixed"}
-_PADDINGS = {"BG": "background", "SOT_E": "background", "EOS": "end_of_text", "ZERO": "zero"}
 
 
 def sdxl_shaped_model(seed: int, **changes: Any) -> Any:
@@ -66,43 +66,55 @@ def draw_inputs(seed: int, parts: int) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def schedule(settings: dict[str, Any], sampling: Any) -> torch.Tensor:
-    """Sigmas of a case: leading spacing with offset 1; DDIM ends at ᾱ₀, Euler at 0."""
-    table = sampling.sigmas
-    steps = settings["steps"]
-    timesteps = (torch.arange(steps) * (len(table) // steps)).flip(0) + 1
-    last = table[:1] if settings["scheduler"] == "ddim" else torch.zeros(1)
-    return torch.cat([table[timesteps], last]).float()
+def schedule(settings: dict[str, Any], sampling: Any, recorded: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Sigmas of a case: those it recorded, else leading spacing with offset 1; DDIM ends at ᾱ₀, Euler at 0."""
+    table, steps = sampling.sigmas, settings["steps"]
+    timesteps = recorded.get("timesteps", (torch.arange(steps) * (len(table) // steps)).flip(0) + 1)
+    sigmas = torch.cat([table[timesteps.long()], table[:1]])
+    if settings["scheduler"] == "euler":
+        sigmas = recorded.get("sigmas", torch.cat([sigmas[:-1], torch.zeros(1)]))
+    if len(sigmas) != steps + 1:
+        raise ValueError(f"steps: is {steps}, but the recorded schedule has {len(sigmas) - 1}.")
+    return sigmas.float()
 
 
 def _alignment(settings: dict[str, Any]) -> Any:
-    """Prompt-to-prompt of a case, through the product's tokenisation and alignment."""
+    """Prompt-to-prompt of a case, through the product's tokenisation and alignment; None without ``p2p``."""
     from comfy.sd1_clip import SD1Tokenizer
 
     from partedit_oir.core.partedit.alignment import align, tokenize_prompt
 
+    p2p = settings["p2p"]
+    if p2p is None:
+        return None
     tokenizer = SD1Tokenizer()
 
     def tokenize(text: str) -> list:
         return next(iter(tokenizer.tokenize_with_weights(text, True).values()))
 
     source, edit = (tokenize_prompt(tokenize, settings[name]) for name in ("source_prompt", "edit_prompt"))
-    p2p = settings.get("p2p") or {}
-    cross = p2p.get("n_cross_replace", 0.0)
+    cross = p2p["n_cross_replace"]
     words = dict(cross) if isinstance(cross, dict) else {"default_": cross}
     default = words.pop("default_", 1.0)
     # The published code loses the fraction of a phrase, and of a word that the prompt does not hold.
     known = {word.text for word in edit.words}
     words = {word: value for word, value in words.items() if word in known}
-    gains = dict(zip(p2p.get("equalizer_words", []), p2p.get("equalizer_strengths", [])))
-    kind = p2p.get("edit_type", "replace")
-    if kind == "reweight":
-        kind = "replace" if len(source.words) == len(edit.words) else "refine"
-    return align(source, edit, kind, default, None, words, gains, p2p.get("n_self_replace", 0.0))
+    gains = dict(zip(p2p["equalizer_words"], p2p["equalizer_strengths"]))
+    reweights = p2p["edit_type"] == "reweight"
+    mode = "auto" if reweights else p2p["edit_type"]
+    found = align(source, edit, mode, default, None, words, gains, p2p["n_self_replace"])
+    if found is None or not reweights:
+        return found
+    # Re-weighting takes the source's map as it is, position by position (Hertz et al. 2022, Sec. 3).
+    return replace(found, mapper=torch.eye(source.length), keep=torch.zeros(edit.length))
 
 
 def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Run a case through the product's guider.
+
+    Args:
+        settings: of the case's JSON file, see `parity_settings.checked`.
+        inputs: the tensors of `draw_inputs`, and the recorded schedule if there is one.
 
     Returns:
         ``source_latents`` and ``edit_latents`` (steps, 4, 32, 32), ``masks_64`` and ``masks_16``.
@@ -116,8 +128,9 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
     from partedit_oir.core.partedit.run import BlendSettings
     from partedit_oir.core.partedit.tokens import PartToken
 
+    settings = checked(settings)
     model = sdxl_shaped_model(settings["seed"])
-    steps, parts = settings["steps"], settings.get("parts", 1)
+    steps, parts = settings["steps"], settings["parts"]
 
     def conditioning(name: str, pooled: str) -> list:
         return [[inputs[name][None], {"pooled_output": inputs[pooled][None]}]]
@@ -130,17 +143,17 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
     blend = BlendSettings(
         # The product reads 1 and less as a share of the steps.
         edit_steps=settings["edit_steps"] / steps if settings["edit_steps"] <= 1 else settings["edit_steps"],
-        threshold=_THRESHOLDS[settings.get("threshold", "PARTEDIT")],
-        omega=settings.get("omega", 1.5),
+        threshold=THRESHOLDS[settings["threshold"]],
+        omega=settings["omega"],
         timing="published",
-        padding=_PADDINGS[settings.get("padding", "BG")],
+        padding=PADDINGS[settings["padding"]],
         map_size="published",
     )
     guider = FeatureBlendGuider(model, BlendInputs(prompt, token, settings=blend), include_source=True)
     guider.set_negative(conditioning("negative", "negative_pooled"))
     guider.set_cfg(settings["cfg"])
 
-    sigmas = schedule(settings, model.get_model_object("model_sampling"))
+    sigmas = schedule(settings, model.get_model_object("model_sampling"), inputs)
     # ComfyUI scales by sqrt(σ² + 1) only at its largest σ; the published samplers do so at the first σ of any schedule.
     noise = inputs["noise"] * math.sqrt(float(sigmas[0]) ** 2 + 1) / float(sigmas[0])
     noise = noise.to(torch.float32)
@@ -165,6 +178,8 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
 
 def worst_error(result: torch.Tensor, golden: torch.Tensor) -> float:
     """Largest relative L2 error over the steps."""
+    if result.shape != golden.shape:
+        raise ValueError(f"recorded tensors have the shape {tuple(golden.shape)}, the result {tuple(result.shape)}.")
     difference = (result.float() - golden.float()).flatten(1).norm(dim=1)
     return float((difference / golden.float().flatten(1).norm(dim=1).clamp(min=1e-12)).max())
 
@@ -177,14 +192,17 @@ def run_case(path_json: Path) -> dict[str, Any]:
     """
     from safetensors.torch import load_file
 
-    settings = json.loads(path_json.read_text(encoding="utf-8"))
+    settings = checked(json.loads(path_json.read_text(encoding="utf-8")))
     golden = load_file(str(path_json.with_suffix(".safetensors")))
-    inputs = {**draw_inputs(settings["seed"], settings.get("parts", 1)), **golden}
-    result = compute_case(settings, inputs)
-    errors = {
-        "masks": max(worst_error(result[name], golden[name]) for name in ("masks_64", "masks_16") if name in golden),
-        "source": worst_error(result["source_latents"], golden["source_latents"]),
-        "edit": worst_error(result["edit_latents"], golden["edit_latents"]),
+    compared = {
+        "masks": [name for name in ("masks_64", "masks_16") if name in golden],
+        "source": ["source_latents"],
+        "edit": ["edit_latents"],
     }
+    missing = [name for name in ("source_latents", "edit_latents") if name not in golden]
+    if missing or not compared["masks"]:
+        raise ValueError(f"nothing to compare with: {', '.join(missing or ['masks_64 or masks_16'])} is not recorded.")
+    result = compute_case(settings, {**draw_inputs(settings["seed"], settings["parts"]), **golden})
+    errors = {kind: max(worst_error(result[n], golden[n]) for n in names) for kind, names in compared.items()}
     passed = errors["source"] <= TOLERANCE and errors["edit"] <= TOLERANCE and errors["masks"] <= MASK_TOLERANCE
     return {"case": path_json.stem, **errors, "ok": passed}

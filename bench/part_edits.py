@@ -143,6 +143,7 @@ def _sample(
 
 def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, paste_back: str) -> torch.Tensor:
     from partedit_oir.core.partedit.masks import fit_mask
+    from partedit_oir.core.partedit.sampler import paste_pixels
 
     latent, mask = result.edited[place], result.mask[place]
     if paste_back == "latent":
@@ -150,7 +151,7 @@ def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, past
         latent = small * latent + (1 - small) * result.source[0]
     picture = studio.decode(latent[None])[0]
     if paste_back == "pixels":
-        picture = mask[..., None] * picture + (1 - mask[..., None]) * source
+        picture = paste_pixels(picture[None], source[None], mask[None])[0]
     return picture
 
 

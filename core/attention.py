@@ -197,6 +197,11 @@ class BlendCall:
         start = (chunk * (1 + len(self.edits)) + member) * self.batch
         return slice(start, start + self.batch)
 
+    def tiles(self, tensor: torch.Tensor, rows: slice) -> slice:
+        """``rows`` in a tensor whose rows an earlier patch has cut into tiles, row by row (HyperTile)."""
+        count = tensor.shape[0] // (self.chunks * (1 + len(self.edits)) * self.batch)
+        return slice(rows.start * count, rows.stop * count)
+
     def pairs(self) -> Iterator[tuple[int, EditStep, slice, slice]]:
         """(edit number, edit, source rows, edit rows) of the positive groups."""
         for chunk in self.positive:
@@ -288,15 +293,16 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         return out
 
     def replace_self(n, context, value, extra_options):
-        if n.shape[1] > call.self_limit:
+        grid = grid_of(extra_options)
+        if grid[0] * grid[1] > call.self_limit:
             return n, context, value
         shared = context is n
         n = n.clone()
         context = n if shared else context.clone()
         for _, edit, source, rows in call.pairs():
             if edit.replace_self:
-                n[rows] = n[source]
-                context[rows] = context[source]
+                for tensor in (n,) if shared else (n, context):
+                    tensor[call.tiles(tensor, rows)] = tensor[call.tiles(tensor, source)]
         return n, context, value
 
     def blend(n, extra_options, is_cross):

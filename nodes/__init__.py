@@ -8,7 +8,8 @@ from comfy_api.latest import ComfyExtension, io
 from .clip_scorer import LoadCLIPScorer
 from .demo_model import LoadDemoModel
 from .editing_pair import EditingPair
-from .feature_blend import FeatureBlendGuider, FeatureBlendSampler
+from .feature_blend import FeatureBlendSampler
+from .feature_guider import FeatureBlendGuider
 from .inversion import InvertLatent
 from .mask import AdaptiveOtsuThreshold, PartAttentionMask
 from .metrics import EditMetrics

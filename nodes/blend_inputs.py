@@ -27,8 +27,8 @@ def omega_input() -> io.Float.Input:
     )
 
 
-def blend_inputs() -> list[io.Input]:
-    """Schema entries; their values go to :func:`make_inputs`."""
+def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
+    """Schema entries; their values go to :func:`make_inputs`, but for ``paste_back``, which the nodes read."""
 
     def combo(name: str, options: tuple[str, ...], tooltip: str) -> io.Input:
         return advanced(io.Combo.Input(name, options=list(options), default=options[0], optional=True, tooltip=tooltip))
@@ -84,7 +84,12 @@ def blend_inputs() -> list[io.Input]:
                 tooltip="Give edits the source's pooled embedding: the background stays closer, the edit gets weaker.",
             )
         ),
-        combo("paste_back", PASTE_BACK, "latent: put the source back outside the final mask, after sampling."),
+        combo(
+            "paste_back",
+            paste_back,
+            "Put the source back outside the final mask, after sampling: latent"
+            + (", or pixels (in the image output; needs vae)." if len(paste_back) > len(PASTE_BACK) else "."),
+        ),
     ]
 
 

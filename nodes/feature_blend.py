@@ -1,4 +1,4 @@
-"""FeatureBlendSampler and FeatureBlendGuider."""
+"""FeatureBlendSampler."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 import comfy.model_management
 import comfy.samplers
 import latent_preview
+import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..core.partedit import guider as core_guider
+from ..core.partedit.guider import PASTE_BACK_PICTURES
 from ..core.partedit.prompt import EditPrompt
-from ..core.partedit.sampler import SampleSettings, feature_blend
+from ..core.partedit.sampler import SampleSettings, check_originals, feature_blend, latent_scale, paste_pixels
 from ..core.partedit.tokens import PartToken
+from . import io_types
 from .blend_inputs import blend_inputs, make_inputs, omega_input
-from .common import EditPromptType, PartTokenType, TrajectoryType, advanced
-
-GUIDER_ROWS = ("edits", "source and edits")
+from .common import advanced
 
 
 class FeatureBlendSampler(io.ComfyNode):
@@ -35,14 +36,14 @@ class FeatureBlendSampler(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
-                EditPromptType.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
+                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
                 io.Conditioning.Input("negative", tooltip="Negative prompt (CLIPTextEncode)."),
                 io.Latent.Input(
                     "latent_image",
                     optional=True,
                     tooltip="Size of the picture (EmptyLatentImage). Not needed with a trajectory.",
                 ),
-                PartTokenType.Input(
+                io_types.PartToken.Input(
                     "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
                 ),
                 io.Int.Input(
@@ -80,7 +81,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     ),
                 ),
                 omega_input(),
-                TrajectoryType.Input(
+                io_types.Trajectory.Input(
                     "trajectory",
                     optional=True,
                     tooltip="A real picture (InvertLatent): it is the source, at its own steps.",
@@ -96,7 +97,7 @@ class FeatureBlendSampler(io.ComfyNode):
                         tooltip="Below 1: start from latent_image (or late in the trajectory) instead of pure noise.",
                     )
                 ),
-                *blend_inputs(),
+                *blend_inputs(PASTE_BACK_PICTURES),
                 advanced(
                     io.Int.Input(
                         "edits_per_pass",
@@ -110,12 +111,19 @@ class FeatureBlendSampler(io.ComfyNode):
                         ),
                     )
                 ),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the edited pictures for the image output."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The real picture of a trajectory, for paste_back in pixels instead of the decoded one.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("edited", display_name="edited", tooltip="The edited pictures, edit by edit."),
                 io.Latent.Output("source", display_name="source", tooltip="The source picture."),
                 io.Mask.Output("MASK", display_name="mask", tooltip="Final soft mask of every edited picture."),
                 io.Image.Output("step_masks", display_name="masks per step", tooltip="The mask after each step."),
+                io.Image.Output("images", display_name="image", tooltip="The edited pictures, decoded; needs vae."),
             ],
         )
 
@@ -138,90 +146,31 @@ class FeatureBlendSampler(io.ComfyNode):
         denoise: float = 1.0,
         edits_per_pass: int = 0,
         paste_back: str = "off",
+        vae: Any = None,
+        image: torch.Tensor | None = None,
         **options: Any,
     ) -> io.NodeOutput:
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
         sampling = SampleSettings(
             seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, paste_back == "latent"
         )
+        pixels = paste_back == "pixels"
+        if pixels and vae is None:
+            raise ValueError("vae: paste_back in pixels needs decoded pictures. Connect the checkpoint's VAE.")
+        size = trajectory.latent_image if trajectory is not None else (latent_image or {}).get("samples")
+        if pixels and image is not None and size is not None:
+            scale = latent_scale(model)
+            check_originals(image, size.shape[0], (size.shape[-2] * scale, size.shape[-1] * scale))
         progress = latent_preview.prepare_callback(model, steps)
         result = feature_blend(model, inputs, negative, latent_image, sampling, trajectory, progress)
+        pictures: Any = ExecutionBlocker("vae: connect it to Feature Blend Sampler for its image output.")
+        if vae is not None:
+            pictures = vae.decode(result.edited)
+            if pixels:
+                originals = vae.decode(result.source) if image is None else image
+                pictures = paste_pixels(pictures, originals, result.mask)
         device = comfy.model_management.intermediate_device()
-        images = result.step_masks[..., None].expand(-1, -1, -1, 3).contiguous()
+        masks = result.step_masks[..., None].expand(-1, -1, -1, 3).contiguous()
         return io.NodeOutput(
-            {"samples": result.edited.to(device)}, {"samples": result.source.to(device)}, result.mask, images
+            {"samples": result.edited.to(device)}, {"samples": result.source.to(device)}, result.mask, masks, pictures
         )
-
-
-class FeatureBlendGuider(io.ComfyNode):
-    """The same edit as a guider, for SamplerCustomAdvanced."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FeatureBlendGuider",
-            display_name="Feature Blend Guider",
-            category="PartEdit",
-            description="Part edits as a guider, for SamplerCustomAdvanced with any sampler and sigmas.",
-            inputs=[
-                io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
-                EditPromptType.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt (CLIPTextEncode)."),
-                PartTokenType.Input(
-                    "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
-                ),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
-                io.Float.Input(
-                    "edit_steps",
-                    default=1.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.01,
-                    tooltip=(
-                        "How long the edit is held to the mask: up to 1 a share of the steps, above 1 a "
-                        "number of steps."
-                    ),
-                ),
-                omega_input(),
-                io.Combo.Input(
-                    "output_rows",
-                    options=list(GUIDER_ROWS),
-                    default=GUIDER_ROWS[0],
-                    tooltip="What the sampler's output holds: the edited pictures, or the source before them.",
-                ),
-                io.Guider.Input(
-                    "guider",
-                    optional=True,
-                    tooltip=(
-                        "A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its "
-                        "positive prompt is "
-                        "replaced, and cfg and negative above are ignored."
-                    ),
-                ),
-                *blend_inputs(),
-            ],
-            outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="For SamplerCustomAdvanced.")],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        model: Any,
-        edit_prompt: EditPrompt,
-        negative: list,
-        cfg: float,
-        edit_steps: float,
-        omega: float,
-        output_rows: str,
-        part_token: PartToken | None = None,
-        guider: Any = None,
-        paste_back: str = "off",
-        **options: Any,
-    ) -> io.NodeOutput:
-        inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
-        blend = core_guider.FeatureBlendGuider(
-            model, inputs, guider, output_rows == GUIDER_ROWS[1], paste_back == "latent"
-        )
-        blend.set_negative(negative)
-        blend.set_cfg(cfg)
-        return io.NodeOutput(blend)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -108,7 +110,7 @@ def tokenize_prompt(tokenize: Tokenize, text: str) -> TokenizedPrompt:
             is_content = word_id != 0
             if is_content:
                 content.append(len(ids))
-            ids.append(token if isinstance(token, int) else ("embedding", id(token)))
+            ids.append(_identity(token))
             if not is_content and place > 0 and not end_seen:
                 end_seen = True
                 used = len(ids)
@@ -124,6 +126,13 @@ def tokenize_prompt(tokenize: Tokenize, text: str) -> TokenizedPrompt:
         # A tokenizer that joins across spaces: fall back to one word a token, so that alignment still works.
         words = [Word(str(ids[p]), (p,)) for p in content]
     return TokenizedPrompt(text, tuple(words), tuple(ids), used or len(ids))
+
+
+def _identity(token: Any) -> object:
+    """What makes two tokens the same: the id of a word piece, the values of an embedding's row."""
+    if isinstance(token, torch.Tensor):
+        return token.detach().float().cpu().numpy().tobytes()
+    return token if isinstance(token, int) else id(token)
 
 
 def split_words(text: str) -> list[str]:
@@ -311,6 +320,9 @@ def align(
     for name, value in fractions_given.items():
         if value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
+    for phrase, value in (gains or {}).items():
+        if not math.isfinite(value):
+            raise ValueError(f"word_weights: the weight of {phrase!r} is {value}; give a number such as 2 or 0.5.")
     auto_mapper, auto_keep, changes = auto_map(source, edit)
     if mode == "replace":
         mapper, keep = replace_map(source, edit), torch.zeros(edit.length)
@@ -363,7 +375,7 @@ def describe(
     lines = [f"source: {source.text}", f"edit:   {edit.text}"]
     shared = len({w.text.lower() for w in source.words} & {w.text.lower() for w in edit.words})
     if shared == 0:
-        lines.append("  no common word: nothing of the prompts could be aligned, only their positions")
+        lines.append("  no common word: nothing could be aligned, so the whole prompt counts as changed")
     for old, new in changes:
         lines.append(f"  {old} -> {new}" if old and new else f"  + {new}" if new else f"  - {old}")
     if not changes:

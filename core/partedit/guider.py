@@ -23,6 +23,7 @@ from .run import BlendRun, BlendSettings, all_cross_layers
 from .tokens import PartToken
 
 PASTE_BACK = ("off", "latent")
+PASTE_BACK_PICTURES = (*PASTE_BACK, "pixels")
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
                 callback(step, x0[keep], x[keep], total)
 
         inner, run = self._prepare(batch, tuple(latent_image.shape[-2:]))
+        run.check_steps(len(sigmas) - 1)
         self.last_run = run
         repeated = (rows, 1, 1, 1)
         if denoise_mask is not None and denoise_mask.shape[0] == batch and batch > 1:

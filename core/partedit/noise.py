@@ -46,12 +46,18 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
             f"sampler: s_churn is {churn}; that noise is drawn for each row by itself, so source and edit would drift "
             "apart. Set s_churn to 0, or use an ancestral or SDE sampler, whose noise is shared."
         )
-    shared = copy.copy(sampler)
-    # "ddim" would draw other noise for the protected region of every row; the run's own noise is shared already.
-    shared.inpaint_options = {}
     function = sampler.sampler_function
     parameters = inspect.signature(function).parameters
     takes_noise = "noise_sampler" in parameters or getattr(function, "__name__", "") == "dpm_adaptive_function"
+    if not takes_noise and _draws_noise(function):
+        raise ValueError(
+            f"sampler: {getattr(function, '__name__', function)!r} draws noise for each row by itself and takes none, "
+            "so source and edit would drift apart. Use another sampler; among ComfyUI's own, ancestral, SDE and LCM "
+            "ones share their noise."
+        )
+    shared = copy.copy(sampler)
+    # "ddim" would draw other noise for the protected region of every row; the run's own noise is shared already.
+    shared.inpaint_options = {}
     if not takes_noise:
         return shared
 
@@ -69,6 +75,13 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
 
     shared.sampler_function = with_shared_noise
     return shared
+
+
+def _draws_noise(function: Any) -> bool:
+    """Whether a sampler function draws random numbers in its own body (with s_churn it does so on demand only)."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = set(code.co_names) if code is not None else set()
+    return bool(names & {"randn", "randn_like"}) and "s_churn" not in inspect.signature(function).parameters
 
 
 def _default_noise(

@@ -108,7 +108,6 @@ class BlendRun:
         self.given = None if mask is None else fit_mask(mask, batch, latent, "mask")[:, 0]
         self.token = token
         self.history: dict[int, torch.Tensor] = {}
-        self.maps: torch.Tensor | None = None
         self.levels: list[list[float]] = []
         self.step, self.steps = -1, 0
         self._previous: list[torch.Tensor] | None = None
@@ -160,6 +159,15 @@ class BlendRun:
 
     def _group(self, names: tuple[str, ...]) -> int:
         return 0 if self.given is not None else self._groups.index(self._indices(names))
+
+    def check_steps(self, steps: int) -> None:
+        """Raise a ValueError when a run of so many steps would be over before there is a mask."""
+        s = self.settings
+        if steps == 1 and self.given is None and s.timing == TIMINGS[0] and s.blended_steps(steps) > 0:
+            raise ValueError(
+                f"timing: with a single step and {TIMINGS[0]!r} there is no mask before the picture is done, so "
+                f"nothing would be held to the part. Choose {TIMINGS[1]!r}, or give a mask."
+            )
 
     # --- evaluations ------------------------------------------------------------------------------------
 
@@ -229,15 +237,15 @@ class BlendRun:
         with self._lock:
             if self._current is None and self._sum.layers:
                 maps = self._sum.mean(self.size)
-                if self.region is not None:
-                    maps = normalise(maps) * self.region.to(maps)
                 found, levels = [], []
                 for group in self._groups:
                     one = normalise(maps[:, list(group)].sum(dim=1))
+                    if self.region is not None:
+                        one = normalise(one * self.region[:, 0].to(one))
                     mask, k = threshold(one, self.settings.threshold, self.settings.omega, self.settings.fixed)
                     found.append(mask)
                     levels.append(k)
-                self.maps, self.levels, self._current = maps, levels, found
+                self.levels, self._current = levels, found
             return self._current
 
     def _edit_mask(self, masks: list[torch.Tensor], number: int) -> torch.Tensor:

@@ -174,3 +174,26 @@ def _masks_of(run: BlendRun, samples: torch.Tensor, scale: int) -> tuple[torch.T
     found = (final_masks(run, size, step) for step in sorted(run.history))
     every = [masks.flatten(0, 1) for masks in found if masks is not None]
     return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every])
+
+
+def paste_pixels(edited: torch.Tensor, originals: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Edited pictures with the originals' pixels outside the masks.
+
+    Args:
+        edited: (N·B, H, W, 3), edit by edit.
+        originals: (B, H, W, 3).
+        masks: (N·B, H, W) in 0 … 1.
+    """
+    masks = masks[..., None].to(edited)
+    originals = originals[..., :3].to(edited).repeat(edited.shape[0] // originals.shape[0], 1, 1, 1)
+    return masks * edited + (1 - masks) * originals
+
+
+def check_originals(images: torch.Tensor, batch: int, size: tuple[int, int]) -> None:
+    """Raise a ValueError for pictures that cannot stand behind ``batch`` edited ones of ``size`` (H, W)."""
+    if images.ndim != 4 or images.shape[0] != batch or tuple(images.shape[1:3]) != tuple(size):
+        raise ValueError(
+            f"image: expected {batch} picture(s) of {size[1]} x {size[0]} pixels, the size of the source, got shape "
+            f"{tuple(images.shape)}. Connect the picture as it was encoded (width and height multiples of 8), or "
+            "disconnect it: the decoded source is used then."
+        )

@@ -51,6 +51,12 @@ def test_embeddings_count_as_one_word(pack, tmp_path):
         ("embedding:moss", (2, 3, 4)),
         ("robot", (5,)),
     ]
+    # Loaded anew for every prompt, it is still the same word for the alignment of tokens.
+    from partedit_oir.core.partedit.alignment import refine_map
+
+    mapper, keep = refine_map(prompt, tokenize_with(clip, "a big embedding:moss robot"))
+    assert keep.nonzero().flatten().tolist() == [2]
+    assert [int(mapper[:, p].argmax()) for p in (3, 4, 5, 6)] == [2, 3, 4, 5]
 
 
 def test_replace_pairs_tokens_of_a_changed_word(words):
@@ -136,6 +142,7 @@ def test_self_attention_fraction(words):
     [
         ({"words": {"dragon": 0.5}}, "word_fractions: 'dragon' does not occur"),
         ({"gains": {"dragon": 2}}, "word_weights: 'dragon'"),
+        ({"gains": {"robot": float("nan")}}, "word_weights: the weight of 'robot' is nan"),
         ({"cross": 1.5}, "cross_replace: .* 1.5"),
         ({"mode": "swap"}, "prompt_to_prompt: 'swap'"),
     ],

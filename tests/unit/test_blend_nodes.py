@@ -7,8 +7,12 @@ import importlib
 import pytest
 import torch
 
+from bench.stand_ins import FakeVae
 from bench.tiny_edits import relative, token
 from bench.tiny_models import WordClip, drawn, tiny_sdxl
+
+# Outputs without the decoded pictures, which need a VAE.
+OUTPUTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def blend(nodes, model):
             **options,
         }
         negative = WordClip().encode_from_tokens_scheduled(WordClip().tokenize("ugly"))
-        return nodes["FeatureBlendSampler"].execute(model, prompt, negative, **settings).args
+        return nodes["FeatureBlendSampler"].execute(model, prompt, negative, **settings).args[:OUTPUTS]
 
     return run
 
@@ -67,9 +71,11 @@ def test_outputs_of_the_sampler(prompts, blend):
 
 
 @pytest.mark.parametrize("per_pass", [1, 2])
-def test_fewer_edits_a_pass_give_the_same(prompts, blend, per_pass):
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+def test_fewer_edits_a_pass_give_the_same(prompts, blend, per_pass, sampler):
     prompt = prompts("a robot outdoors\na statue outdoors\na clown outdoors").args[0]
-    together, apart = blend(prompt), blend(prompt, edits_per_pass=per_pass)
+    together = blend(prompt, sampler_name=sampler)
+    apart = blend(prompt, sampler_name=sampler, edits_per_pass=per_pass)
     for a, b in zip(together[:2], apart[:2]):
         assert relative(b["samples"], a["samples"]) <= 1e-5
     assert torch.allclose(together[2], apart[2], atol=1e-4) and together[3].shape == apart[3].shape
@@ -143,6 +149,66 @@ def test_the_guider_node_with_the_hosts_advanced_sampler(nodes, model, prompts, 
         out, denoised = SamplerCustomAdvanced.execute(Noise_RandomNoise(3), guider, sampler, sigmas, latent).args
         assert out["samples"].shape[0] == denoised["samples"].shape[0] == count
         assert relative(out["samples"][-1:], expected[0]["samples"]) < 1e-5
+
+
+def test_pixels_outside_the_mask_are_the_sources(nodes, model, prompts):
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    prompt = prompts("a robot outdoors\na statue outdoors").args[0]
+    clip, vae = WordClip(), FakeVae()
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    half = torch.zeros(1, 128, 192)
+    half[..., 96:] = 1.0
+
+    def run(**options):
+        latent = {"samples": torch.zeros(2, 4, 16, 24)}
+        inputs = (model, prompt, negative, 3, 2, 4.0, "euler", "normal", 1.0, 1.5, latent)
+        return nodes["FeatureBlendSampler"].execute(*inputs, mask=half, **options).args
+
+    edited, source, _, _, pictures = run(vae=vae)
+    assert pictures.shape == (4, 128, 192, 3) and torch.equal(pictures, vae.decode(edited["samples"]))
+    *_, pasted = run(vae=vae, paste_back="pixels")
+    originals = vae.decode(source["samples"])
+    assert torch.equal(pasted[:, :, :80], originals[:, :, :80].repeat(2, 1, 1, 1))
+    assert torch.equal(pasted[:, :, 112:], pictures[:, :, 112:])
+    assert not torch.equal(pictures[:, :, :80], originals[:, :, :80].repeat(2, 1, 1, 1))
+    real = torch.rand(2, 128, 192, 3)
+    *_, pasted = run(vae=vae, paste_back="pixels", image=real)
+    assert torch.equal(pasted[3, :, :80], real[1, :, :80])
+    assert isinstance(run()[-1], ExecutionBlocker)
+    with pytest.raises(ValueError, match="vae: paste_back in pixels"):
+        run(paste_back="pixels")
+    with pytest.raises(ValueError, match="image: expected 2 picture"):
+        run(vae=vae, paste_back="pixels", image=real[:1])
+
+
+def test_a_latent_noise_mask_keeps_its_outside(prompts, blend):
+    picture, mask = drawn("picture", 2, 4, 16, 24), torch.zeros(2, 128, 192)
+    mask[:, :, 96:] = 1.0
+    latent = {"samples": picture, "noise_mask": mask}
+    edited, source, *_ = blend(prompts("a robot outdoors\na statue outdoors").args[0], latent_image=latent, denoise=0.6)
+    for rows in (edited["samples"][:2], edited["samples"][2:], source["samples"]):
+        assert torch.allclose(rows[..., :11], picture[..., :11], atol=1e-4)
+        assert relative(rows[..., 13:], picture[..., 13:]) > 1e-2
+
+
+def test_prompts_beyond_77_tokens_follow_the_source(prompts, blend, model):
+    """A long edit of a short source, and of a long one: the words are found in whatever section they stand."""
+    long = "a robot outdoors " + "in the rain " * 40
+    ones = {"mask": torch.ones(1, 8, 8), "part_token": None}
+    short = prompts(long).args[0]
+    assert short.source[0][0].shape[1] == 77 and short.edits[0].prompts[0].conditioning[0][0].shape[1] > 77
+    free = blend(prompts(long, prompt_to_prompt="off").args[0], **ones)
+    followed = blend(short, **ones)
+    assert relative(followed[1]["samples"], free[1]["samples"]) < 1e-5
+    assert relative(followed[0]["samples"], free[0]["samples"]) > 1e-4
+    # The same long prompt on both sides, followed to the end, is the source.
+    clip = WordClip()
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    same = build_edit_prompt(clip, long, [long], FollowSettings(cross=1.0, changed=1.0, self_fraction=1.0))
+    edited, source, *_ = blend(same, **ones)
+    assert relative(edited["samples"], source["samples"]) < 1e-5
 
 
 def test_part_mask_and_threshold_nodes(nodes, model):

@@ -71,3 +71,27 @@ def test_other_models_and_missing_files_are_named(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match="could not be loaded"):
         caption(tmp_path, picture)
+
+
+def test_the_inversion_node_describes_a_picture_without_a_prompt(folder, monkeypatch):
+    import folder_paths
+
+    from bench.stand_ins import FakeClip, latent, sd1_shaped_model
+    from partedit_oir.nodes.inversion import InvertLatent
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "captioners", ([str(folder.parent)], set()))
+    clip, picture = FakeClip(), torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    inputs = (
+        sd1_shaped_model(3),
+        {"samples": latent()},
+        "",
+        "ddim_next_timestep",
+        2,
+        1.0,
+        0,
+        "leading",
+        1,
+        "tiny-blip",
+    )
+    trajectory, prompt = InvertLatent.execute(*inputs, clip=clip, image=picture).args
+    assert set(prompt.split()) <= set(WORDS[7:]) and trajectory.source_prompt == prompt and clip.encoded == [prompt]

@@ -228,3 +228,22 @@ def test_region_limits_the_mask(model, half):
     sample(guider)
     mask = guider.last_run.edit_masks()
     assert mask[..., :7].max() == 0 and mask[..., 9:].max() == 1
+
+
+def test_region_leaves_the_parts_their_joint_scale(model):
+    both = token(parts=2)
+    guiders = [blend_guider(model, edit_prompt(), token=both, region=r) for r in (None, torch.ones(1, 8, 8))]
+    for guider in guiders:
+        sample(guider, steps=2)
+    plainly, everywhere = (guider.last_run.history[0] for guider in guiders)
+    assert torch.allclose(plainly, everywhere, atol=1e-4)
+
+
+def test_an_edit_without_blending_beside_one_with(model):
+    from dataclasses import replace
+
+    prompt = edit_prompt(["one", "two"])
+    prompt = replace(prompt, edits=(prompt.edits[0], replace(prompt.edits[1], blended=False)))
+    out = sample(blend_guider(model, prompt, token=token()))
+    assert relative(out[1], sample(blend_guider(model, edit_prompt(["one"]), token=token()))[1]) <= 1e-5
+    assert relative(out[2], plain_pair(model, ["source", "two"])[1]) <= 1e-5

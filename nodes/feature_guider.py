@@ -1,0 +1,89 @@
+"""FeatureBlendGuider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.partedit import guider as core_guider
+from ..core.partedit.prompt import EditPrompt
+from ..core.partedit.tokens import PartToken
+from . import io_types
+from .blend_inputs import blend_inputs, make_inputs, omega_input
+
+GUIDER_ROWS = ("edits", "source and edits")
+
+
+class FeatureBlendGuider(io.ComfyNode):
+    """The same edit as a guider, for SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeatureBlendGuider",
+            display_name="Feature Blend Guider",
+            category="PartEdit",
+            description="Part edits as a guider, for SamplerCustomAdvanced with any sampler and sigmas.",
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
+                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt (CLIPTextEncode)."),
+                io_types.PartToken.Input(
+                    "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
+                ),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Float.Input(
+                    "edit_steps",
+                    default=1.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.01,
+                    tooltip=(
+                        "How long the edit is held to the mask: up to 1 a share of the steps, above 1 a "
+                        "number of steps."
+                    ),
+                ),
+                omega_input(),
+                io.Combo.Input(
+                    "output_rows",
+                    options=list(GUIDER_ROWS),
+                    default=GUIDER_ROWS[0],
+                    tooltip="What the sampler's output holds: the edited pictures, or the source before them.",
+                ),
+                io.Guider.Input(
+                    "guider",
+                    optional=True,
+                    tooltip=(
+                        "A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its "
+                        "positive prompt is "
+                        "replaced, and cfg and negative above are ignored."
+                    ),
+                ),
+                *blend_inputs(),
+            ],
+            outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        edit_prompt: EditPrompt,
+        negative: list,
+        cfg: float,
+        edit_steps: float,
+        omega: float,
+        output_rows: str,
+        part_token: PartToken | None = None,
+        guider: Any = None,
+        paste_back: str = "off",
+        **options: Any,
+    ) -> io.NodeOutput:
+        inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
+        blend = core_guider.FeatureBlendGuider(
+            model, inputs, guider, output_rows == GUIDER_ROWS[1], paste_back == "latent"
+        )
+        blend.set_negative(negative)
+        blend.set_cfg(cfg)
+        return io.NodeOutput(blend)
