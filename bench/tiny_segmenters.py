@@ -14,8 +14,8 @@ TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "nu
 CLIP_PIECES = ("a</w>", "red</w>", "cat</w>", "r", "e", "d</w>", "c", "a", "t</w>", "re", "ca")
 CLIP_WORDS = ("<|startoftext|>", "<|endoftext|>", *CLIP_PIECES)
 # As in CLIP's vocabulary, 0 pads and the end of the text has the largest number: OWL-ViT relies on both.
-OWL_WORDS = ("!", "cat</w>", "dog</w>", "c", "a", "t", "d", "o", "g", "t</w>", "g</w>", "ca", "do")
-OWL_WORDS += ("<|startoftext|>", "<|endoftext|>")
+OWL_PIECES = ("cat</w>", "dog</w>", "c", "a", "t", "d", "o", "g", "t</w>", "g</w>", "ca", "do")
+OWL_WORDS = ("!", *OWL_PIECES, "<|startoftext|>", "<|endoftext|>")
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "cat", "dog")
 
 

@@ -15,15 +15,38 @@ from ..core.partedit.tokens import PADDINGS, PartToken
 from .common import advanced
 
 
-def omega_input() -> io.Float.Input:
-    """ω of the adaptive threshold, as the sampler and the guider show it."""
+def edit_steps_input() -> io.Float.Input:
+    """tₑ, how long the edit is blended, as the sampler and the guider show it."""
     return io.Float.Input(
-        "omega",
-        default=1.5,
-        min=0.5,
-        max=10.0,
-        step=0.05,
-        tooltip="From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer.",
+        "edit_steps",
+        default=1.0,
+        min=0.0,
+        max=10000.0,
+        step=0.01,
+        tooltip="How long the edit is held to the mask: up to 1 a share of the steps, above 1 a number of steps. "
+        "Earlier release lets the edit grow beyond the part.",
+    )
+
+
+def omega_input(
+    tooltip: str = "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer.",
+) -> io.Float.Input:
+    """ω of the adaptive threshold."""
+    return io.Float.Input("omega", default=1.5, min=0.5, max=10.0, step=0.05, tooltip=tooltip)
+
+
+def fixed_threshold_input() -> io.Float.Input:
+    """The threshold of the method ``fixed``."""
+    return advanced(
+        io.Float.Input(
+            "fixed_threshold",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="For the fixed threshold.",
+        )
     )
 
 
@@ -46,17 +69,7 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
             THRESHOLDS,
             "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed, none.",
         ),
-        advanced(
-            io.Float.Input(
-                "fixed_threshold",
-                default=0.5,
-                min=0.0,
-                max=1.0,
-                step=0.01,
-                optional=True,
-                tooltip="For the fixed threshold.",
-            )
-        ),
+        fixed_threshold_input(),
         advanced(
             io.String.Input(
                 "layers",

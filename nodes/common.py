@@ -1,14 +1,10 @@
-"""What several node files share: short names of socket types and small helpers for schemas."""
+"""What several node files share: small helpers for schemas and inputs."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
-
-from . import io_types
-
-PartTokenType, EditPromptType, TrajectoryType = io_types.PartToken, io_types.EditPrompt, io_types.Trajectory
 
 AnyInput = TypeVar("AnyInput", bound=io.Input)
 

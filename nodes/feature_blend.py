@@ -16,7 +16,7 @@ from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.sampler import SampleSettings, check_originals, feature_blend, latent_scale, paste_pixels
 from ..core.partedit.tokens import PartToken
 from . import io_types
-from .blend_inputs import blend_inputs, make_inputs, omega_input
+from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
 from .common import advanced
 
 
@@ -68,18 +68,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     default="normal",
                     tooltip="Spacing of the noise levels.",
                 ),
-                io.Float.Input(
-                    "edit_steps",
-                    default=1.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.01,
-                    tooltip=(
-                        "How long the edit is held to the mask: up to 1 a share of the steps, above 1 a "
-                        "number of steps. "
-                        "Earlier release lets the edit grow beyond the part."
-                    ),
-                ),
+                edit_steps_input(),
                 omega_input(),
                 io_types.Trajectory.Input(
                     "trajectory",

@@ -10,7 +10,7 @@ from ..core.partedit import guider as core_guider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
 from . import io_types
-from .blend_inputs import blend_inputs, make_inputs, omega_input
+from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
 
 GUIDER_ROWS = ("edits", "source and edits")
 
@@ -33,17 +33,7 @@ class FeatureBlendGuider(io.ComfyNode):
                     "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
                 ),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
-                io.Float.Input(
-                    "edit_steps",
-                    default=1.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.01,
-                    tooltip=(
-                        "How long the edit is held to the mask: up to 1 a share of the steps, above 1 a "
-                        "number of steps."
-                    ),
-                ),
+                edit_steps_input(),
                 omega_input(),
                 io.Combo.Input(
                     "output_rows",

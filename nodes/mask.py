@@ -14,6 +14,7 @@ from ..core.partedit.sampler import latent_scale
 from ..core.partedit.tokens import PADDINGS, PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from . import io_types
+from .blend_inputs import fixed_threshold_input, omega_input
 from .common import advanced
 
 
@@ -146,25 +147,8 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                         "the threshold below."
                     ),
                 ),
-                io.Float.Input(
-                    "omega",
-                    default=1.5,
-                    min=0.5,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="Adaptive only: larger keeps more of it soft.",
-                ),
-                advanced(
-                    io.Float.Input(
-                        "fixed_threshold",
-                        default=0.5,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        optional=True,
-                        tooltip="Fixed only.",
-                    )
-                ),
+                omega_input("Adaptive only: larger keeps more of it soft."),
+                fixed_threshold_input(),
                 advanced(
                     io.Boolean.Input(
                         "normalize",
