@@ -24,11 +24,12 @@ from demo.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain
 from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
 
 from .judge import judge, load_judge
+from .part_edits import CFG, OMEGA
 from .results import write_result
 from .scores import at_judge_size, outside, psnr
 from .studio import Studio, grid
 
-PICTURES_A_TOKEN, STEPS, CFG, STRENGTH = 8, 16, 5.0, 0.75
+PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 16, 0.75
 COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
 
 
@@ -87,7 +88,7 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
     token = load_token(find_token(f"{case.part.file}.safetensors"))
     prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings())
-    settings = BlendSettings(layers=LAYERS, timing="clean, first step twice")
+    settings = BlendSettings(layers=LAYERS, omega=OMEGA, timing="clean, first step twice")
     sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
     inputs = BlendInputs(prompt, token, settings=settings)
     result = feature_blend(studio.model, inputs, studio.text(""), None, sampling, trajectory)
@@ -124,7 +125,14 @@ def main() -> None:
         if number % args.limit < 2:
             shown += line
         table = {method: dict(zip(COLUMNS, map(float, np.mean(v, axis=0)))) for method, v in rows.items()}
-        values = {"pictures": number + 1, "steps": args.steps, "cfg": CFG, "denoise": STRENGTH, "methods": table}
+        values = {
+            "pictures": number + 1,
+            "steps": args.steps,
+            "cfg": CFG,
+            "omega": OMEGA,
+            "denoise": STRENGTH,
+            "methods": table,
+        }
         sheet = grid(torch.stack(shown), 1 + len(methods)) if (number + 1) % args.limit == 0 else None
         standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, list(METHODS))
         write_result("real_images", values, sheet, standard and number + 1 == len(every))

@@ -26,9 +26,11 @@ def write_result(name: str, values: dict[str, Any], picture: np.ndarray | None =
     part.write_text(text + "\n", encoding="utf-8")
     os.replace(part, RESULTS / f"{stem}.json")
     if picture is not None:
-        Image.fromarray(picture).save(part, format="PNG")
-        os.replace(part, RESULTS / f"{stem}.png")
+        sheet = Image.fromarray(picture)
+        sheet.thumbnail((1280, 4000))  # every version stays in the repository's history
+        sheet.save(part, format="JPEG", quality=85)
+        os.replace(part, RESULTS / f"{stem}.jpg")
     if whole:
-        for suffix in ("json", "png"):
+        for suffix in ("json", "jpg"):
             (RESULTS / f"{name}.partial.{suffix}").unlink(missing_ok=True)
     print(text if whole else f"so far: {stem}.json", flush=True)
