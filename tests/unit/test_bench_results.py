@@ -54,4 +54,4 @@ def test_a_cut_run_keeps_what_it_has_and_replaces_nothing(pack, tmp_path, monkey
     assert json.loads((tmp_path / "edits.json").read_text(encoding="utf-8")) == {"edits": 60}
     assert json.loads((tmp_path / "edits.partial.json").read_text(encoding="utf-8")) == {"edits": 3}
     results.write_result("edits", {"edits": 61}, sheet)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["edits.json", "edits.jpg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edits.jpg", "edits.json"]
