@@ -40,51 +40,80 @@ class InvertLatent(io.ComfyNode):
                     tooltip="The image, encoded with the model's VAE. OIR takes one image, PartEdit a batch.",
                 ),
                 io.String.Input(
-                    "source_prompt", multiline=True, default="",
+                    "source_prompt",
+                    multiline=True,
+                    default="",
                     tooltip="Describes the image as it is. Needs clip. Leave it empty to use positive, or a captioner.",
                 ),
                 io.Combo.Input(
-                    "method", options=list(METHODS), default=METHODS[0],
+                    "method",
+                    options=list(METHODS),
+                    default=METHODS[0],
                     tooltip="ddim_*: deterministic, needed by OIR. next_timestep is published with OIR, "
                     "current_timestep the textbook form, fixed_point repeats each step until it can be "
                     "undone. edit_friendly_ddpm and ledits_pp keep noise maps that bring the image back "
                     "exactly; for PartEdit.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=999,
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=999,
                     tooltip="Number of inversion steps. The candidates of OIR are counted in them.",
                 ),
                 io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=30.0, step=0.1,
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
                     tooltip="Guidance during the inversion. 1: source prompt only, as published for DDIM. "
                     "edit_friendly_ddpm is published with 3.5; other values than 1 need negative.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Noise of edit_friendly_ddpm and ledits_pp; DDIM does not use it.",
                 ),
-                advanced(io.Combo.Input(
-                    "spacing", options=list(SPACINGS), default=SPACINGS[0],
-                    tooltip="Which training timesteps the steps sit at. leading is what both papers' code uses. Not "
-                    "used when sigmas is connected.",
-                )),
-                advanced(io.Int.Input(
-                    "fixed_point_iterations", default=3, min=1, max=20,
-                    tooltip="Extra evaluations a step for ddim_fixed_point: 3 is enough for most pictures.",
-                )),
-                advanced(io.Combo.Input(
-                    "captioner", options=captioners, default=NO_CAPTIONER,
-                    tooltip="Writes the source prompt when there is none: a BLIP model's folder in "
-                    "models/captioners. Needs image and clip.",
-                )),
+                advanced(
+                    io.Combo.Input(
+                        "spacing",
+                        options=list(SPACINGS),
+                        default=SPACINGS[0],
+                        tooltip="Which training timesteps the steps sit at. leading is what both papers' code uses. "
+                        "Not used when sigmas is connected.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "fixed_point_iterations",
+                        default=3,
+                        min=1,
+                        max=20,
+                        tooltip="Extra evaluations a step for ddim_fixed_point: 3 is enough for most pictures.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "captioner",
+                        options=captioners,
+                        default=NO_CAPTIONER,
+                        tooltip="Writes the source prompt when there is none: a BLIP model's folder in "
+                        "models/captioners. Needs image and clip.",
+                    )
+                ),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes source_prompt."),
                 io.Conditioning.Input(
-                    "positive", optional=True,
+                    "positive",
+                    optional=True,
                     tooltip="Conditioning of the source prompt, instead of source_prompt, for example with ControlNet.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Only for cfg other than 1."),
                 io.Sigmas.Input(
-                    "sigmas", optional=True,
+                    "sigmas",
+                    optional=True,
                     tooltip="Noise levels from a scheduler node, instead of steps and spacing. A last 0 becomes the "
                     "model's lowest level.",
                 ),
@@ -104,9 +133,22 @@ class InvertLatent(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, latent_image: dict[str, Any], source_prompt: str, method: str, steps: int, cfg: float,
-        seed: int, spacing: str, fixed_point_iterations: int, captioner: str, clip: Any = None, positive: Any = None,
-        negative: Any = None, sigmas: Any = None, image: Any = None,
+        cls,
+        model: Any,
+        latent_image: dict[str, Any],
+        source_prompt: str,
+        method: str,
+        steps: int,
+        cfg: float,
+        seed: int,
+        spacing: str,
+        fixed_point_iterations: int,
+        captioner: str,
+        clip: Any = None,
+        positive: Any = None,
+        negative: Any = None,
+        sigmas: Any = None,
+        image: Any = None,
     ) -> io.NodeOutput:
         sampling = model_sampling_of(model)
         levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
@@ -116,8 +158,16 @@ class InvertLatent(io.ComfyNode):
                 raise ValueError("clip: connect it to encode source_prompt, or connect positive instead.")
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(source_prompt))
         trajectory = invert(
-            model, latent_image["samples"], positive, sigmas=levels, method=method, negative=negative, cfg=cfg,
-            seed=seed, fixed_point_iterations=fixed_point_iterations, source_prompt=source_prompt,
+            model,
+            latent_image["samples"],
+            positive,
+            sigmas=levels,
+            method=method,
+            negative=negative,
+            cfg=cfg,
+            seed=seed,
+            fixed_point_iterations=fixed_point_iterations,
+            source_prompt=source_prompt,
         )
         return io.NodeOutput(trajectory, source_prompt)
 

@@ -73,8 +73,13 @@ def ddim_invert(
     """
     for index in range(start, stop, -1):
         x = ddim_invert_step(
-            denoise, x, float(sigmas[index]), float(sigmas[index - 1]), method,
-            fixed_point_iterations=fixed_point_iterations, sigma_data=sigma_data,
+            denoise,
+            x,
+            float(sigmas[index]),
+            float(sigmas[index - 1]),
+            method,
+            fixed_point_iterations=fixed_point_iterations,
+            sigma_data=sigma_data,
         )
         if on_step is not None:
             on_step(index - 1, x)

@@ -90,8 +90,15 @@ class _LoopSampler(comfy.samplers.Sampler):
         self.result: Any = None
 
     def sample(
-        self, model_wrap: Any, sigmas: torch.Tensor, extra_args: dict[str, Any], callback: Any, noise: torch.Tensor,
-        latent_image: torch.Tensor | None = None, denoise_mask: torch.Tensor | None = None, disable_pbar: bool = False,
+        self,
+        model_wrap: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
     ) -> torch.Tensor:
         self.result = self._loop(Denoiser(model_wrap, extra_args, noise.device))
         return torch.zeros_like(noise[:1])

@@ -90,18 +90,40 @@ def invert(
 
         def loop(denoise: Denoiser) -> torch.Tensor:
             return ddim_invert(
-                denoise, latents[steps].to(denoise.device), sigmas, steps, 0, method,
-                fixed_point_iterations=fixed_point_iterations, sigma_data=sigma_data, on_step=keep,
+                denoise,
+                latents[steps].to(denoise.device),
+                sigmas,
+                steps,
+                0,
+                method,
+                fixed_point_iterations=fixed_point_iterations,
+                sigma_data=sigma_data,
+                on_step=keep,
             )
 
     result, _ = run_loop(
-        model, loop, positive=positive, negative=None if cfg == 1.0 else negative, cfg=cfg,
-        latent_image=latent_image, rows=rows, sigmas=sigmas, seed=seed,
+        model,
+        loop,
+        positive=positive,
+        negative=None if cfg == 1.0 else negative,
+        cfg=cfg,
+        latent_image=latent_image,
+        rows=rows,
+        sigmas=sigmas,
+        seed=seed,
     )
     if stochastic:
         noise_maps = result
     return Trajectory(
-        latents=latents, sigmas=sigmas, method=method, latent_image=latent_image, noise_maps=noise_maps,
-        conditioning=positive, source_prompt=source_prompt, cfg=cfg, seed=seed,
-        fixed_point_iterations=fixed_point_iterations if method == "ddim_fixed_point" else 0, sigma_data=sigma_data,
+        latents=latents,
+        sigmas=sigmas,
+        method=method,
+        latent_image=latent_image,
+        noise_maps=noise_maps,
+        conditioning=positive,
+        source_prompt=source_prompt,
+        cfg=cfg,
+        seed=seed,
+        fixed_point_iterations=fixed_point_iterations if method == "ddim_fixed_point" else 0,
+        sigma_data=sigma_data,
     )

@@ -93,7 +93,7 @@ class Replay:
     @property
     def sigmas(self) -> torch.Tensor:
         """The levels that are still to be walked, (S+1-start,)."""
-        return self.trajectory.sigmas[self.start:]
+        return self.trajectory.sigmas[self.start :]
 
     def source(self, i: int) -> torch.Tensor:
         """Every row's own image at level i, (R, C, H, W)."""

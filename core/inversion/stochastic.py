@@ -46,8 +46,8 @@ def find_noise_maps(
     previous: torch.Tensor | None = None
     for first in range(0, steps, chunk):
         levels = range(first, min(first + chunk, steps))
-        rows = latents[levels.start:levels.stop].flatten(0, 1).to(denoise.device)
-        sigma = sigmas[levels.start:levels.stop].repeat_interleave(batch).to(denoise.device)
+        rows = latents[levels.start : levels.stop].flatten(0, 1).to(denoise.device)
+        sigma = sigmas[levels.start : levels.stop].repeat_interleave(batch).to(denoise.device)
         denoised = denoise(rows, sigma).float().cpu().unflatten(0, (len(levels), batch))
         for i, clean in zip(levels, denoised, strict=True):
             maps[i] = latents[i + 1] - deterministic_part(method, sigmas, i, latents[i], clean, previous)

@@ -157,9 +157,7 @@ def build_query_cache(
         clean = latents.detach().clone().float().cpu()
         noises = torch.stack(
             [
-                torch.randn(
-                    (levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index)
-                )
+                torch.randn((levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index))
                 for index in range(count)
             ],
             dim=1,

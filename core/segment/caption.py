@@ -55,7 +55,9 @@ def caption(folder: str | Path, picture: torch.Tensor, max_new_tokens: int = 40)
         raise ValueError(f"The captioning model in '{folder}' could not be loaded: {error}. {WHERE_TO_GET}.") from error
     model = model.float().eval()
     pixels = processor.image_processor(
-        images=picture.detach().float().cpu().clamp(0, 1), do_rescale=False, input_data_format="channels_last",
+        images=picture.detach().float().cpu().clamp(0, 1),
+        do_rescale=False,
+        input_data_format="channels_last",
         return_tensors="pt",
     )["pixel_values"]
     with torch.no_grad():

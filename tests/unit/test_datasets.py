@@ -230,9 +230,7 @@ def test_written_pairs_are_read_back(pascal_part, tmp_path):
 
 def test_folders_of_images_and_masks(tmp_path):
     picture(tmp_path / "images" / "a.png")
-    Image.fromarray(box(2, 3, 9, 12).astype(np.uint8) * 255).resize((WIDTH * 2, HEIGHT * 2)).save(
-        tmp_path / "mask.png"
-    )
+    Image.fromarray(box(2, 3, 9, 12).astype(np.uint8) * 255).resize((WIDTH * 2, HEIGHT * 2)).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match="no mask for"):
         list_pairs(tmp_path / "images")
     (tmp_path / "masks").mkdir()

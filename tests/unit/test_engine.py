@@ -19,7 +19,7 @@ def engine(pack):
 
 def denoiser(engine, *conds, call=None):
     guider = SimpleNamespace(conds={"positive": list(conds), "negative": None})
-    owner = (call or (lambda x, sigma, **kwargs: x))
+    owner = call or (lambda x, sigma, **kwargs: x)
 
     class Guider(SimpleNamespace):
         def __call__(self, *args, **kwargs):
@@ -44,8 +44,13 @@ def test_rows_may_differ_only_when_nothing_follows_the_progress(engine):
     ranged = SimpleNamespace(timestep_percent_range=(0.0, 0.5), previous_controlnet=None)
     chained = SimpleNamespace(timestep_percent_range=(0.0, 1.0), previous_controlnet=ranged)
     assert denoiser(engine, {}, {"control": control}, {"hooks": hooks_with([])[0]}).mixed_sigmas
-    for cond in ({"timestep_start": 5.0}, {"timestep_end": 0.5}, {"control": ranged}, {"control": chained},
-                 {"hooks": hooks_with([0.0, 0.5])[0]}):
+    for cond in (
+        {"timestep_start": 5.0},
+        {"timestep_end": 0.5},
+        {"control": ranged},
+        {"control": chained},
+        {"hooks": hooks_with([0.0, 0.5])[0]},
+    ):
         assert not denoiser(engine, {}, cond).mixed_sigmas
 
 

@@ -10,8 +10,14 @@ from bench.golden_weights import standard_normal
 from bench.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
 
 SCHEDULER = {
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
-    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
 }
 
 
@@ -127,8 +133,14 @@ def reconstruction_error(model, trajectory):
         return ddim_denoise(denoise, trajectory.latents[0], trajectory.sigmas, 0, trajectory.steps)
 
     result, _ = run_loop(
-        model, loop, positive=trajectory.conditioning, negative=None, cfg=1.0,
-        latent_image=trajectory.latent_image, rows=1, sigmas=trajectory.sigmas,
+        model,
+        loop,
+        positive=trajectory.conditioning,
+        negative=None,
+        cfg=1.0,
+        latent_image=trajectory.latent_image,
+        rows=1,
+        sigmas=trajectory.sigmas,
     )
     return relative_error(trajectory.to_image_latent(result), trajectory.latent_image * 0.18215)
 
@@ -227,13 +239,27 @@ def test_sdxl_shaped_models_work_with_pooled_conditioning(pack):
     class Shape(comfy.supported_models.SDXL):
         unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
 
-    config = Shape({
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-        "channel_mult": (1, 2), "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1],
-        "transformer_depth_middle": 1, "context_dim": 2048, "use_spatial_transformer": True, "legacy": False,
-        "use_linear_in_transformer": True, "adm_in_channels": 2816, "num_classes": "sequential",
-        "use_temporal_attention": False, "dtype": torch.float32,
-    })
+    config = Shape(
+        {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 32,
+            "num_res_blocks": [1, 1],
+            "channel_mult": (1, 2),
+            "transformer_depth": [0, 1],
+            "transformer_depth_output": [0, 0, 1, 1],
+            "transformer_depth_middle": 1,
+            "context_dim": 2048,
+            "use_spatial_transformer": True,
+            "legacy": False,
+            "use_linear_in_transformer": True,
+            "adm_in_channels": 2816,
+            "num_classes": "sequential",
+            "use_temporal_attention": False,
+            "dtype": torch.float32,
+        }
+    )
     network = comfy.model_base.SDXL(config, device=torch.device("cpu"))
     network.diffusion_model.load_state_dict(unet_state_dict(config.unet_config, 1))
     model = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))

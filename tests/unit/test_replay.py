@@ -9,8 +9,12 @@ from bench.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning
 
 STEPS = 8
 SCHEDULER = {
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
-    "steps_offset": 1, "timestep_spacing": "leading",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
 }
 EDIT = "a tiger and a chair"
 
@@ -68,8 +72,12 @@ def test_ledits_noise_maps_drive_diffusers_sde_dpm_solver_back_to_the_image(mode
     from partedit_oir.core.inversion.invert import invert
 
     scheduler = DPMSolverMultistepScheduler(
-        **SCHEDULER, algorithm_type="sde-dpmsolver++", solver_order=2, solver_type="midpoint",
-        final_sigmas_type="sigma_min", euler_at_final=True,
+        **SCHEDULER,
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="sigma_min",
+        euler_at_final=True,
     )
     scheduler.set_timesteps(STEPS)
     # this scheduler's own levels, which are not DDIM's
@@ -113,9 +121,7 @@ def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None,
     text = torch.cat([prompt_conditioning(p)[0][0] for p in prompts])
     guider.set_conds([[text, {}]], prompt_conditioning(""))
     guider.set_cfg(cfg)
-    sampler = comfy.samplers.KSAMPLER(
-        TrajectorySampler(trajectory, start=start, pinned=pinned, row_source=row_source)
-    )
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, pinned=pinned, row_source=row_source))
     sources = row_source or [0] * len(prompts)
     image = trajectory.latent_image[sources]
     with torch.no_grad():
@@ -141,9 +147,7 @@ def test_an_edit_row_receives_the_same_noise_maps(model, trajectories, method, s
 @pytest.mark.parametrize("method", ["ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp"])
 def test_source_rows_are_the_images_and_edit_rows_are_not(model, trajectories, method):
     trajectory = trajectories[method]
-    rows = sample(
-        model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], pinned=(0, 1), row_source=[0, 1, 0, 1], cfg=4.0
-    )
+    rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], pinned=(0, 1), row_source=[0, 1, 0, 1], cfg=4.0)
     assert relative_error(rows[:2], trajectory.latent_image) < 1e-5
     assert float((rows[2:] - trajectory.latent_image).norm() / trajectory.latent_image.norm()) > 1e-2
     alone = sample(model, trajectory, [SOURCE, EDIT], row_source=[1, 1], cfg=4.0)
@@ -181,7 +185,9 @@ def test_sampler_reports_its_steps(model, trajectories):
     seen = []
     trajectory = trajectories["ddim_next_timestep"]
     TrajectorySampler(trajectory, start=5)(
-        lambda x, sigma, **kwargs: x * 0, torch.zeros(2, 4, 8, 8), trajectory.sigmas[5:],
+        lambda x, sigma, **kwargs: x * 0,
+        torch.zeros(2, 4, 8, 8),
+        trajectory.sigmas[5:],
         callback=lambda d: seen.append((d["i"], float(d["sigma"]), d["denoised"].shape)),
     )
     assert seen == [(k, float(trajectory.sigmas[5 + k]), (2, 4, 8, 8)) for k in range(3)]
