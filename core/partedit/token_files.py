@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,15 +65,38 @@ def safe_file_name(name: str, what: str = "file_name") -> str:
 
 
 def check_file_size(path: Path) -> None:
-    """Refuse a file that is empty or far too large for a token before any of it is read."""
+    """Refuse a file that is empty or far too large for a token before any of it is read.
+
+    Raises:
+        ValueError: such a file, or an archive whose list of contents cannot be read.
+    """
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path.name}: is empty. Download or save it again.")
+    size = max(size, _unpacked_size(path))
     if size > MAX_FILE_BYTES:
         raise ValueError(
             f"{path.name}: has {size / 1024**2:.0f} MB; a part token has less than {MAX_FILE_BYTES // 1024**2} MB. "
             "This is another kind of file; move it out of the part token folder."
         )
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes that a ZIP archive, such as torch saves, holds unpacked; 0 for any other file.
+
+    torch writes its archives uncompressed but reads compressed ones, which may unfold to a thousand times their size.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # a hostile list of contents makes zipfile raise all sorts of errors
+        raise ValueError(
+            f"{path.name}: is damaged or incomplete ({type(error).__name__}), so it was not loaded. Get it again from "
+            "where it is published."
+        ) from error
 
 
 def check_embedding(value: Any, name: str) -> torch.Tensor:

@@ -45,8 +45,11 @@ def save_state(state: TrainingState, path: Path) -> None:
     }
     part = path.with_name(path.name + ".part")
     tensors = {name: getattr(state, name).detach().float().cpu().contiguous().clone() for name in _TENSORS}
-    save_file(tensors, str(part), metadata={"state": json.dumps(values)})
-    os.replace(part, path)
+    try:
+        save_file(tensors, str(part), metadata={"state": json.dumps(values)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_state(path: Path, shape: tuple[int, int]) -> TrainingState | None:
@@ -59,7 +62,7 @@ def load_state(path: Path, shape: tuple[int, int]) -> TrainingState | None:
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
         values["evaluations"] = [tuple(entry) for entry in values["evaluations"]]
         state = TrainingState(**tensors, **values)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError):
         return None
     if any(t.dtype != torch.float32 or tuple(t.shape) != shape for t in tensors.values()):
         return None

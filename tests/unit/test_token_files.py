@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 
 import pytest
 import torch
@@ -88,6 +89,28 @@ def test_oversized_and_empty_files_are_not_read(tmp_path):
         load_token(path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
+        load_token(path)
+
+
+def test_a_small_archive_that_unfolds_to_a_large_one_is_not_read(tmp_path, monkeypatch):
+    plain, path = tmp_path / "plain.pt", tmp_path / "bomb.pt"
+    torch.save(torch.zeros(MAX_FILE_BYTES // 4 + 8)[:32].view(2, 16), plain)  # keeps the storage behind the view
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in source.infolist():
+            packed.writestr(entry.filename, source.read(entry))
+    plain.unlink()
+    assert path.stat().st_size < MAX_FILE_BYTES // 100
+    assert torch.load(path, weights_only=True).shape == (2, 16)  # it would be taken for a token
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"bomb\.pt: has 64 MB"):
+        load_token(path)
+
+
+def test_a_cut_archive_is_named(tmp_path):
+    path = tmp_path / "cut.pt"
+    torch.save(torch.zeros(2, 16), path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"cut\.pt: is damaged"):
         load_token(path)
 
 

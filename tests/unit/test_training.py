@@ -181,7 +181,11 @@ def test_a_state_of_another_model_is_not_used(tmp_path):
     assert report.resumed_from == 0
 
 
-@pytest.mark.parametrize("state", ["[1, 2]", '{"step": 5}', '{"evaluations": 3}', "no json", None])
+@pytest.mark.parametrize(
+    "state",
+    ["[1, 2]", '{"step": 5}', '{"evaluations": 3}', "no json", "[" * 100_000, None],
+    ids=["list", "incomplete", "kinds", "text", "deep", "none"],
+)
 def test_a_state_with_other_contents_is_not_used(state, tmp_path):
     rows = {name: torch.zeros(2, WIDTH) for name in ("rows", "moment1", "moment2", "best_rows")}
     path = tmp_path / "run.safetensors"
