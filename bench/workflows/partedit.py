@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from demo.train_tokens import LAYERS as DEMO_LAYERS
+
+from ..part_edits import CFG, OMEGA, STEPS
 from .compose import Node, Note, Workflow
 
 HOW = """## Part edit
@@ -21,17 +24,20 @@ TURN = """### What to turn
 - More lines in `edit` give more edits of the same source in one run.
 """
 
-# What suits the demo checkpoint: its tokens are trained for the finest attention level of its decoder, and with the
-# usual omega of 1.5 it drags a part's colour back to the rest of the object's.
-DEMO_LAYERS = "output.2, output.3"
+DEMO_NOTE = """This graph needs no download: the mini checkpoint and its tokens come with the pack. `layers`, `omega`
+and `cfg` of the sampler are what suits them; the template `partedit_sdxl` has those of a real checkpoint.
+
+"""
+
+# What suits the demo checkpoint, as the benchmark of its part edits measures it.
 DEMO_SAMPLING: dict[str, object] = {
     "seed": 5,
-    "steps": 25,
-    "cfg": 6.5,
+    "steps": STEPS,
+    "cfg": CFG,
     "sampler_name": "dpmpp_2m",
     "scheduler": "karras",
     "layers": DEMO_LAYERS,
-    "omega": 0.7,
+    "omega": OMEGA,
 }
 
 
@@ -86,10 +92,7 @@ def _graph(
 
 DEMO = Workflow(
     "partedit_demo",
-    (
-        Note(HOW, 0),
-        Note("This graph needs no download: the mini checkpoint and its tokens come with the pack.\n\n" + TURN, 2),
-    ),
+    (Note(HOW, 0), Note(DEMO_NOTE + TURN, 2)),
     _graph(
         (Node("demo", "LoadDemoModel", 0),),
         "demo.MODEL",

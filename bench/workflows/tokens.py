@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from demo.train_tokens import LEVELS, LOSS
+
 from .compose import Node, Note, Workflow
 from .partedit import DEMO_LAYERS, DEMO_SAMPLING, blend
 
@@ -27,10 +29,16 @@ segmenter (template `train_token_from_word`). White is the part.
 
 TRAIN_TURN = """### What to turn
 
-- `layers`: here the demo model's finest level. For SD 1.x, SD 2.x and SDXL the preset `first-8` (the paper's) is right.
 - `noise_high`: big parts gain from a middle stretch, `noise_low` 0.25 and `noise_high` 0.6.
+- `loss`: `bce_dice` when the map spills over the rest of the object, as with small parts.
 - `part_names` with a comma, and `masks_2`: several parts in one token.
 - `resume_name`: a name, so that a long training goes on after a stop.
+"""
+
+DEMO_TURN = f"""
+`layers` is here the demo model's finest level; for SD 1.x, SD 2.x and SDXL the preset `first-8` (the paper's) is right.
+The demo tokens of the pack were trained with the loss `{LOSS}` and noise from {LEVELS["noise_low"]} to
+{LEVELS["noise_high"]}.
 """
 
 WORD = """## A part token from a word: nobody paints anything
@@ -94,7 +102,7 @@ def _keep_and_use(
 
 DEMO = Workflow(
     "train_token",
-    (Note(HOW, 0), Note(FILES, 1), Note(TRAIN_TURN, 2)),
+    (Note(HOW, 0), Note(FILES, 1), Note(TRAIN_TURN + DEMO_TURN, 2)),
     (
         Node("demo", "LoadDemoModel", 0),
         Node("nothing", "CLIPTextEncode", 0, {"text": ""}, {"clip": "demo.CLIP"}, "Empty prompt"),
