@@ -45,7 +45,7 @@ def fixed_threshold_input() -> io.Float.Input:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="For the fixed threshold.",
+            tooltip="Only for the fixed threshold: above it a point belongs to the part.",
         )
     )
 
@@ -84,8 +84,8 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
         combo(
             "timing",
             TIMINGS,
-            "clean: every layer uses the mask of the step before. first step twice: the first step has a mask too (for "
-            "few-step models). published: counts as the published code does.",
+            "clean: every layer uses the mask of the step before. clean, first step twice: the first step has a mask, "
+            "too (for few-step models). published: counts as the published code does.",
         ),
         combo("padding", PADDINGS, "What fills the token's context; tokens are trained with background."),
         combo("map_size", MAP_SIZES, "Size at which the map is thresholded; published is 1024 and slower."),

@@ -27,7 +27,7 @@ class LoadCLIPScorer(io.ComfyNode):
                     "model",
                     options=model_folders(FOLDER) or [NONE_FOUND],
                     tooltip="A folder in models/clip_scorers with a CLIP model in the transformers format, "
-                    "such as openai/clip-vit-large-patch14. Reload the node list after adding one.",
+                    "such as openai/clip-vit-large-patch14. Press R after adding one.",
                 ),
             ],
             outputs=[

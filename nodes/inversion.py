@@ -92,7 +92,8 @@ class InvertLatent(io.ComfyNode):
                         default=3,
                         min=1,
                         max=20,
-                        tooltip="Extra evaluations a step for ddim_fixed_point: 3 is enough for most pictures.",
+                        tooltip="Extra evaluations a step for ddim_fixed_point. More comes closer to the picture and "
+                        "takes longer.",
                     )
                 ),
                 advanced(
