@@ -1,4 +1,4 @@
-"""The rarely needed inputs that FeatureBlendSampler and FeatureBlendGuider share."""
+"""Inputs that FeatureBlendSampler, FeatureBlendGuider and the mask nodes share."""
 
 from __future__ import annotations
 
@@ -50,12 +50,29 @@ def fixed_threshold_input() -> io.Float.Input:
     )
 
 
+def layers_input() -> io.String.Input:
+    """Where a token's maps are read; see `choose_layers`."""
+    return advanced(
+        io.String.Input(
+            "layers",
+            default=PRESETS[0],
+            optional=True,
+            tooltip=f"Attention layers that the map is read from: {', '.join(PRESETS)}, or blocks: 'output.3, middle'.",
+        )
+    )
+
+
+def padding_input() -> io.Combo.Input:
+    """What stands behind a token's rows; see `PartToken.context`."""
+    return _combo("padding", PADDINGS, "What fills the token's context; tokens are trained with background.")
+
+
+def _combo(name: str, options: tuple[str, ...], tooltip: str) -> io.Combo.Input:
+    return advanced(io.Combo.Input(name, options=list(options), default=options[0], optional=True, tooltip=tooltip))
+
+
 def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
     """Schema entries; their values go to :func:`make_inputs`, but for ``paste_back``, which the nodes read."""
-
-    def combo(name: str, options: tuple[str, ...], tooltip: str) -> io.Input:
-        return advanced(io.Combo.Input(name, options=list(options), default=options[0], optional=True, tooltip=tooltip))
-
     return [
         io.Mask.Input("mask", optional=True, tooltip="Edit here instead of where the token finds the part."),
         io.Mask.Input("region", optional=True, tooltip="Where the token may find the part: multiplied into its map."),
@@ -64,31 +81,21 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
             optional=True,
             tooltip="Its ControlNet, hooks, areas and sizes are applied to source and edits; its text is not used.",
         ),
-        combo(
+        _combo(
             "threshold",
             THRESHOLDS,
             "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed, none.",
         ),
         fixed_threshold_input(),
-        advanced(
-            io.String.Input(
-                "layers",
-                default=PRESETS[0],
-                optional=True,
-                tooltip=(
-                    f"Attention layers the map is read from: {', '.join(PRESETS)}, or blocks such as "
-                    "'output.3, middle'."
-                ),
-            )
-        ),
-        combo(
+        layers_input(),
+        _combo(
             "timing",
             TIMINGS,
             "clean: every layer uses the mask of the step before. clean, first step twice: the first step has a mask, "
             "too (for few-step models). published: counts as the published code does.",
         ),
-        combo("padding", PADDINGS, "What fills the token's context; tokens are trained with background."),
-        combo("map_size", MAP_SIZES, "Size at which the map is thresholded; published is 1024 and slower."),
+        padding_input(),
+        _combo("map_size", MAP_SIZES, "Size at which the map is thresholded; published is 1024 and slower."),
         advanced(
             io.Boolean.Input(
                 "keep_pooled",
@@ -97,7 +104,7 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
                 tooltip="Give edits the source's pooled embedding: the background stays closer, the edit gets weaker.",
             )
         ),
-        combo(
+        _combo(
             "paste_back",
             paste_back,
             "Put the source back outside the final mask, after sampling: latent"

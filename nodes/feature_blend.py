@@ -29,11 +29,8 @@ class FeatureBlendSampler(io.ComfyNode):
             node_id="FeatureBlendSampler",
             display_name="Feature Blend Sampler",
             category="PartEdit",
-            description=(
-                "Edits a part of a picture by text: the edit is blended into the source inside the "
-                "model, under a "
-                "mask that a part token finds at every step."
-            ),
+            description="Edits a part of a picture by text: the edit is blended into the source inside the model, "
+            "under a mask that a part token finds at every step.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
                 io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
@@ -94,10 +91,8 @@ class FeatureBlendSampler(io.ComfyNode):
                         min=0,
                         max=64,
                         optional=True,
-                        tooltip=(
-                            "Edits sampled in one batch; 0 for all. Fewer needs less memory and gives the "
-                            "same pictures."
-                        ),
+                        tooltip="Edits sampled in one batch; 0 for all. Fewer needs less memory and gives the same "
+                        "pictures.",
                     )
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the edited pictures for the image output."),

@@ -39,16 +39,13 @@ class FeatureBlendGuider(io.ComfyNode):
                     "output_rows",
                     options=list(GUIDER_ROWS),
                     default=GUIDER_ROWS[0],
-                    tooltip="What the sampler's output holds: the edited pictures, or the source before them.",
+                    tooltip="The sampler's output: the edited pictures alone, or source pictures and then edits.",
                 ),
                 io.Guider.Input(
                     "guider",
                     optional=True,
-                    tooltip=(
-                        "A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its "
-                        "positive prompt is "
-                        "replaced, and cfg and negative above are ignored."
-                    ),
+                    tooltip="A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its positive "
+                    "prompt is replaced, and cfg and negative above are ignored.",
                 ),
                 *blend_inputs(),
             ],

@@ -14,7 +14,7 @@ from ..core.partedit.sampler import latent_scale
 from ..core.partedit.tokens import PADDINGS, PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from . import io_types
-from .blend_inputs import fixed_threshold_input, omega_input
+from .blend_inputs import fixed_threshold_input, layers_input, omega_input, padding_input
 from .common import advanced
 
 
@@ -41,10 +41,8 @@ class PartAttentionMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip=(
-                        "How much noise the model sees the picture under, 0 to 1. Low finds fine parts, high "
-                        "the layout."
-                    ),
+                    tooltip="How much noise the model sees the picture under, 0 to 1. Low finds fine parts, high the "
+                    "layout.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of that noise."),
                 advanced(
@@ -57,25 +55,8 @@ class PartAttentionMask(io.ComfyNode):
                         tooltip="Noise draws to average; more is steadier.",
                     )
                 ),
-                advanced(
-                    io.String.Input(
-                        "layers",
-                        default=PRESETS[0],
-                        optional=True,
-                        tooltip=(
-                            f"Attention layers to read: {', '.join(PRESETS)}, or blocks such as 'output.3, middle'."
-                        ),
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "padding",
-                        options=list(PADDINGS),
-                        default=PADDINGS[0],
-                        optional=True,
-                        tooltip="What fills the token's context; tokens are trained with background.",
-                    )
-                ),
+                layers_input(),
+                padding_input(),
                 io.Mask.Input("region", optional=True, tooltip="Where to look: multiplied into the map."),
                 advanced(
                     io.Combo.Input(
@@ -141,11 +122,8 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                     "method",
                     options=list(THRESHOLDS[:3]),
                     default="adaptive",
-                    tooltip=(
-                        "adaptive: 0 below k/2, soft between, 1 from omega·k, with Otsu's k. otsu: 1 above "
-                        "k. fixed: 1 above "
-                        "the threshold below."
-                    ),
+                    tooltip="adaptive: 0 below k/2, soft between, 1 from omega·k, with Otsu's k. otsu: 1 above k. "
+                    "fixed: 1 above fixed_threshold.",
                 ),
                 omega_input("Adaptive only: larger keeps more of it soft."),
                 fixed_threshold_input(),

@@ -36,10 +36,8 @@ class PartEditPrompt(io.ComfyNode):
                     "edit",
                     multiline=True,
                     default="a closeup of a robot outdoors",
-                    tooltip=(
-                        "The source prompt with the part changed. Each line is an edit of its own, giving "
-                        "its own picture."
-                    ),
+                    tooltip="The source prompt with the part changed. Each line is an edit of its own, giving its own "
+                    "picture.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -47,12 +45,9 @@ class PartEditPrompt(io.ComfyNode):
                         options=list(MODES),
                         default="auto",
                         optional=True,
-                        tooltip=(
-                            "How the edit's attention follows the source's. auto aligns words and phrases; "
-                            "replace needs "
-                            "equal word counts, refine aligns tokens (both as published); off lets the edit go its "
-                            "own way."
-                        ),
+                        tooltip="How the edit's attention follows the source's. auto aligns words and phrases; replace "
+                        "needs equal word counts, refine aligns tokens (both as published); off lets the edit go its "
+                        "own way.",
                     )
                 ),
                 advanced(

@@ -14,7 +14,6 @@ from ..attention import PromptStep
 
 Tokenize = Callable[[str], list[list[tuple]]]
 MODES = ("auto", "replace", "refine", "off")
-EMBEDDING = "embedding:"
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,7 @@ def _check_prompt_width(prompt: EditPrompt, width: int) -> None:
             if entry[0].shape[-1] != width:
                 raise ValueError(
                     f"edit_prompt: the conditioning of {text!r} is {entry[0].shape[-1]} wide, but the model takes "
-                    f"{width}. "
-                    "Use the CLIP that belongs to the model."
+                    f"{width}. Use the CLIP that belongs to the model."
                 )
 
 

@@ -275,9 +275,9 @@ def _check_length(part: PartPrompt, source: int, own: int) -> None:
     aligned = None if part.alignment is None else tuple(part.alignment.mapper.shape)
     if aligned is not None and aligned != (source, own):
         raise ValueError(
-            f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} "
-            "tokens, but "
-            f"the conditioning has {source} and {own}. Switch prompt_to_prompt off for conditioning that was changed."
+            f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} tokens, "
+            f"but the conditioning has {source} and {own}. Switch prompt_to_prompt off for conditioning that was "
+            "changed."
         )
 
 

@@ -88,8 +88,7 @@ def feature_blend(
         if size is not None and samples.shape != size.shape:
             raise ValueError(
                 f"latent_image: has shape {tuple(samples.shape)}, the trajectory was inverted from "
-                f"{tuple(size.shape)}. "
-                "Disconnect latent_image; the trajectory brings its own."
+                f"{tuple(size.shape)}. Disconnect latent_image; the trajectory brings its own."
             )
     elif size is None:
         raise ValueError(

@@ -110,9 +110,8 @@ class PartToken:
             own, wanted = (_FAMILY_NAMES.get(w, "another family") for w in (self.width, width))
             raise ValueError(
                 f"part_token: {', '.join(self.names)} has rows {self.width} wide ({own}), but this model's text "
-                f"conditioning is {width} wide ({wanted}). Choose a token that was trained for this model, or "
-                "train one "
-                "with TrainPartToken."
+                f"conditioning is {width} wide ({wanted}). Choose a token that was trained for this model, or train "
+                "one with TrainPartToken."
             )
 
     def part_indices(self, names: Sequence[str]) -> tuple[int, ...]:
