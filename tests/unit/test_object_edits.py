@@ -134,18 +134,19 @@ def record(number, both, ms_ssim):
     names = ["source", "generator", "vae", "oir", "oir_coarse"]
     names += [f"{method} {n}" for method in object_edits.GRIDDED for n in object_edits.GRID]
     figures = {name: {"both": 0.0, "ms_ssim": 0.5} for name in names}
-    figures["sdedit 12"], figures["sdedit 20"] = ({"both": both, "ms_ssim": value} for value in (ms_ssim, 0.1))
+    middle, last = (f"sdedit {object_edits.GRID[at]}" for at in (1, -1))
+    figures[middle], figures[last] = ({"both": both, "ms_ssim": value} for value in (ms_ssim, 0.1))
     edit = [[change.what, change.before, change.after] for change in object_cases.edit_case(number).changes]
     return {"edit": edit, "figures": figures, "pictures": {name: np.zeros((256, 256, 3), np.uint8) for name in names}}
 
 
 def test_table_names_the_best_level_by_success_and_then_likeness():
     records = [record(0, 1.0, 0.7), record(3, 0.0, 0.9)]
-    table = object_edits.table(records)
-    assert table["methods"]["sdedit 12"] == {"both": 0.5, "ms_ssim": 0.8}
-    assert table["best"]["sdedit"] == "sdedit 12"
-    assert table["both_by_change"]["colour+kind"]["sdedit 12"] == 1.0
-    assert table["both_by_change"]["kind+kind"]["sdedit 12"] == 0.0
+    table, best = object_edits.table(records), f"sdedit {object_edits.GRID[1]}"
+    assert table["methods"][best] == {"both": 0.5, "ms_ssim": 0.8}
+    assert table["best"]["sdedit"] == best
+    assert table["both_by_change"]["colour+kind"][best] == 1.0
+    assert table["both_by_change"]["kind+kind"][best] == 0.0
     assert table["both_by_change"]["colour+colour"]["oir"] is None
     sheet = object_edits.contact_sheet(records, table["best"])
     assert sheet.shape == (18 + 2 * 160, 5 * 160, 3)
