@@ -112,6 +112,8 @@ def make_pair(
         raise ValueError("clip: it is empty. The checkpoint has no text encoder; load one with a CLIP loader.")
     if not target_phrase.strip():
         raise ValueError("target_phrase is empty. Type what the object shall become.")
+    # Phrases are counted from the prompt's first word, so that all pairs of a prompt mean the same places.
+    source_prompt = source_prompt.strip()
     span = None
     if guided.strip():
         prompt = guided.strip()

@@ -47,7 +47,7 @@ def common_source_prompt(pairs: Sequence[EditingPair]) -> str:
     """
     if not pairs:
         raise ValueError("pairs: there are no editing pairs. Connect at least one EditingPair.")
-    prompts = {pair.source_prompt.strip(): None for pair in pairs}
+    prompts = {pair.source_prompt: None for pair in pairs}
     if len(prompts) > 1:
         raise ValueError(
             "pairs: all editing pairs of a picture share one source prompt, but these have "

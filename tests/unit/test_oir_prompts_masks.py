@@ -77,6 +77,14 @@ def test_pairs_of_different_prompts_are_refused(prompts, node):
         node.execute(FakeClip(), "a cat, oil", "cat", "dog", box()[None], 1, "", first[0])
 
 
+def test_white_space_around_the_prompt_moves_no_phrase(node, prompts):
+    """One pair connected to InvertLatent's trimmed prompt, the other to the text as it was typed."""
+    first = node.execute(FakeClip(), f"  {SOURCE}\n", "cat", "tiger", box()[None], 1, "")
+    second = node.execute(FakeClip(), SOURCE, "chair", "throne", box()[None], 1, "", first[0])
+    assert first[1] == "a tiger and a chair"
+    assert prompts.target_prompt(second[0]) == prompts.target_prompt(second[0][::-1]) == "a tiger and a throne"
+
+
 def test_node_chains_pairs_and_encodes_the_guided_prompt(node):
     clip = FakeClip()
     first = node.execute(clip, SOURCE, "cat", "tiger", box()[None], 1, "")
