@@ -51,6 +51,9 @@ class FakeVae:
     def __init__(self) -> None:
         self.decoded = 0
 
+    def spacial_compression_decode(self) -> int:
+        return 8
+
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         self.decoded += 1
         picture = (samples[:, :3] * 0.18215 * 0.2 + 0.5).clamp(0, 1)

@@ -10,7 +10,13 @@ from comfy_api.latest import io
 from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
-from ..core.oir.reassembly import DEFAULT_FRACTION, ReassemblySettings, composite_pixels, reassemble
+from ..core.oir.reassembly import (
+    DEFAULT_FRACTION,
+    ReassemblySettings,
+    check_original,
+    composite_pixels,
+    reassemble,
+)
 from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
 from . import io_types
@@ -134,8 +140,12 @@ class OIRReassemble(io.ComfyNode):
         image: Any = None,
     ) -> io.NodeOutput:
         pairs = [entry.pair for entry in search.pairs]
-        if pixel_composite and image is None:
-            raise ValueError("image: pixel_composite puts original pixels back; connect the original picture.")
+        decode = picture_decoder(vae)
+        scale = vae.spacial_compression_decode()
+        if pixel_composite:
+            if image is None:
+                raise ValueError("image: pixel_composite puts original pixels back; connect the original picture.")
+            check_original(image, *(side * scale for side in trajectory.latents.shape[-2:]))
         prompt = ""
         if target is None:
             prompt = target_prompt.strip() or built_target_prompt(pairs)
@@ -153,10 +163,10 @@ class OIRReassemble(io.ComfyNode):
             reinversion=reinversion,
             overlap=overlap,
             paste_back=paste_back,
-            feather=feather / 8.0,
+            feather=feather / scale,
         )
         result = reassemble(model, trajectory, replace(search, pairs=tuple(entries)), target, settings)
-        picture = picture_decoder(vae)(result.latent).unsqueeze(0)
+        picture = decode(result.latent).unsqueeze(0)
         if pixel_composite:
             picture = composite_pixels(picture, image[..., :3], pairs, feather)
         return io.NodeOutput({"samples": result.latent}, picture, prompt)

@@ -12,9 +12,8 @@ import torch
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
 from ..inversion.trajectory import Trajectory
+from .checks import check_inputs, check_text
 from .masks import OVERLAPS, feather, ownership, resize_mask
-from .prompts import check_source_prompt
-from .search import check_trajectory
 from .types import EditingPair, StepSearch
 
 # The paper's 20 %: 10 of 50 steps for both.
@@ -102,12 +101,17 @@ def reassemble(
     Raises:
         ValueError: an input that cannot work, before anything is sampled.
     """
-    check_trajectory(trajectory)
     pairs = [entry.pair for entry in search.pairs]
-    check_source_prompt(pairs, trajectory.source_prompt)
+    check_inputs(model, trajectory, pairs)
+    check_text("target", target, trajectory)
     if settings.overlap not in OVERLAPS:
         raise ValueError(f"overlap is {settings.overlap!r}; choose one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas
+    if search.steps != steps:
+        raise ValueError(
+            f"search: it searched a trajectory of {search.steps} steps, the connected one has {steps}. "
+            "Connect the trajectory that was searched."
+        )
     level = whole_steps(settings.reassembly, steps, "reassembly")
     again = whole_steps(settings.reinversion, steps, "reinversion")
     if level + again > steps:
@@ -182,24 +186,30 @@ def reassemble(
     return Reassembly(process_latent_out(model, latent), spliced, rows, level, again)
 
 
+def check_original(source: torch.Tensor, height: int, width: int) -> None:
+    """Raise ValueError unless ``source`` (B, H, W, C) is one picture of the edit's size."""
+    if source.shape[0] != 1:
+        raise ValueError(f"image: pixel_composite needs the one original picture, this is a batch of {len(source)}.")
+    if tuple(source.shape[1:3]) != (height, width):
+        raise ValueError(
+            f"image: the original is {source.shape[2]}×{source.shape[1]}, the edit {width}×{height} (width × height). "
+            "Connect the picture that was encoded (its sides must be multiples of 8 for it to come back at its size)."
+        )
+
+
 def composite_pixels(
     edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[EditingPair], radius: float
 ) -> torch.Tensor:
     """The source picture with the edit pasted in inside the masks.
 
     Args:
-        edited: (B, H, W, C) in 0 … 1.
-        source: (B or 1, H, W, C), the original picture.
+        edited: (1, H, W, C) in 0 … 1.
+        source: (1, H, W, C), the original picture.
         radius: width of the soft edge in pixels.
 
     Raises:
-        ValueError: the pictures differ in size.
+        ValueError: the pictures differ in size, or ``source`` is a batch.
     """
-    if edited.shape[1:] != source.shape[1:]:
-        original, result = (f"{picture.shape[2]}×{picture.shape[1]}" for picture in (source, edited))
-        raise ValueError(
-            f"image: the original is {original}, the edit {result} (width × height). "
-            "Connect the picture that was encoded (its sides must be multiples of 8 for it to come back at its size)."
-        )
+    check_original(source, *edited.shape[1:3])
     mask = feather(pair_masks(pairs, edited.shape[1], edited.shape[2]).amax(0), radius)[None, ..., None]
     return edited * mask.to(edited) + source.to(edited) * (1.0 - mask.to(edited))

@@ -14,9 +14,9 @@ from ..inversion.engine import Denoiser, process_latent_out, run_loop
 from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
 from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
+from .checks import check_inputs
 from .masks import resize_mask
 from .metric import Scorer, combine, keep_score
-from .prompts import check_source_prompt
 from .schedule import Job, run_jobs
 from .types import EditingPair, PairSearch, StepSearch
 
@@ -68,6 +68,12 @@ class _PairState:
         everything = sum(self.candidates) + len(self.candidates)
         return everything if self.strategy == "exhaustive" else int(EXPECTED_SHARE * everything)
 
+    def exhaustive_rows(self, published_first: bool) -> int:
+        """Rows that all candidates take, from what those that ran really took a step."""
+        free = {1} if published_first else set()
+        ran, everything = sum(set(self.scores) - free), sum(set(self.candidates) - free)
+        return round(self.rows * everything / ran) if ran else 0
+
 
 def make_candidates(
     model: Any,
@@ -116,7 +122,13 @@ def make_candidates(
 
 
 def picture_decoder(vae: Any) -> Decode:
-    """A function that decodes LATENT samples (1, C, h, w) to one picture (H, W, 3) in 0 … 1 on the CPU."""
+    """A function that decodes LATENT samples (1, C, h, w) to one picture (H, W, 3) in 0 … 1 on the CPU.
+
+    Raises:
+        ValueError: there is no VAE.
+    """
+    if vae is None:
+        raise ValueError("vae: it is empty. The checkpoint has no VAE; load one with Load VAE.")
 
     def decode(latent: torch.Tensor) -> torch.Tensor:
         picture = vae.decode(latent)
@@ -124,19 +136,6 @@ def picture_decoder(vae: Any) -> Decode:
         return picture[..., :3].detach().float().cpu().clamp(0.0, 1.0)
 
     return decode
-
-
-def check_trajectory(trajectory: Trajectory) -> None:
-    """Raise ValueError unless OIR can work from this trajectory."""
-    if not trajectory.is_ddim:
-        raise ValueError(
-            f"trajectory: it was inverted with {trajectory.method}; OIR denoises and re-inverts without noise maps. "
-            "Choose one of the ddim methods in InvertLatent."
-        )
-    if trajectory.latents.shape[1] != 1:
-        raise ValueError(f"trajectory: OIR edits one image at a time, this one holds {trajectory.latents.shape[1]}.")
-    if not trajectory.conditioning:
-        raise ValueError("trajectory: it carries no source conditioning. Give InvertLatent a source prompt.")
 
 
 def search_steps(
@@ -159,8 +158,7 @@ def search_steps(
     Raises:
         ValueError: an input that cannot work, before anything is sampled.
     """
-    check_trajectory(trajectory)
-    check_source_prompt(pairs, trajectory.source_prompt)
+    check_inputs(model, trajectory, pairs)
     if settings.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
     overrides = list(settings.overrides) or [None] * len(pairs)
@@ -176,9 +174,12 @@ def search_steps(
 
     source = decode(trajectory.latent_image)
     states = [
-        _start(pair, candidates, override, settings, source.shape[:2])
+        _start(pair, candidates, override, settings, source.shape[:2], trajectory.latents.shape[-2:])
         for pair, override in zip(pairs, overrides, strict=True)
     ]
+    for state in states:
+        # whatever the scorer has against a text or a mask, it says before the model runs
+        scorer.score(source, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode)
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
     # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
     while any(turn := [state.todo() for state in states]):
@@ -202,26 +203,38 @@ def search_steps(
             for n in sorted(made):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 picture = decode(made.pop(n))
+                if not bool(torch.isfinite(picture).all()):
+                    raise ValueError(
+                        f"candidate {n} of {state.pair.label} is no picture but NaN. The model or the VAE overflows in "
+                        "half precision; start ComfyUI with --fp32-vae or --force-fp32, or load another VAE."
+                    )
                 fit = float(scorer.score(picture, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode))
                 state.scores[n] = fit, keep_score(picture, source, state.mask)
                 if on_candidate is not None:
                     on_candidate(position, n, picture)
+                del picture  # or it would still be held while the next one is decoded
                 progress.update(1)
 
-    branches = 1 if settings.cfg == 1.0 else 2
-    free = {1} if settings.published_first else set()
     return StepSearch(
         tuple(_finish(state) for state in states),
         steps=trajectory.steps,
         strategy="manual" if all(s.manual for s in states) else settings.strategy,
         cfg=settings.cfg,
-        exhaustive_rows=branches * sum(set(candidates) - free) * sum(not s.manual for s in states),
+        exhaustive_rows=sum(state.exhaustive_rows(settings.published_first) for state in states),
     )
 
 
 def _start(
-    pair: EditingPair, candidates: list[int], override: int | None, settings: SearchSettings, size: torch.Size
+    pair: EditingPair,
+    candidates: list[int],
+    override: int | None,
+    settings: SearchSettings,
+    size: torch.Size,
+    latent_size: torch.Size,
 ) -> _PairState:
+    """What is known of a pair before the search; ``size`` of the picture and of its latent are (height, width)."""
+    # Reassembly cuts the latent with this mask; better to hear now that it cannot.
+    resize_mask(pair.mask, int(latent_size[0]), int(latent_size[1]), f"mask of {pair.label}")
     mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}")
     if not bool((mask > 0.5).any()):
         raise ValueError(

@@ -14,10 +14,10 @@ class EditingPair:
     """One object of the image and what becomes of it. Compared by identity: the same phrases twice are two pairs.
 
     Attributes:
-        source_prompt: describes the whole image.
+        source_prompt: describes the whole image; the same characters in all pairs of an image.
         source_phrase, target_phrase: the object as it is, and as it shall be.
         span: first and past-the-last character of the phrase in the source prompt, or None with a guided prompt of
-            one's own in which the phrase could not be located.
+            one's own.
         guided_prompt: the source prompt with this one object exchanged.
         mask: (H, W) float32 in 0 … 1 on the CPU, at any resolution of the image's shape.
         conditioning: ComfyUI CONDITIONING of the guided prompt.
@@ -97,7 +97,8 @@ class StepSearch:
         steps: S of the trajectory that was searched.
         strategy: "exhaustive", "coarse-to-fine" or "manual".
         cfg: guidance scale of the candidates.
-        exhaustive_rows: rows an exhaustive search of the same range would have taken.
+        exhaustive_rows: rows an exhaustive search of the same range would have taken; a pair whose step was set by
+            hand counts with its one candidate in both.
     """
 
     pairs: tuple[PairSearch, ...]

@@ -180,9 +180,10 @@ def execute(setting, search, **options):
         "feather": 8.0,
         "target_prompt": "",
         "overrides": "",
+        "vae": FakeVae(),
     }
     model, trajectory, _ = setting
-    return OIRReassemble.execute(model, FakeVae(), trajectory, search, **{**inputs, **options}).args
+    return OIRReassemble.execute(model=model, trajectory=trajectory, search=search, **{**inputs, **options}).args
 
 
 def test_node_builds_the_target_prompt_and_composites_pixels(oir, setting):
@@ -224,8 +225,62 @@ def test_node_names_what_is_missing(oir, setting):
         execute(setting, search)
     with pytest.raises(ValueError, match=r"^image: pixel_composite"):
         execute(setting, search, clip=FakeClip(), pixel_composite=True)
-    with pytest.raises(ValueError, match="the original is 8×8"):
-        execute(setting, search, clip=FakeClip(), pixel_composite=True, image=torch.zeros(1, 8, 8, 3))
+
+
+def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
+    import comfy.samplers
+
+    from partedit_oir.core.oir.types import StepSearch
+
+    def pick(pairs=setting[2], chosen=(8, 4), steps=STEPS):
+        return StepSearch.fixed(pairs, chosen, steps=steps, cfg=CFG)
+
+    two = (setting[0], make_trajectory(setting[0], 2, latent(8, 12, batch=2)), None)
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    compose = {"clip": FakeClip(), "pixel_composite": True}
+    with pytest.raises(ValueError, match=r"^image: the original is 8×8, the edit 96×64"):
+        execute(setting, pick(), image=torch.zeros(1, 8, 8, 3), **compose)
+    with pytest.raises(ValueError, match=r"^image: .* this is a batch of 2"):
+        execute(setting, pick(), image=torch.zeros(2, 64, 96, 3), **compose)
+    with pytest.raises(ValueError, match=r"^vae: it is empty"):
+        execute(setting, pick(), clip=FakeClip(), vae=None)
+    with pytest.raises(ValueError, match=r"^search: it searched a trajectory of 50 steps, the connected one has 10"):
+        execute(setting, pick(steps=50), clip=FakeClip())
+    with pytest.raises(ValueError, match=r"^target: its text embedding is 2048 wide"):
+        execute(setting, pick(), target=[[torch.zeros(1, 77, 2048), {}]])
+    with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
+        execute(two, pick(chosen=(1, 1), steps=2), clip=FakeClip())
+
+
+def test_a_stopped_reassembly_leaves_the_model_as_it_was(oir, setting, monkeypatch):
+    """The cancel button in every phase: a pair's denoising, the inversion of a low pair, re-inversion, the end."""
+    import comfy.model_management
+    import comfy.utils
+
+    interrupt = comfy.model_management.InterruptProcessingException
+    model, _, pairs = setting
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    expected = run(oir, setting, pairs, [5, 1], "a tiger and a throne", reassembly=3, reinversion=1)
+    steps = 2 + (1 + 3) + 1 + 4
+    for stop in (1, 4, steps - 4, steps - 1):
+
+        class Cancelling(comfy.utils.ProgressBar):
+            def update(self, value, stop=stop):
+                super().update(value)
+                if self.current == stop:
+                    comfy.model_management.interrupt_current_processing(True)
+
+        monkeypatch.setattr(comfy.utils, "ProgressBar", Cancelling)
+        try:
+            with pytest.raises(interrupt):
+                run(oir, setting, pairs, [5, 1], "a tiger and a throne", reassembly=3, reinversion=1)
+        finally:
+            comfy.model_management.interrupt_current_processing(False)
+            monkeypatch.undo()
+        assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+        assert not model.patches and not any(model.wrappers.values())
+    again = run(oir, setting, pairs, [5, 1], "a tiger and a throne", reassembly=3, reinversion=1)
+    assert torch.equal(again.latent, expected.latent)
 
 
 def test_inversion_node_needs_words_from_somewhere(pack, setting):

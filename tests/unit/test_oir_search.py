@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,19 +91,19 @@ def test_one_candidate_is_decoded_at_a_time(search, setting):
     import gc
     import weakref
 
-    alive, order = [], []
+    model, trajectory, pairs = setting
+    plain, pictures, held = search.picture_decoder(FakeVae()), [], []
 
-    class Watching(FakeVae):
-        def decode(self, samples):
-            gc.collect()
-            order.append(sum(ref() is not None for ref in alive[1:]))
-            picture = super().decode(samples)
-            alive.append(weakref.ref(picture))
-            return picture
+    def decode(samples):
+        gc.collect()
+        held.append(sum(ref() is not None for ref in pictures[1:]))  # the first one is the source
+        picture = plain(samples)
+        pictures.append(weakref.ref(picture))
+        return picture
 
-    run(search, setting, vae=Watching(), strategy="exhaustive", stride=3)
-    # the picture that was decoded last may still be bound to the loop's name
-    assert len(order) == 1 + 2 * 4 and max(order) <= 1
+    settings = search.SearchSettings(strategy="exhaustive", stride=3, batch_size=4)
+    search.search_steps(model, trajectory, pairs, decode, FakeScorer(), settings)
+    assert held == [0] * (1 + 2 * 4)
 
 
 def test_overrides_are_used_and_not_searched(search, setting):
@@ -136,12 +137,72 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, setting, overrides=[3])
     with pytest.raises(ValueError, match="strategy is 'random'"):
         run(search, setting, strategy="random")
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="inverted with 'a cat and a chair'"):
         run(search, setting, pairs=[replace(pairs[0], source_prompt="a cat, a chair")])
     with pytest.raises(ValueError, match="no editing pairs"):
         run(search, setting, pairs=[])
+    dot = torch.zeros(64, 96)
+    dot[3, 3] = 1.0
+    with pytest.raises(ValueError, match="nothing is left of the mask at 12×8"):
+        run(search, setting, pairs=[make_pair("cat", "tiger", dot)])
+    with pytest.raises(ValueError, match=r"^vae: it is empty"):
+        search.picture_decoder(None)
+
+
+def test_a_model_or_text_encoder_of_another_family_is_refused(search, setting, monkeypatch):
+    import comfy.samplers
+
+    from bench.tiny_models import tiny_sdxl
+
+    model, trajectory, pairs = setting
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    with pytest.raises(ValueError, match=r"^model: it reads text embeddings \d+ wide, .* trajectory are 768 wide"):
+        run(search, (tiny_sdxl(), trajectory, pairs))
+    wide = [[torch.zeros(1, 77, 2048), {}]]
+    with pytest.raises(ValueError, match=r"^pairs: 'cat' → 'tiger': its text embedding is 2048 wide, .* 768"):
+        run(search, setting, pairs=[replace(pairs[0], conditioning=wide)])
+    format_of = model.get_model_object
+
+    class Sixteen:
+        latent_channels = 16
+
+    monkeypatch.setattr(model, "get_model_object", lambda n: Sixteen() if n == "latent_format" else format_of(n))
+    with pytest.raises(ValueError, match=r"^model: it works with 16 latent channels, but the trajectory has 4"):
+        run(search, setting)
+
+
+def test_what_the_scorer_refuses_is_known_before_sampling(search, setting, monkeypatch):
+    """A text longer than the scorer's context, for example."""
+    import comfy.samplers
+
+    class Strict(FakeScorer):
+        def score(self, image, text, mask=None, mode="masked"):
+            raise ValueError(f"tokenizer: gave 99 tokens for {text!r}")
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    with pytest.raises(ValueError, match="99 tokens for 'tiger'"):
+        run(search, setting, scorer=Strict())
+
+
+def test_a_candidate_that_is_nan_is_named(search, setting):
+    class Overflowing(FakeVae):
+        def decode(self, samples):
+            picture = super().decode(samples)
+            return picture * float("nan") if self.decoded == 3 else picture
+
+    with pytest.raises(ValueError, match=r"candidate 7 of 'cat' → 'tiger' is no picture but NaN.*fp32-vae"):
+        run(search, setting, vae=Overflowing(), strategy="exhaustive", stride=6)
+
+
+def test_scores_that_are_all_alike_leave_the_picture_most_as_it_is(search, setting):
+    class Same(FakeScorer):
+        def score(self, image, text, mask=None, mode="masked"):
+            return 0.25
+
+    whole = [make_pair("cat", "tiger", torch.ones(64, 96))]  # nothing outside: S_ne is alike, too
+    for strategy in ("exhaustive", "coarse-to-fine"):
+        found = run(search, setting, pairs=whole, scorer=Same(), strategy=strategy, first=2)
+        assert found.chosen == (2,) and set(found.pairs[0].total) == {0.0}
 
 
 def test_node_gives_step_sheet_plot_and_scores(pack, setting):
@@ -173,7 +234,7 @@ def test_the_editor_gets_curves_and_what_the_search_took(pack, setting):
     assert first["series"]["S"] == pytest.approx(search.pairs[0].total) and second["x"] == [5]
     assert json.loads(json.dumps(output.ui)) == output.ui
     (text,) = output.ui["text"]
-    assert text.splitlines()[1].endswith("step 5 (set by hand)") and "40 UNet rows, exhaustive 30" in text
+    assert text.splitlines()[1].endswith("step 5 (set by hand)") and "40 UNet rows, exhaustive 40" in text
 
 
 def test_pairs_come_in_the_order_of_their_sockets(pack, setting):
@@ -203,6 +264,24 @@ def test_sockets_grow_where_the_host_can(pack):
         assert entry.optional and entry.template.min == 0 and entry.template.input.io_type == "EDITING_PAIR"
 
 
+def test_growing_sockets_arrive_as_the_host_hands_them_over(pack):
+    """The prompt's dotted names through ComfyUI's own resolver."""
+    from comfy_api.latest import _io
+
+    from partedit_oir.nodes.step_search import InversionStepSearch, all_pairs
+
+    if not hasattr(_io, "Autogrow"):
+        pytest.skip("this ComfyUI has no growing sockets")
+    a, b, c = (make_pair("cat", name, torch.ones(64, 96)) for name in "abc")
+    for sockets in ({"more_pairs.pairs_0": (b,), "more_pairs.pairs_1": (c,)}, {}):
+        live = {name: ["4", 0] for name in ("pairs", *sockets)}
+        accepted, _, v3_data = _io.get_finalized_class_inputs(InversionStepSearch.INPUT_TYPES(), live)
+        assert set(sockets) <= set(accepted["optional"])
+        inputs = _io.build_nested_inputs({"pairs": (a,), **sockets}, v3_data)
+        found = all_pairs(inputs["pairs"], inputs.get("more_pairs"))
+        assert found == ((a, b, c) if sockets else (a,))
+
+
 def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
     import comfy.model_management
 
@@ -217,10 +296,21 @@ def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
                 raise interrupt
             return super().decode(samples)
 
-    with pytest.raises(interrupt):
-        run(search, setting, vae=Stopping(), strategy="exhaustive", stride=6)
-    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
-    assert not model.patches and not any(model.wrappers.values())
+    class Cancelling(FakeVae):
+        def decode(self, samples):
+            # the cancel button: the next UNet call, or the next candidate, notices
+            comfy.model_management.interrupt_current_processing(True)
+            return super().decode(samples)
+
+    for vae in (Stopping(), Cancelling()):
+        try:
+            with pytest.raises(interrupt):
+                run(search, setting, vae=vae, strategy="exhaustive", stride=6)
+        finally:
+            comfy.model_management.interrupt_current_processing(False)
+        assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+        assert not model.patches and not any(model.wrappers.values())
+    assert vae.decoded == 1, "stopped in the UNet, before any candidate"
     again = run(search, setting, strategy="exhaustive", stride=6)
     assert [entry.edit for entry in again.pairs] == [entry.edit for entry in expected.pairs]
 
