@@ -61,11 +61,11 @@ def word_maps(
     Returns:
         For "all layers" and for "token layers" (the layers that the demo's tokens use): (N, 1, h, w).
     """
-    from partedit_oir.core.attention import cross_layers, unet_of
     from partedit_oir.core.partedit.layers import choose_layers
     from partedit_oir.core.partedit.query_cache import build_query_cache
+    from partedit_oir.core.unet import all_cross_layers
 
-    known = cross_layers(unet_of(studio.model))
+    known = all_cross_layers(studio.model)
     sets = {name: choose_layers(known, choice) for name, choice in (("all layers", "all"), ("token layers", LAYERS))}
     size = (latents.shape[-2], latents.shape[-1])
     found: dict[str, list[torch.Tensor]] = {name: [] for name in sets}

@@ -84,11 +84,11 @@ def measure(width: int, side: int, device: str, limit: int, steps: int) -> dict[
     import comfy.model_management
 
     load_pack()
-    from partedit_oir.core.attention import cross_layers, unet_of
     from partedit_oir.core.partedit.layers import choose_layers
     from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
     from partedit_oir.core.partedit.training import train_on_cache
     from partedit_oir.core.partedit.training_settings import TrainingSettings
+    from partedit_oir.core.unet import all_cross_layers
 
     whole = TrainingSettings()
     torch.set_flush_denormal(True)
@@ -104,7 +104,7 @@ def measure(width: int, side: int, device: str, limit: int, steps: int) -> dict[
             {"pooled_output": torch.randn((1, POOLED), generator=generator)},
         ]
     ]
-    layers = choose_layers(cross_layers(unet_of(model)), whole.layers)
+    layers = choose_layers(all_cross_layers(model), whole.layers)
     sigmas = noise_levels(model, whole.noise_low, whole.noise_high, whole.noise_count)
     with Peak(device) as caching:
         cache = build_query_cache(model, latents, cond, layers, sigmas)

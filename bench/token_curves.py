@@ -84,11 +84,11 @@ class PartData:
 
 def queries(studio: Studio, latents: torch.Tensor, levels: dict[str, Any], seed: int) -> Any:
     """QueryCache of latents at the demo's token layers, with the empty prompt."""
-    from partedit_oir.core.attention import cross_layers, unet_of
     from partedit_oir.core.partedit.layers import choose_layers
     from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
+    from partedit_oir.core.unet import all_cross_layers
 
-    layers = choose_layers(cross_layers(unet_of(studio.model)), LAYERS)
+    layers = choose_layers(all_cross_layers(studio.model), LAYERS)
     sigmas = noise_levels(studio.model, levels["noise_low"], levels["noise_high"], levels["noise_count"])
     return build_query_cache(studio.model, latents, studio.text(""), layers, sigmas, seed=seed, rows=4)
 
@@ -208,11 +208,11 @@ def measure(way: str) -> dict[str, Any]:
         parts = {"seconds_caching": report.seconds_cache, "seconds_training": report.seconds_training}
         figures = {"steps": settings.steps, "seconds": peak.seconds, **parts, "cache_bytes": report.cache_bytes}
         return {**figures, **_memory(peak)}
-    from partedit_oir.core.attention import cross_layers, unet_of
     from partedit_oir.core.partedit.layers import choose_layers
     from partedit_oir.core.partedit.query_cache import noise_levels
+    from partedit_oir.core.unet import all_cross_layers
 
-    layers = choose_layers(cross_layers(unet_of(studio.model)), LAYERS)
+    layers = choose_layers(all_cross_layers(studio.model), LAYERS)
     sigmas = noise_levels(studio.model, settings.noise_low, settings.noise_high, settings.noise_count)
     recipe = PublishedRecipe(steps=settings.steps, pictures=settings.batch_size, levels=settings.noise_count)
     with Peak() as peak:

@@ -17,26 +17,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 
-from .unet import CrossLayer, LayerKey, context_width, cross_layers, transformer_block, unet_of
-
-# The names of layers belong to this module's interface.
-__all__ = [
-    "TOKEN_CONTEXT",
-    "BlendCall",
-    "CrossLayer",
-    "EditStep",
-    "LayerKey",
-    "Probe",
-    "PromptStep",
-    "blended_options",
-    "capture_queries",
-    "chain_cross",
-    "context_width",
-    "cross_layers",
-    "key_projection",
-    "replace_options",
-    "unet_of",
-]
+from .unet import LayerKey, transformer_block
 
 # The length of the text context that part tokens are trained in: the token's rows, then padding (PartEdit, Sec. 4.1).
 TOKEN_CONTEXT = 77

@@ -29,7 +29,7 @@ def unet_of(model: Any) -> Any:
     """The UNet inside a ``ModelPatcher``.
 
     Raises:
-        ValueError: the model is no U-Net with cross-attention.
+        ValueError: the model is no U-Net.
     """
     unet = getattr(model.model, "diffusion_model", None)
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
@@ -41,8 +41,12 @@ def unet_of(model: Any) -> Any:
 
 
 def context_width(model: Any) -> int:
-    """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …)."""
-    layers = cross_layers(unet_of(model))
+    """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …).
+
+    Raises:
+        ValueError: see `unet_of`, or a U-Net without cross-attention.
+    """
+    layers = all_cross_layers(model)
     if not layers:
         raise ValueError(
             f"model: {type(model.model).__name__} has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model."
@@ -80,6 +84,15 @@ def cross_layers(unet: Any) -> tuple[CrossLayer, ...]:
         add("output", number, block)
         level += _halves(block)  # an Upsample ends its block, after the attention
     return tuple(found)
+
+
+def all_cross_layers(model: Any) -> tuple[CrossLayer, ...]:
+    """`cross_layers` of a ``ModelPatcher``'s UNet.
+
+    Raises:
+        ValueError: see `unet_of`.
+    """
+    return cross_layers(unet_of(model))
 
 
 def transformer_block(unet: Any, key: LayerKey) -> Any:

@@ -14,12 +14,12 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from ..attention import context_width
+from ..unet import all_cross_layers, context_width
 from .layers import choose_layers
 from .masks import fit_mask
 from .noise import check_sampler, share_noise
 from .prompt import Conditioning, EditPrompt, batch_prompt
-from .run import BlendRun, BlendSettings, all_cross_layers
+from .run import BlendRun, BlendSettings
 from .tokens import PartToken
 
 PASTE_BACK = ("off", "latent")

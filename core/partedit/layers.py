@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..attention import CrossLayer, LayerKey
+from ..unet import CrossLayer, LayerKey
 
 PRESETS = ("published", "decoder", "first-8", "all")
 
@@ -19,7 +19,7 @@ def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, 
     """Layers of a preset, or of a list of blocks, in running order.
 
     Args:
-        layers: all cross-attention layers of the model (`core.attention.cross_layers`).
+        layers: all cross-attention layers of the model (`core.unet.cross_layers`).
         choice: ``published``: the middle block, 26/30 of the decoder's first attention level and the encoder's first
             attention level (on SDXL the 40 layers 24–59 and 0–3 of the published code); ``decoder``: the whole decoder
             (PartEdit, Sec. 4.2); ``first-8``: the first eight decoder layers, which tokens are trained on; ``all``; or

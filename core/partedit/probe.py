@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import BlendCall, Probe, blended_options, context_width, replace_options
+from ..attention import BlendCall, Probe, blended_options, replace_options
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
+from ..unet import all_cross_layers, context_width
 from .layers import choose_layers
 from .masks import MapSum, fit_mask, map_size, normalise
 from .prompt import Conditioning
-from .run import all_cross_layers
 from .tokens import PartToken
 from .upsampling import cell_size, guided_upsampling
 

@@ -13,7 +13,8 @@ from typing import Any
 import comfy.samplers
 import torch
 
-from ..attention import LayerKey, capture_queries, key_projection
+from ..attention import capture_queries, key_projection
+from ..unet import LayerKey
 
 Progress = Callable[[int, int], None]
 

@@ -12,17 +12,8 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import (
-    BlendCall,
-    CrossLayer,
-    EditStep,
-    LayerKey,
-    Probe,
-    blended_options,
-    cross_layers,
-    replace_options,
-    unet_of,
-)
+from ..attention import BlendCall, EditStep, Probe, blended_options, replace_options
+from ..unet import CrossLayer, LayerKey
 from .masks import THRESHOLDS, MapSum, check_omega, fit_mask, map_size, normalise, resize, threshold, union
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .tokens import PADDINGS, PartToken
@@ -347,8 +338,3 @@ class BlendRun:
             height, width, top, left = area[-4], area[-3], area[-2], area[-1]
             masks = resize(masks, self.latent, antialias=not published)[..., top : top + height, left : left + width]
         return resize(masks, grid, antialias=not published).flatten(2).transpose(1, 2).clamp(0, 1)
-
-
-def all_cross_layers(model: Any) -> tuple[CrossLayer, ...]:
-    """Cross-attention layers of a ``ModelPatcher``'s UNet."""
-    return cross_layers(unet_of(model))

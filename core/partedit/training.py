@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..attention import LayerKey, context_width, cross_layers, unet_of
+from ..unet import LayerKey, all_cross_layers, context_width
 from .layers import choose_layers
 from .masks import normalise
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
@@ -117,7 +117,7 @@ def checked_inputs(
     """
     masks = checked_masks(masks, pictures, len(settings.part_names))
     split_pictures(masks, sources, settings)
-    layers = choose_layers(cross_layers(unet_of(model)), settings.layers)
+    layers = choose_layers(all_cross_layers(model), settings.layers)
     sigmas = noise_levels(model, settings.noise_low, settings.noise_high, settings.noise_count)
     width = context_width(model)
     for name, rows in (("positive", cond[0][0]), ("init", settings.init)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..attention import CrossLayer, LayerKey
+from ..unet import CrossLayer, LayerKey
 from .masks import normalise, resize
 
 UPSAMPLINGS = ("bilinear", "guided")

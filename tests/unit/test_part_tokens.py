@@ -111,7 +111,7 @@ def test_layer_presets(pack):
 
 def test_layers_of_other_depths(pack):
     from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.partedit.run import all_cross_layers
+    from partedit_oir.core.unet import all_cross_layers
 
     small = choose_layers(all_cross_layers(tiny_sd()), "published")
     assert {key.block for key in small} == {"input", "middle", "output"}
