@@ -81,25 +81,26 @@ def save_clip(folder: Path) -> None:
     _write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
 
 
-def save_owlvit(folder: Path) -> None:
-    """An OWL-ViT for pictures of 32 that knows "cat" and "dog"."""
-    from transformers import OwlViTConfig, OwlViTForObjectDetection
+def save_owlvit(folder: Path, family: str = "OwlViT") -> None:
+    """An OWL-ViT (or ``Owlv2``) for pictures of 32 that knows "cat" and "dog"."""
+    import transformers
 
     torch.manual_seed(0)
     text = {"vocab_size": len(OWL_WORDS), "max_position_embeddings": 16}
     special = {"bos_token_id": len(OWL_WORDS) - 2, "eos_token_id": len(OWL_WORDS) - 1}
-    config = OwlViTConfig(
+    config = getattr(transformers, f"{family}Config")(
         text_config={**text, **special, **TOWER},
         vision_config={"image_size": 32, "patch_size": 8, **TOWER},
         projection_dim=32,
     )
-    drawn_anew(OwlViTForObjectDetection(config), 0.15).save_pretrained(folder)
+    model = getattr(transformers, f"{family}ForObjectDetection")(config)
+    drawn_anew(model, 0.15).save_pretrained(folder)
     _write_clip_tokenizer(folder, OWL_WORDS, ["c a", "ca t</w>", "d o", "do g</w>"], pad_token="!")
     _write_json(
         folder / "preprocessor_config.json",
         {
-            "image_processor_type": "OwlViTImageProcessor",
-            "processor_class": "OwlViTProcessor",
+            "image_processor_type": f"{family}ImageProcessor",
+            "processor_class": f"{family}Processor",
             "size": {"height": 32, "width": 32},
             "do_center_crop": False,
         },
@@ -147,4 +148,8 @@ def save_grounding_dino(folder: Path) -> None:
     )
 
 
-DETECTORS = {"owlvit": save_owlvit, "grounding-dino": save_grounding_dino}
+DETECTORS = {
+    "owlvit": save_owlvit,
+    "owlv2": partial(save_owlvit, family="Owlv2"),
+    "grounding-dino": save_grounding_dino,
+}

@@ -73,6 +73,12 @@ class GroundingModel:
         model = load_pretrained(getattr(transformers, classes[kind]), folder, WHERE_TO_GET)
         return cls(model, processor, kind, folder.name, None if manage is None else manage(model))
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens that the detector reads: of all names together (GroundingDINO), or of each (OWL-ViT, OWLv2)."""
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        return min(limit, int(self.model.config.max_text_len)) if self.kind == "grounding-dino" else limit
+
     def boxes(
         self, image: torch.Tensor, text: str, threshold: float = 0.3, limit: int = 16
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,6 +92,9 @@ class GroundingModel:
 
         Returns:
             (n, 4) x0, y0, x1, y1 in pixels inside the picture, best first, and their scores (n,).
+
+        Raises:
+            ValueError: the text is empty, or longer than the detector's context.
         """
         phrases = [phrase.strip().lower() for phrase in re.split(r"[.,;\n]", text) if phrase.strip()]
         if not phrases:
@@ -97,6 +106,12 @@ class GroundingModel:
         # GroundingDINO was trained on phrases that end in full stops; OWL takes a list of queries.
         query: Any = " . ".join(phrases) + " ." if self.kind == "grounding-dino" else [phrases]
         inputs = self.processor(images=pixels, text=query, return_tensors="pt")
+        tokens = int(inputs["input_ids"].shape[-1])
+        if tokens > self.longest_text:
+            raise ValueError(
+                f"text: {text!r} is too long for '{self.name}': {tokens} tokens, it reads at most "
+                f"{self.longest_text} {'in all' if self.kind == 'grounding-dino' else 'a name'}. Use plainer words."
+            )
         device, dtype = next(self.model.parameters()).device, next(self.model.parameters()).dtype
         moved = {
             key: value.to(device, dtype) if value.is_floating_point() else value.to(device)

@@ -117,6 +117,20 @@ def test_from_parts_takes_a_plain_tokenizer(clip_model):
     assert -1 <= made.score(torch.rand(32, 32, 3), "red cat") <= 1
 
 
+def test_a_text_beyond_the_context_is_cut_to_its_beginning(scorer, clip_model):
+    """16 tokens: both marks and 14 of the text. A tokenizer that cannot cut is refused in words."""
+    image = torch.rand(32, 32, 3)
+    long, cut = "a red cat " * 9, "a red cat " * 4 + "a red"
+    assert scorer.tokenize([long])["input_ids"].shape == (1, 16)
+    assert scorer.score(image, long) == scorer.score(image, cut) != scorer.score(image, "a red cat")
+
+    def endless(texts):
+        return {"input_ids": torch.tensor([[0, *[4] * 20, 1] for _ in texts])}
+
+    with pytest.raises(ValueError, match="tokenizer: gave 22 tokens, the text tower takes 16"):
+        ClipScorer.from_parts(clip_model, endless).score(image, "red cat")
+
+
 @pytest.mark.parametrize(
     "image, mask, words",
     [

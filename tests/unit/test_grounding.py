@@ -49,21 +49,23 @@ def test_the_text_and_the_threshold_matter(detector):
     assert none.shape == (0, 4)
 
 
-def test_boxes_agree_with_transformers_own_reading(detector, folder):
-    """The published post-processing of OWL-ViT, on the same picture, gives the same boxes."""
-    if folder.name != "owlvit":
-        pytest.skip("GroundingDINO's own post-processing also reads labels; its boxes are the same formula")
-    from transformers.image_transforms import center_to_corners_format
-
-    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("height, width", [(40, 60), (60, 40)])
+def test_boxes_agree_with_transformers_own_reading(detector, folder, height, width):
+    """The published post-processing, on the same picture, gives the same boxes and scores."""
+    image = torch.rand((height, width, 3), generator=torch.Generator().manual_seed(0))
     pixels = (image * 255).round().to(torch.uint8).numpy()
+    text = "cat ." if folder.name == "grounding-dino" else [["cat"]]
+    inputs = detector.processor(images=pixels, text=text, return_tensors="pt")
     with torch.no_grad():
-        output = detector.model(**detector.processor(images=pixels, text=[["cat"]], return_tensors="pt"))
-    corners = center_to_corners_format(output.pred_boxes[0]) * torch.tensor([60, 40, 60, 40])
-    best = output.logits[0, :, 0].argmax()
+        output = detector.model(**inputs)
+    read = detector.processor.post_process_grounded_object_detection
+    more = {"input_ids": inputs["input_ids"]} if folder.name == "grounding-dino" else {}
+    expected = read(output, threshold=0.0, target_sizes=[(height, width)], **more)[0]
+    best = expected["scores"].argmax()
     boxes, scores = detector.boxes(image, "cat", threshold=0.0)
-    assert torch.allclose(boxes[0], corners[best].clamp(min=0).minimum(torch.tensor([60, 40, 60, 40])), atol=1e-4)
-    assert scores[0].item() == pytest.approx(output.logits[0, best, 0].sigmoid().item(), abs=1e-6)
+    limit = torch.tensor([width, height, width, height])
+    assert torch.allclose(boxes[0], expected["boxes"][best].clamp(min=0).minimum(limit), atol=1e-3)
+    assert scores[0].item() == pytest.approx(expected["scores"][best].item(), abs=1e-6)
 
 
 def test_several_names_in_one_text(detector):
@@ -72,6 +74,15 @@ def test_several_names_in_one_text(detector):
     assert len(boxes) >= len(detector.boxes(image, "cat", threshold=0.0, limit=1)[0])
     with pytest.raises(ValueError, match="text: is empty"):
         detector.boxes(image, " . , ")
+
+
+def test_a_text_beyond_the_detectors_context_is_named(detector, folder):
+    """The small detectors read 16 tokens: OWL-ViT of each name, GroundingDINO of all together."""
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"^text: 'cat cat .* is too long .* it reads at most 16 (a name|in all)"):
+        detector.boxes(image, "cat " * 20)
+    if folder.name != "grounding-dino":
+        assert len(detector.boxes(image, "cat, " * 20, threshold=0.0, limit=1)[0]) == 1
 
 
 def test_missing_files_say_where_they_come_from(tmp_path, folder):
