@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.utils
@@ -48,48 +49,51 @@ def invert(
         ValueError: an input that cannot work, named in the message, before anything is sampled.
     """
     sampling = model_sampling_of(model)
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
-    if latent_image.ndim != 4:
-        raise ValueError(
-            f"latent_image: expected an image latent of 4 dimensions (batch, channels, height, width), got "
-            f"{tuple(latent_image.shape)}. Video latents cannot be inverted here."
-        )
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent_image.shape[1] != channels:
-        raise ValueError(
-            f"latent_image: it has {latent_image.shape[1]} channels, this model works with {channels}. "
-            "Encode the image with the model's own VAE."
-        )
-    if cfg != 1.0 and negative is None:
-        raise ValueError(f"negative: cfg is {cfg}, so a negative conditioning is needed; connect one or use 1.")
-
+    guidance: dict[str, Conditioning | None] = {"positive": positive}
+    if cfg != 1.0:
+        guidance["negative"] = negative
+    _check(model, latent_image, method, cfg, guidance)
     sigma_data = float(getattr(sampling, "sigma_data", 1.0))
     sigmas = sigmas.detach().float().cpu()
     steps, batch = len(sigmas) - 1, latent_image.shape[0]
     latent_image = latent_image.detach().float().cpu()
     image = process_latent_in(model, latent_image)
-    noise_maps: torch.Tensor | None = None
-    stochastic = method in STOCHASTIC_METHODS
     progress = comfy.utils.ProgressBar(steps)
 
-    if stochastic:
+    def run(loop: Callable[[Denoiser], torch.Tensor], rows: int) -> torch.Tensor:
+        result, _ = run_loop(
+            model,
+            loop,
+            positive=positive,
+            negative=guidance.get("negative"),
+            cfg=cfg,
+            latent_image=latent_image,
+            rows=rows,
+            sigmas=sigmas,
+            seed=seed,
+        )
+        return result
+
+    noise_maps: torch.Tensor | None = None
+    if method in STOCHASTIC_METHODS:
         latents = independent_latents(image, sigmas, seed, sigma_data)
         rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
-
-        def loop(denoise: Denoiser) -> torch.Tensor:
-            return find_noise_maps(denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update)
+        noise_maps = run(
+            lambda denoise: find_noise_maps(
+                denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update
+            ),
+            rows,
+        )
     else:
         latents = torch.empty(steps + 1, *image.shape)
         latents[steps] = image * image_scale(float(sigmas[-1]), sigma_data)
-        rows = batch
 
         def keep(index: int, latent: torch.Tensor) -> None:
             latents[index] = latent.cpu()
             progress.update(1)
 
-        def loop(denoise: Denoiser) -> torch.Tensor:
-            return ddim_invert(
+        run(
+            lambda denoise: ddim_invert(
                 denoise,
                 latents[steps].to(denoise.device),
                 sigmas,
@@ -99,21 +103,9 @@ def invert(
                 fixed_point_iterations=fixed_point_iterations,
                 sigma_data=sigma_data,
                 on_step=keep,
-            )
-
-    result, _ = run_loop(
-        model,
-        loop,
-        positive=positive,
-        negative=None if cfg == 1.0 else negative,
-        cfg=cfg,
-        latent_image=latent_image,
-        rows=rows,
-        sigmas=sigmas,
-        seed=seed,
-    )
-    if stochastic:
-        noise_maps = result
+            ),
+            batch,
+        )
     return Trajectory(
         latents=latents,
         sigmas=sigmas,
@@ -127,3 +119,34 @@ def invert(
         fixed_point_iterations=fixed_point_iterations if method == "ddim_fixed_point" else 0,
         sigma_data=sigma_data,
     )
+
+
+def _check(
+    model: Any, latent_image: torch.Tensor, method: str, cfg: float, guidance: dict[str, Conditioning | None]
+) -> None:
+    """Raise a ValueError for what would fail, or mislead, once the model is loaded."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    if latent_image.ndim != 4:
+        raise ValueError(
+            f"latent_image: expected an image latent of 4 dimensions (batch, channels, height, width), got "
+            f"{tuple(latent_image.shape)}. Video latents cannot be inverted here."
+        )
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent_image.shape[1] != channels:
+        raise ValueError(
+            f"latent_image: it has {latent_image.shape[1]} channels, this model works with {channels}. "
+            "Encode the image with the model's own VAE."
+        )
+    if not bool(torch.isfinite(latent_image).all()):
+        raise ValueError("latent_image: it holds NaN or infinite values. Check the image, and the VAE that encoded it.")
+    width = model.model.model_config.unet_config.get("context_dim")
+    for name, conditioning in guidance.items():
+        if conditioning is None:
+            raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
+        for text, _ in conditioning:
+            if isinstance(width, int) and isinstance(text, torch.Tensor) and text.shape[-1] != width:
+                raise ValueError(
+                    f"{name}: its text embedding is {text.shape[-1]} wide, this model reads {width}. "
+                    "Use the CLIP that belongs to the model."
+                )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.golden_weights import standard_normal
 from bench.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
 
 SCHEDULER = {
@@ -195,6 +194,11 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
         make_trajectory(model, 4, torch.zeros(1, 16, 8, 8))
     with pytest.raises(ValueError, match="expected an image latent of 4 dimensions"):
         make_trajectory(model, 4, torch.zeros(1, 4, 2, 8, 8))
+    with pytest.raises(ValueError, match="latent_image: it holds NaN"):
+        make_trajectory(model, 4, torch.full((1, 4, 8, 8), float("nan")))
+    narrow = [[torch.zeros(1, 77, 8), {}]]
+    with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, this model reads"):
+        make_trajectory(model, 4, cfg=2.0, negative=narrow)
     with pytest.raises(ValueError, match="method is 'ddim'"):
         make_trajectory(model, 4, method="ddim")
     flow = model.clone()
@@ -228,42 +232,12 @@ def test_an_interrupt_leaves_the_model_as_it_was(model):
 
 
 def test_sdxl_shaped_models_work_with_pooled_conditioning(pack):
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    from bench.golden_weights import unet_state_dict
+    from bench.tiny_models import POOLED, WIDTH, drawn, tiny_sdxl
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
 
-    class Shape(comfy.supported_models.SDXL):
-        unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
-
-    config = Shape(
-        {
-            "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": 32,
-            "num_res_blocks": [1, 1],
-            "channel_mult": (1, 2),
-            "transformer_depth": [0, 1],
-            "transformer_depth_output": [0, 0, 1, 1],
-            "transformer_depth_middle": 1,
-            "context_dim": 2048,
-            "use_spatial_transformer": True,
-            "legacy": False,
-            "use_linear_in_transformer": True,
-            "adm_in_channels": 2816,
-            "num_classes": "sequential",
-            "use_temporal_attention": False,
-            "dtype": torch.float32,
-        }
-    )
-    network = comfy.model_base.SDXL(config, device=torch.device("cpu"))
-    network.diffusion_model.load_state_dict(unet_state_dict(config.unet_config, 1))
-    model = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
-    text, pooled = torch.from_numpy(standard_normal(1, 1, 77, 2048)), torch.from_numpy(standard_normal(2, 1, 1280))
+    model = tiny_sdxl()
+    text, pooled = drawn("text", 1, 77, WIDTH), drawn("pooled", 1, POOLED)
 
     def run(pooled_output):
         sigmas = spaced_sigmas(model_sampling_of(model), 4)
