@@ -18,6 +18,14 @@ import torch
 
 T = TypeVar("T")
 Conditioning = list[Any]
+# Where ``model_options`` hold what other nodes do at every step.
+MODEL_FUNCTIONS = (
+    "model_function_wrapper",
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+)
 
 
 class RowCounter:
@@ -41,8 +49,9 @@ class Denoiser:
     Attributes:
         device: where rows must lie.
         mixed_sigmas: whether rows of one call may sit at different sigmas. False when something in the conditioning
-            is switched by the sampling progress (timestep ranges, ControlNet ranges, hook keyframes): ComfyUI reads
-            that progress from the first row only.
+            is switched by the sampling progress (timestep ranges, ControlNet ranges, hook keyframes), or when other
+            nodes have put functions into the model (IPAdapter, Deep Shrink): they read the progress from the first
+            row only.
     """
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], device: torch.device) -> None:
@@ -51,7 +60,8 @@ class Denoiser:
         self.device = device
         self._conds = [c for conds in guider.conds.values() for c in conds or []]
         self._highest = 0.0
-        self.mixed_sigmas = not any(_follows_progress(c) for c in self._conds)
+        options = self._extra_args.get("model_options", {})
+        self.mixed_sigmas = not (_has_functions(options) or any(_follows_progress(c) for c in self._conds))
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Denoised rows (R, C, H, W) of ``x`` (R, C, H, W) at ``sigma``, one number or (R,)."""
@@ -80,6 +90,13 @@ def _follows_progress(cond: dict[str, Any]) -> bool:
         control = getattr(control, "previous_controlnet", None)
     hooks = cond.get("hooks")
     return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 0 for hook in getattr(hooks, "hooks", ()))
+
+
+def _has_functions(model_options: dict[str, Any]) -> bool:
+    inner = model_options.get("transformer_options", {})
+    places = [model_options.get(name) for name in MODEL_FUNCTIONS]
+    places += [*inner.get("patches", {}).values(), *inner.get("patches_replace", {}).values()]
+    return any(places)
 
 
 class _LoopSampler(comfy.samplers.Sampler):

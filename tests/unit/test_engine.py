@@ -17,7 +17,7 @@ def engine(pack):
     return engine
 
 
-def denoiser(engine, *conds, call=None):
+def denoiser(engine, *conds, call=None, options=None):
     guider = SimpleNamespace(conds={"positive": list(conds), "negative": None})
     owner = call or (lambda x, sigma, **kwargs: x)
 
@@ -25,7 +25,9 @@ def denoiser(engine, *conds, call=None):
         def __call__(self, *args, **kwargs):
             return owner(*args, **kwargs)
 
-    return engine.Denoiser(Guider(**vars(guider)), {"model_options": {}, "denoise_mask": None}, torch.device("cpu"))
+    return engine.Denoiser(
+        Guider(**vars(guider)), {"model_options": options or {}, "denoise_mask": None}, torch.device("cpu")
+    )
 
 
 def hooks_with(keyframes):
@@ -52,6 +54,24 @@ def test_rows_may_differ_only_when_nothing_follows_the_progress(engine):
         {"hooks": hooks_with([0.0, 0.5])[0]},
     ):
         assert not denoiser(engine, {}, cond).mixed_sigmas
+
+
+def test_rows_share_a_sigma_where_other_nodes_have_put_functions_into_the_model(engine):
+    model = sd1_shaped_model(1)
+    assert denoiser(engine, {}, options=model.model_options).mixed_sigmas
+    sets = {
+        "set_model_unet_function_wrapper": (),
+        "set_model_sampler_cfg_function": (),
+        "set_model_sampler_pre_cfg_function": (),
+        "set_model_sampler_post_cfg_function": (),
+        "set_model_attn1_patch": (),
+        "set_model_attn2_replace": ("middle", 0),
+        "set_model_input_block_patch": (),
+    }
+    for name, place in sets.items():
+        patched = model.clone()
+        getattr(patched, name)(lambda *args, **kwargs: None, *place)
+        assert not denoiser(engine, {}, options=patched.model_options).mixed_sigmas, name
 
 
 def test_hook_keyframes_start_again_when_the_noise_rises(engine):

@@ -128,6 +128,24 @@ def test_conditioning_with_timestep_ranges_is_not_mixed(setting):
     assert relative_error(plain[9], together[9]) > 1e-4, "the range takes part"
 
 
+def test_a_patch_that_follows_the_progress_gets_rows_of_one_level(setting):
+    """As IPAdapter's start_at and end_at: on above a sigma, which it reads from the first row."""
+    model, trajectory, pair = setting
+    middle = float(trajectory.sigmas[trajectory.index(5)])
+
+    def switched(q, k, v, options):
+        return (q * 3.0 if float(options["sigmas"][0]) > middle else q), k, v
+
+    patched = model.clone()
+    patched.set_model_attn2_patch(switched)
+    steps = [2, 5, 9]
+    one, together = (candidates((patched, trajectory, pair), steps, size)[0] for size in (1, 3))
+    for n in steps:
+        assert relative_error(together[n], one[n]) <= 1e-5
+    plain = candidates(setting, steps, 3)[0]
+    assert relative_error(plain[9], together[9]) > 1e-4 and relative_error(plain[5], together[5]) <= 1e-5
+
+
 def test_source_prompt_is_the_unconditional_branch(setting):
     """With the source prompt as guided prompt both branches agree, so guidance changes nothing."""
     from dataclasses import replace
