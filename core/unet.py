@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 
 class LayerKey(NamedTuple):
     """A transformer block of a UNet; equals the key of ComfyUI's ``patches_replace`` slots."""
@@ -52,6 +54,23 @@ def context_width(model: Any) -> int:
             f"model: {type(model.model).__name__} has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model."
         )
     return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
+
+
+def check_text_width(name: str, conditioning: list[Any], width: int) -> None:
+    """Refuse CONDITIONING made for another kind of model before its first matrix product fails.
+
+    Args:
+        name: the input it came by. width: see `context_width`.
+
+    Raises:
+        ValueError: an entry whose text embedding (…, D) has another D.
+    """
+    for text, *_ in conditioning:
+        if isinstance(text, torch.Tensor) and text.shape[-1] != width:
+            raise ValueError(
+                f"{name}: its text embedding is {text.shape[-1]} wide, but the model takes {width}. "
+                "Use the CLIP that belongs to the model."
+            )
 
 
 def _spatial_transformer(block: Any) -> Any | None:

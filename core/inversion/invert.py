@@ -8,6 +8,7 @@ from typing import Any
 import comfy.utils
 import torch
 
+from ..unet import check_text_width
 from .ddim import ddim_invert
 from .engine import Conditioning, Denoiser, process_latent_in, run_loop
 from .memory import auto_batch_size
@@ -144,9 +145,5 @@ def _check(
     for name, conditioning in guidance.items():
         if conditioning is None:
             raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
-        for text, _ in conditioning:
-            if isinstance(width, int) and isinstance(text, torch.Tensor) and text.shape[-1] != width:
-                raise ValueError(
-                    f"{name}: its text embedding is {text.shape[-1]} wide, this model reads {width}. "
-                    "Use the CLIP that belongs to the model."
-                )
+        if isinstance(width, int):
+            check_text_width(name, conditioning, width)

@@ -14,7 +14,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from ..unet import all_cross_layers, context_width
+from ..unet import all_cross_layers, check_text_width, context_width
 from .layers import choose_layers
 from .masks import fit_mask
 from .noise import check_sampler, share_noise
@@ -84,10 +84,20 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
         width = context_width(model)
         if inputs.token is not None and inputs.mask is None:
             inputs.token.check_width(width)
-        _check_prompt_width(inputs.prompt, width)
+        for conditioning in (
+            inputs.prompt.source,
+            *(part.conditioning for edit in inputs.prompt.edits for part in edit.prompts),
+        ):
+            check_text_width("edit_prompt", conditioning, width)
 
     def set_negative(self, negative: Conditioning) -> None:
-        """The unconditional prompt of all rows."""
+        """The unconditional prompt of all rows; a base guider has its own.
+
+        Raises:
+            ValueError: it was encoded for another kind of model.
+        """
+        if self.base is None:
+            check_text_width("negative", negative, context_width(self.model_patcher))
         self.original_conds["negative"] = comfy.sampler_helpers.convert_cond(negative)
 
     def sample(
@@ -168,17 +178,6 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
             constant_weights=not _has_hooks(inner.original_conds),
         )
         return inner, run
-
-
-def _check_prompt_width(prompt: EditPrompt, width: int) -> None:
-    texts = [(prompt.source_text, prompt.source), *((p.text, p.conditioning) for e in prompt.edits for p in e.prompts)]
-    for text, conditioning in texts:
-        for entry in conditioning:
-            if entry[0].shape[-1] != width:
-                raise ValueError(
-                    f"edit_prompt: the conditioning of {text!r} is {entry[0].shape[-1]} wide, but the model takes "
-                    f"{width}. Use the CLIP that belongs to the model."
-                )
 
 
 def _has_hooks(conds: dict[str, list[dict]]) -> bool:

@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention import BlendCall, Probe, blended_options, replace_options
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
-from ..unet import all_cross_layers, context_width
+from ..unet import all_cross_layers, check_text_width, context_width
 from .layers import choose_layers
 from .masks import MapSum, fit_mask, map_size, normalise
 from .prompt import Conditioning
@@ -45,11 +45,13 @@ def part_maps(
         (B, P, H, W) float32, not normalised (with several parts: each layer normalised jointly).
 
     Raises:
-        ValueError: a token of another width, or a noise level outside 0 … 1.
+        ValueError: a token or conditioning of another width, or a noise level outside 0 … 1.
     """
     if not 0.0 <= noise_level <= 1.0:
         raise ValueError(f"noise_level: {noise_level} is outside 0 (clean) to 1 (pure noise).")
-    token.check_width(context_width(model))
+    width = context_width(model)
+    token.check_width(width)
+    check_text_width("positive", conditioning, width)
     known = all_cross_layers(model)
     chosen = choose_layers(known, layers)
     rows, log_counts = token.context(padding, conditioning[0][0][0, -1])

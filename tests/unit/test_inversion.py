@@ -197,7 +197,7 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
     with pytest.raises(ValueError, match="latent_image: it holds NaN"):
         make_trajectory(model, 4, torch.full((1, 4, 8, 8), float("nan")))
     narrow = [[torch.zeros(1, 77, 8), {}]]
-    with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, this model reads"):
+    with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, but the model takes"):
         make_trajectory(model, 4, cfg=2.0, negative=narrow)
     with pytest.raises(ValueError, match="method is 'ddim'"):
         make_trajectory(model, 4, method="ddim")

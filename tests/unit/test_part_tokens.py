@@ -79,6 +79,8 @@ def test_a_token_of_the_wrong_width_is_refused_before_sampling(pack):
             blend_guider(tiny_sd(family), prompt, token=token(width=2048))
         with pytest.raises(ValueError, match=rf"edit_prompt: .* 64 wide, but the model takes {width}"):
             blend_guider(tiny_sd(family), edit_prompt(), token=token(width=width))
+        with pytest.raises(ValueError, match=rf"negative: .* 64 wide, but the model takes {width}"):
+            blend_guider(tiny_sd(family), prompt, token=token(width=width), negative=text_conditioning("negative"))
 
 
 def test_layer_presets(pack):
@@ -171,3 +173,5 @@ def test_part_maps_follow_the_token_and_not_the_sampler(pack):
     )
     with pytest.raises(ValueError, match=r"noise_level: 1.5"):
         part_maps(model, token(), latent, text_conditioning("a man"), 1.5)
+    with pytest.raises(ValueError, match="positive: its text embedding is 8 wide, but the model takes 64"):
+        part_maps(model, token(), latent, text_conditioning("a man", width=8))
