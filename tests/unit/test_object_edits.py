@@ -129,6 +129,27 @@ def test_blending_keeps_the_latent_outside_the_masks(bench, setting):
     assert relative_error(alone[4], blended[4]) < 1e-5, "levels share a batch and nothing else"
 
 
+def test_figures_of_the_source_and_of_the_drawn_edit(pack, monkeypatch):
+    """The floor and the ceiling of the rule, with a judge that knows the truth; distances are to the source."""
+    from bench.judge import Judge
+
+    edit = object_cases.edit_case(0)
+    before, after = draw_scene(edit.scene), edit.drawn_after()
+    pictures = {name: torch.tensor(drawn.image) / 255 for name, drawn in (("source", before), ("generator", after))}
+    spoilt = pictures["generator"].clone()
+    spoilt[:48] = 1 - spoilt[:48]
+    pictures["spoilt"] = spoilt
+    monkeypatch.setattr(object_edits, "judge", lambda model, stack: [truth(before), truth(after), truth(after)])
+    found = object_edits.figures(Judge().eval(), edit, before, pictures)
+    source, drawn, repainted = found["source"], found["generator"], found["spoilt"]
+    assert (source["objects"], source["both"], source["both_kept"]) == (0.0, 0.0, 0.0)
+    assert source["ms_ssim"] == pytest.approx(1.0) and source["feature_distance"] == pytest.approx(0.0, abs=1e-6)
+    assert source["psnr_outside_db"] == 99.0
+    assert drawn["both"] == repainted["both"] == 1.0
+    assert repainted["psnr_outside_db"] < object_edits.KEPT_DB and repainted["both_kept"] == 0.0
+    assert repainted["ms_ssim"] < drawn["ms_ssim"] < 1.0
+
+
 def record(number, both, ms_ssim):
     """One edit's record with the same figures for every method but one."""
     names = ["source", "generator", "vae", "oir", "oir_coarse"]
