@@ -132,21 +132,7 @@ def build_query_cache(
         raise ValueError("layers: none of this model's cross-attention layers was chosen.")
     cache = QueryCache(sigmas=tuple(float(s) for s in sigmas))
     count, levels = latents.shape[0], len(cache.sigmas)
-    position = {"start": 0, "level": 0}
-    keep_on = None if device is None else torch.device(device)
-
-    def store(layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
-        nonlocal keep_on
-        if layer not in cache.queries:
-            if keep_on is None:
-                keep_on = _place(query, len(layers) * count * levels)
-            cache.heads[layer], cache.grids[layer] = heads, grid
-            cache.queries[layer] = torch.empty((count, levels, *query.shape[1:]), dtype=torch.float16, device=keep_on)
-        limit = torch.finfo(torch.float16).max
-        here = slice(position["start"], min(position["start"] + rows, count))
-        # A model option can force an unconditional pass; it gets the same conditioning here, so any rows will do.
-        kept = query[: here.stop - here.start].clamp(-limit, limit)
-        cache.queries[layer][here, position["level"]] = kept.to(keep_on, torch.float16)
+    recorder = _Recorder(cache, len(layers), count, rows, device)
 
     def read_keys(inner_model: Any) -> None:
         for layer in layers:
@@ -156,22 +142,15 @@ def build_query_cache(
     # Ordinary tensors are needed: autograd refuses to save what was made in inference mode, where nodes run.
     with torch.inference_mode(False), torch.no_grad():
         clean = latents.detach().clone().float().cpu()
-        noises = torch.stack(
-            [
-                torch.randn((levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index))
-                for index in range(count)
-            ],
-            dim=1,
-        )
-        guider = comfy.samplers.CFGGuider(capture_queries(model, layers, store))
+        noises = _noises(clean, levels, seed)
+        guider = comfy.samplers.CFGGuider(capture_queries(model, layers, recorder.store))
         guider.set_conds(list(cond), list(cond))
         guider.set_cfg(1.0)
         for start in range(0, count, rows):
-            position["start"] = start
             batch = clean[start : start + rows]
 
             def on_level(index: int, start: int = start, size: int = batch.shape[0]) -> None:
-                position["level"] = index
+                recorder.start, recorder.level = start, index
                 if progress is not None:
                     progress(start * levels + index * size, count * levels)
 
@@ -191,8 +170,46 @@ def build_query_cache(
     return cache
 
 
+def _noises(clean: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
+    """(T, N, C, h, w) noise of N latents at T levels; each picture's own does not depend on how many there are."""
+    each = [
+        torch.randn((levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index))
+        for index in range(clean.shape[0])
+    ]
+    return torch.stack(each, dim=1)
+
+
+class _Recorder:
+    """Puts the queries of one pass into a cache, at its pictures and noise level.
+
+    Attributes:
+        start: first picture of the pass that is running. level: its noise level.
+    """
+
+    def __init__(
+        self, cache: QueryCache, layers: int, pictures: int, rows: int, device: torch.device | str | None
+    ) -> None:
+        self.cache, self.layers, self.pictures, self.rows = cache, layers, pictures, rows
+        self.device = None if device is None else torch.device(device)
+        self.start = self.level = 0
+
+    def store(self, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
+        cache = self.cache
+        if layer not in cache.queries:
+            shape = (self.pictures, len(cache.sigmas), *query.shape[1:])
+            if self.device is None:
+                self.device = _place(query, self.layers * shape[0] * shape[1])
+            cache.heads[layer], cache.grids[layer] = heads, grid
+            cache.queries[layer] = torch.empty(shape, dtype=torch.float16, device=self.device)
+        limit = torch.finfo(torch.float16).max
+        here = slice(self.start, min(self.start + self.rows, self.pictures))
+        # A model option can force an unconditional pass; it gets the same conditioning here, so any rows will do.
+        kept = query[: here.stop - here.start].clamp(-limit, limit)
+        cache.queries[layer][here, self.level] = kept.to(self.device, torch.float16)
+
+
 def _place(query: torch.Tensor, rows: int) -> torch.device:
-    """The query's own device when the whole cache fits there with room to spare, else host memory."""
+    """The query's own device when ``rows`` queries like it fit there with room to spare, else host memory."""
     import comfy.model_management
 
     if query.device.type == "cpu":
