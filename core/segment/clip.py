@@ -107,7 +107,7 @@ class ClipScorer:
                 f"Put its tokenizer files beside the weights; {WHERE_TO_GET}."
             ) from error
         # Eager attention adds the mask to the logits in plain sight; fused kernels differ in what masks they take.
-        model = load_pretrained(CLIPModel, folder, WHERE_TO_GET, dtype=dtype, attn_implementation="eager")
+        model = load_pretrained(CLIPModel, folder, WHERE_TO_GET, dtype=dtype, attn_implementation="eager", whole=True)
         mean, std = _image_statistics(folder)
         prepare = None if manage is None else manage(model)
         return cls.from_parts(model, tokenizer, image_mean=mean, image_std=std, name=folder.name, prepare=prepare)
@@ -279,19 +279,40 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
 
 
 def load_pretrained(
-    kind: Any, folder: Path, where: str, *, dtype: torch.dtype = torch.float32, attn_implementation: str | None = None
+    kind: Any,
+    folder: Path,
+    where: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+    whole: bool = False,
 ) -> Any:
-    """``from_pretrained`` of a local folder: no network, no code from the folder, safetensors when there are any."""
+    """``from_pretrained`` of a local folder: no network, no code from the folder, safetensors when there are any.
+
+    With ``whole``, weights that the folder lacks are an error; transformers would draw them.
+    """
     safe = any(folder.glob("*.safetensors"))
     if not safe and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"'{folder}' holds no weights (model.safetensors). Put them there; {where}.")
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        model = kind.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=safe, weights_only=True, **options
+        model, info = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=safe,
+            weights_only=True,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:
         raise ValueError(f"The weights in '{folder}' could not be loaded: {error}") from error
+    missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
+    if whole and missing:
+        raise ValueError(
+            f"The weights in '{folder}' are not complete: {len(missing)} are missing, the first is {missing[0]!r}. "
+            f"Get the whole model, {where}."
+        )
     return model.to(dtype).eval().requires_grad_(False)
 
 

@@ -154,3 +154,17 @@ def test_missing_files_say_where_they_come_from(tmp_path, clip_folder):
     (tmp_path / "config.json").write_text((clip_folder / "config.json").read_text())
     with pytest.raises(FileNotFoundError, match="weights"):
         ClipScorer.from_folder(tmp_path)
+
+
+def test_a_folder_with_one_tower_only_is_refused(tmp_path, clip_folder):
+    """transformers would draw the other tower at random, and the scores would mean nothing."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    half = shutil.copytree(clip_folder, tmp_path / "half")
+    weights = load_file(half / "model.safetensors")
+    text = {name: value for name, value in weights.items() if not name.startswith("vision_model.")}
+    save_file(text, half / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"half' are not complete: \d+ are missing, .*vision_model.*clip-vit-large"):
+        ClipScorer.from_folder(half)
