@@ -66,6 +66,13 @@ def test_the_same_phrase_twice_is_two_pairs(prompts):
     assert prompts.target_prompt(same) == "a tiger and a chair"
 
 
+def test_the_second_of_two_alike_words_is_chosen_by_its_occurrence(node, prompts):
+    clip, text = FakeClip(), "a cat beside a cat"
+    pairs = node.execute(clip, text, "cat", "tiger", box(right=8)[None], 1, "")[0]
+    pairs, guided = node.execute(clip, text, "cat", "dog", box(left=8, right=16)[None], 2, "", pairs)[:2]
+    assert guided == "a cat beside a dog" and prompts.target_prompt(pairs) == "a tiger beside a dog"
+
+
 def test_phrases_that_share_words_are_refused(prompts):
     with pytest.raises(ValueError, match="overlap in the source"):
         prompts.target_prompt([make_pair("a cat", "a dog", box()), make_pair("cat and", "tree or", box())])

@@ -344,3 +344,29 @@ def test_the_chosen_candidates_are_framed(pack, setting):
 
     assert report.BEST in colours(False) and report.MANUAL not in colours(False)
     assert report.MANUAL in colours(True) and report.BEST not in colours(True)
+
+
+def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
+    from partedit_oir.core.oir import report
+    from partedit_oir.core.oir.types import PairSearch, StepSearch
+
+    scores = {"edit": (0.1, 0.3, 0.2), "keep": (-0.1, -0.2, -0.3)}
+    norms = {"edit_norm": (0.0, 1.0, 0.5), "keep_norm": (1.0, 0.5, 0.0), "total": (1.0, 1.5, 0.5)}
+    entry = PairSearch(setting[2][0], chosen=5, candidates=(1, 5, 10), best=5, **scores, **norms)
+
+    def share(picture, colour):
+        return float(((picture * 255 - torch.tensor(colour)).abs().amax(-1) < 24).float().mean())
+
+    def panel(chosen):
+        search = StepSearch((replace(entry, chosen=chosen),), steps=10, strategy="exhaustive", cfg=1.0)
+        return report.score_plot(search)[0]
+
+    plot = panel(5)
+    for _, colour, _ in report.CURVES:
+        assert share(plot, colour) > 0.001
+    # the panel's axis runs from 48 to width - 20; the line of the chosen step is the only green in it
+    for chosen in (5, 10):
+        at = round(48 + (plot.shape[1] - 68) * chosen / 10)
+        green = {n: panel(n)[60:240, at - 2 : at + 3] for n in (1, chosen)}
+        green = {n: float((c[..., 1] - c[..., [0, 2]].amax(-1) > 0.15).any(1).float().mean()) for n, c in green.items()}
+        assert green[chosen] > 0.8 and green[1] == 0.0
