@@ -49,24 +49,27 @@ def read_part_imagenet(
     content = _json(annotations)
     try:
         names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-        pictures = {entry["id"]: entry for entry in content["images"]}
-        entries = content["annotations"]
+        pictures = {
+            entry["id"]: (int(entry["height"]), int(entry["width"]), str(entry["file_name"]))
+            for entry in content["images"]
+        }
+        entries = [(entry["category_id"], entry["image_id"], entry["segmentation"]) for entry in content["annotations"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{annotations}' is no COCO file: {error} is missing.") from error
+        raise ValueError(f"'{annotations}' is no COCO file: {error} is missing or of another kind.") from error
     chosen = _categories(names, parts)
     by_picture: dict[Any, list[Any]] = {}
-    for entry in entries:
-        if entry["category_id"] in chosen:
-            by_picture.setdefault(entry["image_id"], []).append(entry["segmentation"])
+    for category, number, segmentation in entries:
+        if category in chosen:
+            by_picture.setdefault(number, []).append(segmentation)
     found = 0
     for number, segmentations in by_picture.items():
-        picture = pictures[number]
-        height, width = int(picture["height"]), int(picture["width"])
-        mask: np.ndarray = np.zeros((height, width), dtype=bool)
-        for segmentation in segmentations:
-            mask |= decode_segmentation(segmentation, height, width)
+        if number not in pictures:
+            raise ValueError(f"'{annotations}' is no whole COCO file: its images lack {number!r}, which has parts.")
+        height, width, file_name = pictures[number]
+        masks = [decode_segmentation(segmentation, height, width) for segmentation in segmentations]
+        mask = np.logical_or.reduce(masks)
         if mask.any() and mask.mean() >= min_share:
-            yield PartExample(_inside(images, str(picture["file_name"])), mask)
+            yield PartExample(_inside(images, file_name), mask)
             found += 1
             if limit is not None and found >= limit:
                 return
@@ -89,8 +92,6 @@ def read_pascal_part(
     Raises:
         ValueError: a file of another format, or a class or part that none of the files has.
     """
-    from scipy.io import loadmat
-
     wanted = {part.lower() for part in parts}
     seen: set[str] = set()
     found = 0
@@ -99,32 +100,37 @@ def read_pascal_part(
         raise ValueError(f"'{annotations}' holds no .mat file. Give the folder Annotations_Part of Pascal-Part.")
     for file in files:
         try:
-            record = loadmat(str(file), squeeze_me=True, struct_as_record=False)["anno"]
-            objects = np.atleast_1d(record.objects)
-            total: np.ndarray | None = None
-            for thing in objects:
-                if str(getattr(thing, "class")).lower() != object_class.lower():
-                    continue
-                for part in np.atleast_1d(thing.parts):
-                    # An object without parts holds an empty array in their place.
-                    if not hasattr(part, "part_name"):
-                        continue
-                    seen.add(str(part.part_name).lower())
-                    if str(part.part_name).lower() in wanted:
-                        mask = np.asarray(part.mask) > 0
-                        total = mask if total is None else total | mask
-            name = str(record.imname)
+            name, mask = _pascal_mask(file, object_class, wanted, seen)
         except Exception as error:  # scipy raises whatever its parser stumbles upon
             raise ValueError(f"'{file}' is no annotation of Pascal-Part ({type(error).__name__}: {error}).") from error
-        if total is None or not total.any() or total.mean() < min_share:
+        if mask is None or not mask.any() or mask.mean() < min_share:
             continue
-        yield PartExample(_picture(images, name), total)
+        yield PartExample(_picture(images, name), mask)
         found += 1
         if limit is not None and found >= limit:
             return
     if not found:
         there = ", ".join(sorted(seen)) or "no parts at all"
         raise ValueError(f"parts: no {object_class} with {', '.join(parts)} in '{annotations}'. It has: {there}.")
+
+
+def _pascal_mask(file: Path, object_class: str, wanted: set[str], seen: set[str]) -> tuple[str, np.ndarray | None]:
+    """The picture's name and the joined mask (H, W) of the ``wanted`` parts of a class; ``seen`` gathers all of its."""
+    from scipy.io import loadmat
+
+    record = loadmat(str(file), squeeze_me=True, struct_as_record=False)["anno"]
+    total: np.ndarray | None = None
+    for thing in np.atleast_1d(record.objects):
+        if str(getattr(thing, "class")).lower() != object_class.lower():
+            continue
+        # An object without parts holds an empty array in their place.
+        for part in (part for part in np.atleast_1d(thing.parts) if hasattr(part, "part_name")):
+            name = str(part.part_name).lower()
+            seen.add(name)
+            if name in wanted:
+                mask = np.asarray(part.mask) > 0
+                total = mask if total is None else total | mask
+    return str(record.imname), total
 
 
 def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder: Path) -> int:

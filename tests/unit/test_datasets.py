@@ -120,9 +120,14 @@ def test_part_imagenet_says_what_is_wrong(part_imagenet, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="leads out of"):
         list(read_part_imagenet(file, images, ["Quadruped Head"]))
-    file.write_text("{}")
-    with pytest.raises(ValueError, match="no COCO file"):
+    file.write_text(json.dumps({**content, "images": content["images"][1:]}))
+    with pytest.raises(ValueError, match="its images lack 7"):
         list(read_part_imagenet(file, images, ["Quadruped Head"]))
+    nameless = [{"id": 1, "image_id": 7, "category_id": 5}]
+    for broken in ({}, {**content, "annotations": nameless}, {**content, "images": [3]}):
+        file.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="no COCO file"):
+            list(read_part_imagenet(file, images, ["Quadruped Head"]))
     file.write_text("[" * 100000)
     with pytest.raises(ValueError, match="no JSON"):
         list(read_part_imagenet(file, images, ["Quadruped Head"]))
