@@ -73,6 +73,26 @@ def test_every_line_of_an_edit_gives_a_picture(client, object_info):
     assert len(files) == len(lines.splitlines()) == len(set(files))
 
 
+@pytest.mark.slow
+def test_a_second_pair_in_the_growing_socket_is_searched_and_edited(client, object_info):
+    search_inputs = object_info["InversionStepSearch"]["input"]
+    if "more_pairs" not in {**search_inputs["required"], **search_inputs.get("optional", {})}:
+        pytest.skip("this ComfyUI has no growing sockets")
+    few = {"KSampler": {"steps": 4}, "InvertLatent": {"steps": 5}, "InversionStepSearch": {"stride": 2}}
+    prompt = set_inputs(to_prompt(load(named("oir_demo")), object_info), few)
+    search = next(key for key, node in prompt.items() if node["class_type"] == "InversionStepSearch")
+    last = prompt[search]["inputs"]["pairs"][0]
+    first = prompt[last]["inputs"].pop("previous_pairs")
+    prompt[search]["inputs"] |= {"pairs": first, "more_pairs.pairs_0": [last, 0]}
+    outputs = client.run(prompt).outputs
+    lines = outputs[search]["text"][0].splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        f"'{prompt[key]['inputs']['source_phrase']}' → '{prompt[key]['inputs']['target_phrase']}'"
+        for key in (first[0], last)
+    ]
+    assert any(output.get("images") for output in outputs.values())
+
+
 def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
     prompt = copy.deepcopy(to_prompt(load(named("partedit_demo")), object_info))
     broken = next(key for key, node in prompt.items() if node["class_type"] == "LoadPartToken")
