@@ -173,6 +173,30 @@ def test_table_names_the_best_level_by_success_and_then_likeness():
     assert sheet.shape == (18 + 2 * 160, 5 * 160, 3)
 
 
+def test_a_cut_run_is_kept_beside_the_last_whole_one(pack, tmp_path, monkeypatch):
+    import json
+
+    from bench import results
+
+    for module in (object_edits, results):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    scores = {"candidates": [1, 2, 3], "S_e": [0.1, 0.3, 0.2], "S_ne": [0.0, -0.1, -0.3], "best": 2}
+    records = [
+        {**record(number, 1.0, 0.7), "scores": [scores, scores], "steps": {"oir": [2, 2]}, "seconds": 1.0}
+        for number in (0, 3)
+    ]
+    object_edits.report(records, False, "fp32")
+    cut = {"object_edits.partial.jpg", "object_edits.partial.json", "object_edits_scores.partial.json"}
+    assert {path.name for path in tmp_path.iterdir()} == cut
+    object_edits.report(records, True, "fp32")
+    assert {path.name for path in tmp_path.iterdir()} == {name.replace(".partial", "") for name in cut}
+    kept = json.loads((tmp_path / "object_edits.json").read_text("utf-8"))
+    assert (kept["edits"], kept["coarse_to_fine"]["pairs"], kept["seconds_an_edit"]) == (2, 4, 1.0)
+    assert len(kept["failed"]) == 2 and set(kept["best"]) == set(object_edits.GRIDDED)
+    recorded = json.loads((tmp_path / "object_edits_scores.json").read_text("utf-8"))
+    assert object_edits.coarse_to_fine(recorded) == kept["coarse_to_fine"]
+
+
 def test_feature_distance_grows_with_the_change():
     from bench.judge import Judge
     from bench.perceptual import feature_distance
