@@ -95,7 +95,7 @@ def target_prompt(pairs: Sequence[EditingPair]) -> str:
         if second[0] < first[1]:
             raise ValueError(
                 f"pairs: the phrases {prompt[slice(*first)]!r} and {prompt[slice(*second)]!r} overlap in the source "
-                f"prompt {prompt!r}. Choose phrases that share no word."
+                f"prompt {prompt!r}. Choose phrases that share no word, or type the target_prompt in OIRReassemble."
             )
     for span in reversed(spans):
         prompt = guided_prompt(prompt, span, " and ".join(replacements[span]))
