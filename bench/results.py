@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .host.layout import write_whole
+
 RESULTS = Path(__file__).resolve().parent / "results"
 RESULTS.mkdir(exist_ok=True)
 
@@ -22,12 +24,11 @@ def write_result(name: str, values: dict[str, Any], picture: np.ndarray | None =
     """Store ``values`` and a contact sheet (H, W, 3) uint8; print the values of a whole result."""
     stem = name if whole else f"{name}.partial"
     text = json.dumps(values, indent=1)
-    part = RESULTS / f"{name}.part"
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, RESULTS / f"{stem}.json")
+    write_whole(RESULTS / f"{stem}.json", text + "\n")
     if picture is not None:
         sheet = Image.fromarray(picture)
         sheet.thumbnail((1280, 4000))  # every version stays in the repository's history
+        part = RESULTS / f"{name}.part"
         sheet.save(part, format="JPEG", quality=85)
         os.replace(part, RESULTS / f"{stem}.jpg")
     if whole:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .host.layout import write_whole
+
 SOURCES = {
     "folder": {"path", "limit"},
     "part_imagenet": {"annotations", "images", "parts", "limit", "min_share"},
@@ -128,7 +130,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
         Image.fromarray(joined).save(output / f"{name}.{kind}.png")
     figures = json.loads(report.as_json())
     result = {"name": name, "file": str(file), **figures, "seconds": round(time.time() - started, 1)}
-    (output / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_whole(output / f"{name}.json", json.dumps(result, indent=1))
     state.unlink(missing_ok=True)
     log(f"{name}: done, IoU {report.part_iou}")
     return result

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .host.layout import write_whole
 from .token_tasks import ConfigError, Plan, read_plan, run_task
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -178,9 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.task:
         task = json.loads(options.task)
         result = run_guarded(task)
-        part = _result_file(task).with_suffix(".part")
-        part.write_text(json.dumps(result), encoding="utf-8")
-        os.replace(part, _result_file(task))
+        write_whole(_result_file(task), json.dumps(result))
         return 0
     if options.config is None:
         parser.error("give a YAML file that lists the tokens to train")
@@ -200,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     if results is None:
         results = run_here(plan)
     plan.output.mkdir(parents=True, exist_ok=True)
-    (plan.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_whole(plan.output / "results.json", json.dumps(results, indent=1))
     return 1 if any("error" in result for result in results) else 0
 
 

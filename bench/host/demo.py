@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .client import Client, PromptError
 from .existing import has_accelerator
 from .graph import WorkflowError, set_inputs, to_prompt
-from .layout import PACK_DIR, RUNTIME, Host, end_cleanly_when_told_to_stop
+from .layout import PACK_DIR, RUNTIME, Host, end_cleanly_when_told_to_stop, write_whole
 from .link import link_pack
 from .server import Server, ServerError
 
@@ -168,9 +168,7 @@ def main(arguments: list[str]) -> int:
         "edits": entries,
     }
     path = options.output / "report.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(report, indent=2) + "\n")
     print(f"{len(entries) - len(failed)} of {len(entries)} edits in {report['seconds']} s; report: {path}")
     return 1 if failed or not entries else 0
 

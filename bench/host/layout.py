@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def end_cleanly_when_told_to_stop() -> None:
         # Under nohup a hang-up is ignored already, and shall stay so.
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda received, _frame: sys.exit(128 + received))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside its place, then move it there: a crash never leaves half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def digest(text: str) -> str:

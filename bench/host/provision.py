@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .archives import CURRENT, FLOOR, fetch_host
-from .layout import PACK_DIR, RUNTIME, Host, SetupError, digest, log, run_pip
+from .layout import PACK_DIR, RUNTIME, Host, SetupError, digest, log, run_pip, write_whole
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_RANGE = ((3, 10), (3, 13))
@@ -88,9 +88,7 @@ def stage(name: str, key: str, whole: Path, work: Callable[[], None], runtime: P
     if not whole.exists():
         raise SetupError(f"stage {name!r} ended without making {whole}")
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    partial = stamp.with_suffix(".partial")
-    partial.write_text(json.dumps({"key": key}), encoding="utf-8")
-    os.replace(partial, stamp)
+    write_whole(stamp, json.dumps({"key": key}))
     return digest(name + key)
 
 

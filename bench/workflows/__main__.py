@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..host.graph import problems, to_prompt
-from ..host.layout import PACK_DIR, RUNTIME, Host
+from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
 from ..host.link import link_pack
 from ..host.server import Server
 from . import oir, partedit, partedit_more, tokens
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         info = client.object_info()
         for one in chosen:
             graph = compose(one, info)
-            (FOLDER / f"{one.name}.json").write_text(json.dumps(graph, indent=2) + "\n", encoding="utf-8")
+            write_whole(FOLDER / f"{one.name}.json", json.dumps(graph, indent=2) + "\n")
             prompt = to_prompt(graph, info)
             found = problems(prompt, info)
             print(one.name, found or "ok", flush=True)
