@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..inversion.engine import Conditioning
 from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
+from ..unet import check_text_width
 from .prompts import check_source_prompt
 from .types import EditingPair
 
 
-def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[EditingPair]) -> None:
+def check_inputs(
+    model: Any, trajectory: Trajectory, pairs: Sequence[EditingPair], target: Conditioning | None = None
+) -> None:
     """Raise ValueError unless OIR can edit these pairs from this trajectory with this model."""
     check_trajectory(trajectory)
     check_source_prompt(pairs, trajectory.source_prompt)
@@ -22,15 +26,16 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[EditingPair
             f"model: it works with {channels} latent channels, but the trajectory has {inverted}. "
             "Connect the model that the trajectory was made with."
         )
-    wanted = model.model.model_config.unet_config.get("context_dim")
-    width = text_width(trajectory.conditioning)
-    if isinstance(wanted, int) and width not in (None, wanted):
-        raise ValueError(
-            f"model: it reads text embeddings {wanted} wide, but those of the trajectory are {width} wide. "
-            "Connect the model that the trajectory was made with."
-        )
+    width = model.model.model_config.unet_config.get("context_dim")
+    if not isinstance(width, int):
+        return
+    try:
+        check_text_width("trajectory", trajectory.conditioning or [], width)
+    except ValueError as error:
+        raise ValueError(f"model: it is not the one that the trajectory was made with ({error})") from None
     for pair in pairs:
-        check_text(f"pairs: {pair.label}", pair.conditioning, trajectory)
+        check_text_width(f"pairs: {pair.label}", pair.conditioning, width)
+    check_text_width("target", target or [], width)
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
@@ -44,19 +49,3 @@ def check_trajectory(trajectory: Trajectory) -> None:
         raise ValueError(f"trajectory: OIR edits one image at a time, this one holds {trajectory.latents.shape[1]}.")
     if not trajectory.conditioning:
         raise ValueError("trajectory: it carries no source conditioning. Give InvertLatent a source prompt.")
-
-
-def check_text(name: str, conditioning: Any, trajectory: Trajectory) -> None:
-    """Raise ValueError when a conditioning comes from another kind of text encoder than the source prompt's."""
-    width, source = text_width(conditioning), text_width(trajectory.conditioning)
-    if width != source:
-        raise ValueError(
-            f"{name}: its text embedding is {width} wide, the source prompt's {source}. "
-            "Connect the CLIP that InvertLatent has, the checkpoint's own."
-        )
-
-
-def text_width(conditioning: Any) -> int | None:
-    """Numbers a token of a ComfyUI CONDITIONING; None when it holds no tensor."""
-    shape = getattr(conditioning[0][0], "shape", None) if conditioning else None
-    return int(shape[-1]) if shape else None

@@ -12,7 +12,7 @@ import torch
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
 from ..inversion.trajectory import Trajectory
-from .checks import check_inputs, check_text
+from .checks import check_inputs
 from .masks import OVERLAPS, feather, ownership, resize_mask
 from .types import EditingPair, StepSearch
 
@@ -102,8 +102,7 @@ def reassemble(
         ValueError: an input that cannot work, before anything is sampled.
     """
     pairs = [entry.pair for entry in search.pairs]
-    check_inputs(model, trajectory, pairs)
-    check_text("target", target, trajectory)
+    check_inputs(model, trajectory, pairs, target)
     if settings.overlap not in OVERLAPS:
         raise ValueError(f"overlap is {settings.overlap!r}; choose one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas
