@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -14,7 +13,9 @@ from ..core.inversion.trajectory import METHODS
 from ..core.segment.caption import WHERE_TO_GET, caption, captioner_folders
 from . import io_types
 from .common import advanced
+from .folders import model_folder
 
+FOLDER = "captioners"
 NO_CAPTIONER = "none"
 
 
@@ -23,7 +24,7 @@ class InvertLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        captioners = [NO_CAPTIONER, *captioner_folders(folder_paths.get_folder_paths("captioners"))]
+        captioners = [NO_CAPTIONER, *captioner_folders(folder_paths.get_folder_paths(FOLDER))]
         return io.Schema(
             node_id="InvertLatent",
             display_name="Invert Latent",
@@ -175,7 +176,7 @@ class InvertLatent(io.ComfyNode):
 
 def _captioned(captioner: str, image: Any) -> str:
     """A source prompt from the picture, or an error that says how to get one."""
-    roots = folder_paths.get_folder_paths("captioners")
+    roots = folder_paths.get_folder_paths(FOLDER)
     if captioner == NO_CAPTIONER:
         raise ValueError(
             "source_prompt is empty. Describe the picture, or connect positive, or put a BLIP model's folder into "
@@ -187,5 +188,4 @@ def _captioned(captioner: str, image: Any) -> str:
         raise ValueError(
             f"captioner: there is no BLIP model in a folder {captioner!r} of {' or '.join(roots)}; {WHERE_TO_GET}."
         )
-    folder = next(Path(root) / captioner for root in roots if (Path(root) / captioner / "config.json").is_file())
-    return caption(folder, image[0])
+    return caption(model_folder(FOLDER, captioner, WHERE_TO_GET), image[0])

@@ -245,17 +245,10 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
         rows, columns = [source], []
         pooled = [options.get("pooled_output")]
         for edit in prompt.edits:
-            texts = [part.conditioning[number][0] for part in edit.prompts]
-            length = _common_length(texts)
-            texts = [t.repeat(1, length // t.shape[1], 1) for t in texts]
-            columns.append(
-                tuple((k * length, k * length + p.conditioning[number][0].shape[1]) for k, p in enumerate(edit.prompts))
-            )
-            for part in edit.prompts:
-                _check_length(part, source.shape[1], part.conditioning[number][0].shape[1])
-            rows.append(torch.cat([t.expand(max(x.shape[0] for x in texts), -1, -1) for t in texts], dim=1))
-            own = [part.conditioning[number][1].get("pooled_output") for part in edit.prompts]
-            pooled.append(pooled[0] if keep_pooled or any(p is None for p in own) else sum(own) / len(own))
+            row, places, own = _edit_row(edit, number, source.shape[1])
+            rows.append(row)
+            columns.append(places)
+            pooled.append(pooled[0] if keep_pooled or own is None else own)
         length = _common_length(rows)
         # Repeating all keys alike does not change attention; the host does the same for prompts of unequal length.
         text = torch.cat([_expand(r.repeat(1, length // r.shape[1], 1), batch) for r in rows])
@@ -269,6 +262,23 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             )
         joined.append([text, merged])
     return BatchPrompt(joined, prompt.source[0][0].shape[1], tuple(columns))
+
+
+def _edit_row(
+    edit: Edit, number: int, source_length: int
+) -> tuple[torch.Tensor, tuple[tuple[int, int], ...], torch.Tensor | None]:
+    """One edit's context (1 or B, L, D) in entry ``number``, its prompts side by side; their columns in it; and its
+    pooled embedding, the mean over the prompts, None where one has none."""
+    texts = [part.conditioning[number][0] for part in edit.prompts]
+    for part, text in zip(edit.prompts, texts):
+        _check_length(part, source_length, text.shape[1])
+    length = _common_length(texts)
+    columns = tuple((k * length, k * length + text.shape[1]) for k, text in enumerate(texts))
+    batch = max(text.shape[0] for text in texts)
+    repeated = [text.repeat(1, length // text.shape[1], 1).expand(batch, -1, -1) for text in texts]
+    own = [part.conditioning[number][1].get("pooled_output") for part in edit.prompts]
+    pooled = None if any(p is None for p in own) else sum(own) / len(own)
+    return torch.cat(repeated, dim=1), columns, pooled
 
 
 def _check_length(part: PartPrompt, source: int, own: int) -> None:
