@@ -7,8 +7,11 @@ the coarsest scale.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _SIGMA = 1.5
 _WINDOW = 11
 _K1, _K2 = 0.01, 0.03
+# What the PSNR of equal pictures, infinite, counts as where a number is needed.
+EQUAL_DB = 1000.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,21 @@ class EditScores:
     clip_before_target: float | None = None
     clip_unedited: float | None = None
     clip_unedited_before: float | None = None
+
+    def finite(self) -> dict[str, float | None]:
+        """The scores by name, for JSON and means, which have no infinity: equal pictures count as `EQUAL_DB`."""
+        values = dataclasses.asdict(self)
+        return {name: EQUAL_DB if value is not None and math.isinf(value) else value for name, value in values.items()}
+
+
+def mean_scores(scores: Sequence[EditScores]) -> dict[str, float | None]:
+    """Means over pictures of every score; None where a picture has none."""
+    each = [score.finite() for score in scores]
+    means: dict[str, float | None] = {}
+    for name in (field.name for field in dataclasses.fields(EditScores) if field.name != "ms_ssim_scales"):
+        known = [value for value in (values[name] for values in each) if value is not None]
+        means[name] = fmean(known) if len(known) == len(each) else None
+    return means
 
 
 def edit_scores(

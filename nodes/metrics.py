@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-from statistics import fmean
 
 import comfy.model_management
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.metrics import EditScores, edit_scores
+from ..core.metrics import edit_scores, mean_scores
 from ..core.segment.clip import ClipScorer
 from . import io_types
 
@@ -108,7 +105,7 @@ class EditMetrics(io.ComfyNode):
             progress.update(1)
         means = mean_scores(scores)
         text = "\n".join(f"{label}: {means[key]:.4g}" for key, label in LABELS.items() if means.get(key) is not None)
-        report = {"mean": means, "pictures": [_finite(dataclasses.asdict(score)) for score in scores]}
+        report = {"mean": means, "pictures": [score.finite() for score in scores]}
         outside = {key: means.get(f"{key}_outside") for key in ("psnr", "ssim")}
         return io.NodeOutput(
             text,
@@ -122,18 +119,3 @@ class EditMetrics(io.ComfyNode):
             means.get("clip_unedited") or 0.0,
             ui=ui.PreviewText(text),
         )
-
-
-def mean_scores(scores: list[EditScores]) -> dict[str, float | None]:
-    """Means over pictures of every score that all of them have."""
-    means: dict[str, float | None] = {}
-    for key in LABELS:
-        values = [_finite(dataclasses.asdict(score))[key] for score in scores]
-        known = [value for value in values if value is not None]
-        means[key] = fmean(known) if len(known) == len(values) else None
-    return means
-
-
-def _finite(values: dict[str, float | None]) -> dict[str, float | None]:
-    """JSON has no infinity: equal pictures count as 1000 dB."""
-    return {key: 1000.0 if value is not None and math.isinf(value) else value for key, value in values.items()}
