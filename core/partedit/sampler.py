@@ -82,20 +82,7 @@ def feature_blend(
     Raises:
         ValueError: inputs that do not fit together.
     """
-    size = trajectory.latent_image if trajectory is not None else None
-    if latent is not None:
-        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        if size is not None and samples.shape != size.shape:
-            raise ValueError(
-                f"latent_image: has shape {tuple(samples.shape)}, the trajectory was inverted from "
-                f"{tuple(size.shape)}. Disconnect latent_image; the trajectory brings its own."
-            )
-    elif size is None:
-        raise ValueError(
-            "latent_image: nothing connected. Connect a latent (EmptyLatentImage), or a trajectory (InvertLatent)."
-        )
-    else:
-        samples = size
+    samples = _source_latent(model, latent, trajectory)
     latent = latent or {}
     count = len(inputs.prompt.edits)
     per_pass = settings.edits_per_pass or count
@@ -116,6 +103,28 @@ def feature_blend(
         masks.append(final)
         steps.append(every)
     return BlendResult(torch.cat(edited), source, torch.cat(masks), torch.cat(steps, dim=2))
+
+
+def _source_latent(model: Any, latent: dict[str, Any] | None, trajectory: Trajectory | None) -> torch.Tensor:
+    """(B, C, H, W) latent that the source starts from.
+
+    Raises:
+        ValueError: neither a latent nor a trajectory, or two that differ in shape.
+    """
+    inverted = None if trajectory is None else trajectory.latent_image
+    if latent is None:
+        if inverted is None:
+            raise ValueError(
+                "latent_image: nothing connected. Connect a latent (EmptyLatentImage), or a trajectory (InvertLatent)."
+            )
+        return inverted
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    if inverted is not None and samples.shape != inverted.shape:
+        raise ValueError(
+            f"latent_image: has shape {tuple(samples.shape)}, the trajectory was inverted from "
+            f"{tuple(inverted.shape)}. Disconnect latent_image; the trajectory brings its own."
+        )
+    return samples
 
 
 def _one_pass(
