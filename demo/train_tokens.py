@@ -23,7 +23,7 @@ from .world import ANIMALS, Picture
 
 #: Levels that an edit is decided at: above them parts are not there yet, below them they are long drawn.
 LEVELS: dict[str, Any] = {"noise_low": 0.2, "noise_high": 0.7, "noise_count": 5}
-#: The decoder's finest attention level: its queries separate parts best (measured, see the model card).
+#: The decoder's finest attention level: small parts are a few cells of it, and hardly one of the coarser maps.
 LAYERS = "output.2, output.3"
 #: Cross-entropy alone leaves the car's hood, of one colour with the body, spilled over it.
 LOSS = "bce_dice"

@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..demo.loader import load_demo_model, load_demo_scorer
-from .io_types import ClipScorer
+from . import io_types
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -29,7 +29,9 @@ class LoadDemoModel(io.ComfyNode):
                     display_name="clip", tooltip="Its two text encoders. Unknown words are named in the log."
                 ),
                 io.Vae.Output(display_name="vae", tooltip="Its VAE: 8 pixels a latent step, SDXL's latent format."),
-                ClipScorer.Output(display_name="clip_scorer", tooltip="A tiny CLIP trained on the same pictures."),
+                io_types.ClipScorer.Output(
+                    display_name="clip_scorer", tooltip="A tiny CLIP trained on the same pictures."
+                ),
             ],
         )
 
