@@ -10,6 +10,8 @@ import pytest
 
 from bench.host.client import PromptError
 from bench.host.graph import problems, set_inputs, to_prompt
+from bench.workflows.__main__ import ALL
+from bench.workflows.compose import compose
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 
@@ -33,10 +35,22 @@ def test_converts_without_problems(path, object_info):
     assert problems(prompt, object_info) == []
 
 
+def notes(workflow: dict) -> list[str]:
+    kinds = ("Note", "MarkdownNote")
+    return ["".join(map(str, n.get("widgets_values") or [])) for n in workflow["nodes"] if n["type"] in kinds]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_has_notes_in_the_graph(path):
-    notes = [node for node in load(path)["nodes"] if node["type"] in ("Note", "MarkdownNote")]
-    assert notes and all("".join(map(str, note.get("widgets_values") or [])).strip() for note in notes)
+    assert notes(load(path)) and all(note.strip() for note in notes(load(path)))
+
+
+@pytest.mark.parametrize("described", ALL, ids=lambda one: one.name)
+def test_the_file_is_what_its_description_says(described, object_info):
+    made, kept = compose(described, object_info), load(named(described.name))
+    again = "write it again: python3 run.py bench workflows"
+    assert to_prompt(kept, object_info) == to_prompt(made, object_info), again
+    assert notes(kept) == notes(made), again
 
 
 @pytest.mark.slow
