@@ -95,6 +95,15 @@ class InversionStepSearch(io.ComfyNode):
                     tooltip="Steps set by hand, one a pair, separated by commas: '24, auto'. Pairs with a number are"
                     " not searched. Empty: search all.",
                 ),
+                io.Float.Input(
+                    "edit_weight",
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="How much S_e, the fit to the target phrase, counts in S = edit_weight · S_e + S_ne. Raise "
+                    "it if the edit hardly shows, lower it if the rest changes too much. 1 is the paper's plain sum.",
+                ),
                 *_more_pairs(),
             ],
             outputs=[
@@ -134,6 +143,7 @@ class InversionStepSearch(io.ComfyNode):
         mask_mode: str,
         published_first: bool,
         overrides: str,
+        edit_weight: float = 1.0,
         more_pairs: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         pairs = all_pairs(pairs, more_pairs)
@@ -147,6 +157,7 @@ class InversionStepSearch(io.ComfyNode):
             mask_mode=mask_mode,
             published_first=published_first,
             overrides=parse_steps(overrides, len(pairs)),
+            edit_weight=edit_weight,
         )
         thumbnails = Thumbnails()
         search = search_steps(

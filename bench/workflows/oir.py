@@ -19,6 +19,7 @@ TURN = """### What to turn
 - `strategy`: `coarse-to-fine` looks only where a better step can still be, `exhaustive` everywhere.
 - `first_step`, `last_step`, `stride`: which steps to try at all.
 - `overrides`: steps set by hand, one a pair, such as `12, auto`.
+- `edit_weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
 - `reinversion`: more mends seams better and changes the picture more.
 - `paste_back`, `pixel_composite`: the picture's own latent or pixels outside the masks.
 """

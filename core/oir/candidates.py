@@ -39,7 +39,7 @@ def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]
     return list(range(first, last + 1, stride))
 
 
-def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str) -> list[int]:
+def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, edit_weight: float = 1.0) -> list[int]:
     """The candidates to look at next, given the scores so far; none when the search is finished.
 
     Coarse-to-fine begins with both ends and the middle, and then halves, one at a time, the gap between two neighbours
@@ -50,6 +50,7 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str) ->
     Args:
         candidates: inversion steps to choose from, ascending.
         scores: raw S_e and S_ne of those looked at so far.
+        edit_weight: weight of S_e in S, the one that the winner is chosen with.
     """
     count = len(candidates)
     if strategy == "exhaustive":
@@ -57,7 +58,7 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str) ->
     if not scores:
         return [candidates[at] for at in sorted({0, (count - 1) // 2, count - 1})]
     seen = [at for at in range(count) if candidates[at] in scores]
-    metric = combine(*zip(*(scores[candidates[at]] for at in seen), strict=True))
+    metric = combine(*zip(*(scores[candidates[at]] for at in seen), strict=True), edit_weight=edit_weight)
     best = metric.total[metric.best]
     if best == 0.0:
         return []  # scores that are all alike decide nothing, and more of them would not either
@@ -68,7 +69,7 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str) ->
         slope = (metric.keep_norm[k + 1] - metric.keep_norm[k]) / (high - low)
         keep = max(metric.keep_norm[k] + slope, metric.keep_norm[k + 1] - slope)
         wave = WAVINESS * (high - low - 1) / (count - 1)
-        promises.append((max(metric.edit_norm[k : k + 2]) + wave + keep, (low + high + 1) // 2))
+        promises.append((edit_weight * (max(metric.edit_norm[k : k + 2]) + wave) + keep, (low + high + 1) // 2))
     promise, middle = max(promises, default=(0.0, 0))
     if promise > best + WORTHWHILE * max(best, 1.0):
         return [candidates[middle]]
@@ -86,11 +87,14 @@ def _neighbours(candidates: Sequence[int], scores: Scores, winner: int) -> list[
 
 
 def search_candidates(
-    candidates: Sequence[int], strategy: str, evaluate: Callable[[list[int]], Scores]
+    candidates: Sequence[int],
+    strategy: str,
+    evaluate: Callable[[list[int]], Scores],
+    edit_weight: float = 1.0,
 ) -> dict[int, tuple[float, float]]:
     """Ask ``evaluate`` for the scores of one choice of candidates after the other, until the search is finished."""
     scores: dict[int, tuple[float, float]] = {}
-    while chosen := next_candidates(candidates, scores, strategy):
+    while chosen := next_candidates(candidates, scores, strategy, edit_weight):
         scores.update(evaluate(chosen))
     return scores
 

@@ -1,11 +1,12 @@
 """The search metric S = S_e + S_ne (Yang et al. 2023).
 
 S_e says how well the masked region fits the target phrase, S_ne how little changed outside; each is brought to 0 … 1
-over the candidates before they are added.
+over the candidates before they are added. S_e may be given a weight, which is not the paper's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +27,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """Scores of all candidates of a pair: S_e and S_ne normalised, their sum, and the position of the best."""
+    """Scores of all candidates of a pair: S_e and S_ne normalised, S, and the position of the best."""
 
     edit_norm: tuple[float, ...]
     keep_norm: tuple[float, ...]
@@ -65,17 +66,31 @@ def min_max(values: Sequence[float]) -> list[float]:
     return ((numbers - low) / (high - low)).tolist()
 
 
-def combine(edit: Sequence[float], keep: Sequence[float]) -> Metric:
-    """S over the candidates from raw S_e and S_ne.
+def check_edit_weight(edit_weight: float) -> None:
+    """Refuse a weight of S_e that :func:`combine` cannot use.
+
+    Raises:
+        ValueError: it is no finite number above 0.
+    """
+    if not math.isfinite(edit_weight) or edit_weight <= 0.0:
+        raise ValueError(f"edit_weight is {edit_weight}; give a number above 0 (1 is the paper's plain sum).")
+
+
+def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float = 1.0) -> Metric:
+    """S = edit_weight · S_e + S_ne over the candidates, from raw S_e and S_ne.
+
+    The paper adds both with equal weight. An ``edit_weight`` above 1 prefers candidates that follow the target phrase,
+    below 1 those that keep the rest of the picture.
 
     Of equal totals the first wins: candidates ascend in inversion steps, and fewer steps change less.
 
     Raises:
-        ValueError: no candidates, lists of different length, or scores that are not finite.
+        ValueError: no candidates, lists of different length, scores that are not finite, or a weight that is none.
     """
+    check_edit_weight(edit_weight)
     if not edit or len(edit) != len(keep):
         raise ValueError(f"search metric: {len(edit)} edit scores and {len(keep)} keep scores; need the same, above 0.")
     edit_norm, keep_norm = min_max(edit), min_max(keep)
-    total = [a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
+    total = [edit_weight * a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
     best = max(range(len(total)), key=lambda i: (total[i], -i))
     return Metric(tuple(edit_norm), tuple(keep_norm), tuple(total), best)

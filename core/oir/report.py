@@ -119,7 +119,7 @@ def summary(search: StepSearch) -> str:
 
 
 def score_plot(search: StepSearch, width: int = 720, height: int = 300) -> torch.Tensor:
-    """S, S_e and S_ne (both after min-max) over the inversion steps, one panel a pair.
+    """S, S_e and S_ne (both after min-max) over the inversion steps, one panel a pair, up to the largest S possible.
 
     Returns:
         IMAGE (1, panels · height, width, 3).
@@ -128,25 +128,27 @@ def score_plot(search: StepSearch, width: int = 720, height: int = 300) -> torch
     sheet = Image.new("RGB", (width * scale, max(1, len(search.pairs)) * height * scale), BACKGROUND)
     for position, entry in enumerate(search.pairs):
         panel = Image.new("RGB", (width * scale, height * scale), BACKGROUND)
-        _panel(ImageDraw.Draw(panel), entry, position, search.steps, (width * scale, height * scale), scale)
+        _panel(ImageDraw.Draw(panel), entry, position, search, (width * scale, height * scale), scale)
         sheet.paste(panel, (0, position * height * scale))
     return _to_image(sheet.resize((sheet.width // scale, sheet.height // scale), Image.Resampling.LANCZOS))
 
 
 def _panel(
-    draw: ImageDraw.ImageDraw, entry: PairSearch, position: int, steps: int, size: tuple[int, int], scale: int
+    draw: ImageDraw.ImageDraw, entry: PairSearch, position: int, search: StepSearch, size: tuple[int, int], scale: int
 ) -> None:
     left, right, top, bottom = 48 * scale, size[0] - 20 * scale, 44 * scale, size[1] - 40 * scale
     small, large = _font(12 * scale), _font(15 * scale)
     draw.text((left, 10 * scale), _title(entry, position), fill=TEXT, font=large)
 
+    steps, highest = search.steps, search.edit_weight + 1.0
+
     def x_of(n: float) -> float:
         return left + (right - left) * n / max(1, steps)
 
     def y_of(value: float) -> float:
-        return bottom - (bottom - top) * value / 2.0
+        return bottom - (bottom - top) * value / highest
 
-    for value in (0.0, 0.5, 1.0, 1.5, 2.0):
+    for value in (0.5 * tick for tick in _ticks(int(2 * highest), 8)):
         draw.line((left, y_of(value), right, y_of(value)), fill=(50, 50, 56), width=scale)
         draw.text((left - 30 * scale, y_of(value) - 7 * scale), f"{value:.1f}", fill=MUTED, font=small)
     for n in _ticks(steps):
@@ -167,8 +169,8 @@ def _panel(
         draw.text((x + 8 * scale, 27 * scale), name, fill=colour, font=small)
 
 
-def _ticks(steps: int) -> list[int]:
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if steps / s <= 10)
+def _ticks(steps: int, most: int = 10) -> list[int]:
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if steps / s <= most)
     return list(range(0, steps + 1, step))
 
 

@@ -16,7 +16,7 @@ from ..inversion.trajectory import Trajectory
 from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
 from .checks import check_inputs
 from .masks import resize_mask
-from .metric import Scorer, combine, keep_score
+from .metric import Scorer, check_edit_weight, combine, keep_score
 from .schedule import Job, run_jobs
 from .types import EditingPair, PairSearch, StepSearch
 
@@ -36,6 +36,7 @@ class SearchSettings:
         mask_mode: handed to the scorer: ``masked`` or ``published_bias``.
         published_first: the image itself stands in for the candidate n = 1, as in the published results.
         overrides: for every pair the step set by hand, or None to search; empty searches all.
+        edit_weight: weight of S_e in S; 1 is the paper's plain sum.
     """
 
     cfg: float = 5.0
@@ -47,6 +48,7 @@ class SearchSettings:
     mask_mode: str = "masked"
     published_first: bool = False
     overrides: Sequence[int | None] = ()
+    edit_weight: float = 1.0
 
 
 @dataclass
@@ -55,13 +57,14 @@ class _PairState:
     mask: torch.Tensor
     candidates: list[int]
     strategy: str
+    edit_weight: float = 1.0
     manual: bool = False
     scores: dict[int, tuple[float, float]] = field(default_factory=dict)
     rows: int = 0
     passes: int = 0
 
     def todo(self) -> list[int]:
-        return next_candidates(self.candidates, self.scores, self.strategy)
+        return next_candidates(self.candidates, self.scores, self.strategy, self.edit_weight)
 
     def expected_work(self) -> int:
         """Steps and decodes for the progress bar; what coarse-to-fine takes is only known at the end."""
@@ -161,6 +164,7 @@ def search_steps(
     check_inputs(model, trajectory, pairs)
     if settings.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+    check_edit_weight(settings.edit_weight)
     overrides = list(settings.overrides) or [None] * len(pairs)
     if len(overrides) != len(pairs):
         raise ValueError(f"overrides: {len(overrides)} given for {len(pairs)} editing pairs; give one a pair.")
@@ -221,6 +225,7 @@ def search_steps(
         strategy="manual" if all(s.manual for s in states) else settings.strategy,
         cfg=settings.cfg,
         exhaustive_rows=sum(state.exhaustive_rows(settings.published_first) for state in states),
+        edit_weight=settings.edit_weight,
     )
 
 
@@ -242,14 +247,14 @@ def _start(
             "Strengthen the mask, for example with a threshold."
         )
     if override is not None:
-        return _PairState(pair, mask, [override], "exhaustive", manual=True)
-    return _PairState(pair, mask, candidates, settings.strategy)
+        return _PairState(pair, mask, [override], "exhaustive", settings.edit_weight, manual=True)
+    return _PairState(pair, mask, candidates, settings.strategy, settings.edit_weight)
 
 
 def _finish(state: _PairState) -> PairSearch:
     steps = sorted(state.scores)
     edit, keep = zip(*(state.scores[n] for n in steps), strict=True)
-    metric = combine(edit, keep)
+    metric = combine(edit, keep, edit_weight=state.edit_weight)
     best = steps[metric.best]
     return PairSearch(
         state.pair,

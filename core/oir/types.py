@@ -47,7 +47,7 @@ class PairSearch:
         edit: S_e, cosine similarity of the masked region and the target phrase.
         keep: S_ne, negative mean squared error outside the mask (pixels in 0 … 1).
         edit_norm, keep_norm: both after min-max over the candidates.
-        total: S = edit_norm + keep_norm.
+        total: S = edit_weight · edit_norm + keep_norm, with the weight of the search.
         best: the candidate with the highest S (0 without candidates).
         chosen: the step to use: ``best``, or the one set by hand.
         manual: the step was set by hand; only its candidate was looked at.
@@ -99,6 +99,7 @@ class StepSearch:
         cfg: guidance scale of the candidates.
         exhaustive_rows: rows an exhaustive search of the same range would have taken; a pair whose step was set by
             hand counts with its one candidate in both.
+        edit_weight: weight of S_e in S; 1 is the paper's plain sum.
     """
 
     pairs: tuple[PairSearch, ...]
@@ -106,6 +107,7 @@ class StepSearch:
     strategy: str
     cfg: float
     exhaustive_rows: int = 0
+    edit_weight: float = 1.0
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -123,6 +125,7 @@ class StepSearch:
             "steps": self.steps,
             "strategy": self.strategy,
             "cfg": self.cfg,
+            "edit_weight": self.edit_weight,
             "unet_rows": self.unet_rows,
             "unet_rows_exhaustive": self.exhaustive_rows,
             "pairs": [p.to_dict() for p in self.pairs],

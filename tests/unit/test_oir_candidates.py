@@ -24,14 +24,14 @@ def switch(count, at, width, fall=0.0, keep_power=2.0):
     return scores
 
 
-def totals(scores):
+def totals(scores, weight=1.0):
     from partedit_oir.core.oir.metric import combine
 
     steps = sorted(scores)
-    return dict(zip(steps, combine(*zip(*(scores[n] for n in steps))).total))
+    return dict(zip(steps, combine(*zip(*(scores[n] for n in steps)), edit_weight=weight).total))
 
 
-def look(choice, scores, strategy="coarse-to-fine"):
+def look(choice, scores, strategy="coarse-to-fine", weight=1.0):
     """What a search looks at: the scores that it asked for, and its turns."""
     turns = []
 
@@ -39,13 +39,13 @@ def look(choice, scores, strategy="coarse-to-fine"):
         turns.append(steps)
         return {n: scores[n] for n in steps}
 
-    return choice.search_candidates(sorted(scores), strategy, evaluate), turns
+    return choice.search_candidates(sorted(scores), strategy, evaluate, weight), turns
 
 
-def reached(scores, seen):
+def reached(scores, seen, weight=1.0):
     """S of the chosen candidate as a share of the best, both by all scores."""
-    own = totals(seen)
-    full = totals(scores)
+    own = totals(seen, weight)
+    full = totals(scores, weight)
     return full[max(sorted(own), key=lambda n: own[n])] / max(full.values())
 
 
@@ -129,6 +129,15 @@ def test_the_winner_s_neighbours_come_last_and_only_while_they_are_cheap(choice)
     seen, _ = look(choice, late)
     before = sum(seen) / 210
     assert before > choice.NEIGHBOUR_SHARE and 20 in seen
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 3.0])
+def test_the_weight_of_the_edit_steers_the_search(choice, weight):
+    """S_e jumps at step 6 and again at 16: which is better depends on the weight, and so does where is looked."""
+    scores = {n: (edit + 0.03 * (n >= 16), keep) for n, (edit, keep) in switch(20, 6, 0.5).items()}
+    seen, _ = look(choice, scores, weight=weight)
+    assert reached(scores, seen, weight) >= 0.97
+    assert (max(seen, key=totals(seen, weight).get) >= 16) == (weight > 1)
 
 
 def test_overrides_as_text(choice):

@@ -42,6 +42,22 @@ def test_combine_by_hand(metric):
     assert result.best == 1, "of equal totals the one with fewer steps wins"
 
 
+def test_the_weight_decides_between_the_edit_and_the_rest(metric):
+    edit, keep = [0.20, 0.25, 0.30, 0.28], [-0.00, -0.01, -0.03, -0.04]
+    assert metric.combine(edit, keep, edit_weight=1.0) == metric.combine(edit, keep), "1 is the paper's plain sum"
+    heavy = metric.combine(edit, keep, edit_weight=2.0)
+    assert heavy.total == pytest.approx([1.0, 1.75, 2.25, 1.6]) and heavy.best == 2
+    assert heavy.edit_norm == pytest.approx([0.0, 0.5, 1.0, 0.8]), "the halves stay in 0 … 1"
+    assert metric.combine(edit, keep, edit_weight=100.0).best == 2, "the best S_e"
+    assert metric.combine(edit, keep, edit_weight=0.01).best == 0, "the best S_ne"
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_named_with_its_value(metric, weight):
+    with pytest.raises(ValueError, match=rf"^edit_weight is {weight}; give a number above 0"):
+        metric.combine([0.1, 0.2], [0.0, -0.1], edit_weight=weight)
+
+
 def test_scores_that_are_all_alike_decide_nothing(metric):
     result = metric.combine([0.3, 0.3, 0.3], [-0.2, -0.1, -0.3])
     assert result.edit_norm == (0.0, 0.0, 0.0)

@@ -106,6 +106,33 @@ def test_one_candidate_is_decoded_at_a_time(search, setting):
     assert held == [0] * (1 + 2 * 4)
 
 
+class Growing(FakeScorer):
+    """S_e that rises from one candidate of a pair to the next."""
+
+    def score(self, image, text, mask=None, mode="masked"):
+        super().score(image, text, mask, mode)
+        return 0.01 * len(self.calls)
+
+
+def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
+    """S_e is best at the last step, S_ne mostly not, so the weight decides; the node hands it on."""
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    model, trajectory, pairs = setting
+    options = (3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "")
+
+    def found(weight):
+        inputs = (model, FakeVae(), trajectory, tuple(pairs), Growing(), *options)
+        return InversionStepSearch.execute(*inputs, edit_weight=weight).args
+
+    (edit, _, _, text), rest = found(10.0), found(0.1)[0]
+    scores = json.loads(text)
+    assert edit.chosen == (9, 9) != rest.chosen
+    assert scores["edit_weight"] == edit.edit_weight == 10.0
+    for entry in edit.pairs:
+        assert entry.total == pytest.approx([10 * a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
+
+
 def test_overrides_are_used_and_not_searched(search, setting):
     seen = []
     overrides = [None, 3]
@@ -139,6 +166,8 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, setting, strategy="random")
     with pytest.raises(ValueError, match="inverted with 'a cat and a chair'"):
         run(search, setting, pairs=[replace(pairs[0], source_prompt="a cat, a chair")])
+    with pytest.raises(ValueError, match=r"^edit_weight is -2\.0; give a number above 0"):
+        run(search, setting, edit_weight=-2.0)
     with pytest.raises(ValueError, match="no editing pairs"):
         run(search, setting, pairs=[])
     dot = torch.zeros(64, 96)
@@ -370,3 +399,14 @@ def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
         green = {n: panel(n)[60:240, at - 2 : at + 3] for n in (1, chosen)}
         green = {n: float((c[..., 1] - c[..., [0, 2]].amax(-1) > 0.15).any(1).float().mean()) for n, c in green.items()}
         assert green[chosen] > 0.8 and green[1] == 0.0
+
+    def top(weight):
+        """Where the highest S of the plot lies, as a share of the panel's axis."""
+        weighted = replace(entry, chosen=1, total=(1.0, weight + 0.5, 0.5))
+        search = StepSearch((weighted,), steps=10, strategy="exhaustive", cfg=1.0, edit_weight=weight)
+        panel = report.score_plot(search)[0][44:260, 60:]
+        white = (panel > 0.95).all(-1).any(1).nonzero()
+        return 1 - float(white[0]) / 216
+
+    # S = weight + 0.5 on an axis that ends at weight + 1
+    assert top(1.0) == pytest.approx(0.75, abs=0.03) and top(9.0) == pytest.approx(0.95, abs=0.03)
