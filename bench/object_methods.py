@@ -10,7 +10,7 @@ import torch
 from .object_cases import ObjectEdit, object_mask
 from .studio import Studio
 
-STEPS, CFG = 20, 5.0
+STEPS, CFG = 16, 7.5
 ROWS = 16  # candidates a UNet call, twice as many rows with guidance
 
 

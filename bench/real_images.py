@@ -24,12 +24,12 @@ from demo.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain
 from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
 
 from .judge import judge, load_judge
-from .part_edits import CFG, OMEGA
+from .part_edits import CFG, CHANGED_WORDS, OMEGA
 from .results import write_result
 from .scores import at_judge_size, outside, psnr
 from .studio import Studio, grid
 
-PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 16, 0.75
+PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 12, 0.75
 COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
 
 
@@ -87,7 +87,7 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     source = studio.text(case.caption)
     trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
     token = load_token(find_token(f"{case.part.file}.safetensors"))
-    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings())
+    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings(changed=CHANGED_WORDS))
     settings = BlendSettings(layers=LAYERS, omega=OMEGA, timing="clean, first step twice")
     sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
     inputs = BlendInputs(prompt, token, settings=settings)
@@ -130,6 +130,7 @@ def main() -> None:
             "steps": args.steps,
             "cfg": CFG,
             "omega": OMEGA,
+            "changed_words": CHANGED_WORDS,
             "denoise": STRENGTH,
             "methods": table,
         }

@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--tones", type=float, default=0.35, help="share of two-tone objects")
+    parser.add_argument("--loose", type=float, default=0.0, help="share of those called by the look of their part")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     prepare_cpu(args.threads)
@@ -41,7 +43,8 @@ def main() -> None:
         path = args.folder / f"{start:07d}.safetensors"
         if path.exists():
             continue
-        scenes: list[Scene] = [random_scene(seed) for seed in range(start, start + SHARD)]
+        seeds = range(start, start + SHARD)
+        scenes: list[Scene] = [random_scene(seed, tones=args.tones, loose=args.loose) for seed in seeds]
         latents = []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for k in range(0, SHARD, 10):

@@ -296,9 +296,13 @@ def article(words: str) -> str:
 
 
 def _thing(
-    name: str, rng: np.random.Generator, box: tuple[float, float, float, float], tones: float
+    name: str, rng: np.random.Generator, box: tuple[float, float, float, float], tones: float, loose: float = 0.0
 ) -> tuple[Thing, str]:
-    """A thing with random looks, and its words: two-tone ones (share ``tones``) are mostly left uncaptioned."""
+    """A thing with random looks, and its words.
+
+    Two-tone ones (share ``tones``) are mostly left uncaptioned; a share ``loose`` of them is called by the look of
+    its part, as captions of photographs do ("a blue car" for one with a blue hood).
+    """
 
     def look() -> Look:
         pattern = PATTERNS[int(rng.choice(3, p=(0.7, 0.15, 0.15)))]
@@ -314,19 +318,20 @@ def _thing(
         if tell < 0.4:
             words = f"{base.words} {name} with {article(other.words) if part[-1] != 's' else other.words} {part}"
         else:
-            words = name
+            words = f"{other.words} {name}" if tell >= 1 - loose else name
     elif rng.random() < 0.08:
         words = name
     return Thing(name, looks, box, bool(rng.random() < 0.5)), words
 
 
-def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35) -> Scene:
+def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35, loose: float = 0.0) -> Scene:
     """A random captioned scene.
 
     Args:
         seed: decides everything.
         pairs: share of scenes with two objects side by side.
         tones: share of objects with one part in a look of its own.
+        loose: share of those, at most 0.6, that the caption calls by the look of the part.
     """
     rng = np.random.default_rng([20260, seed])
     background = str(rng.choice(list(BACKGROUNDS)))
@@ -334,14 +339,14 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35) -> Scene:
     if rng.random() < pairs:
         names = [str(n) for n in rng.choice(OBJECTS, 2, replace=bool(rng.random() < 0.2))]
         split = rng.uniform(0.46, 0.54)
-        left, left_words = _thing(names[0], rng, _place(names[0], rng, 0.0, split, 0.66), tones * 0.6)
-        right, right_words = _thing(names[1], rng, _place(names[1], rng, split, 1.0, 0.66), tones * 0.6)
+        left, left_words = _thing(names[0], rng, _place(names[0], rng, 0.0, split, 0.66), tones * 0.6, loose)
+        right, right_words = _thing(names[1], rng, _place(names[1], rng, split, 1.0, 0.66), tones * 0.6, loose)
         caption = f"{article(left_words)} on the left and {article(right_words)} on the right, {place}"
         if rng.random() < 0.12:
             caption = f"{article(left_words)} and {article(right_words)} {place}"
         return Scene((left, right), background, caption, seed)
     name = str(rng.choice(OBJECTS))
-    thing, words = _thing(name, rng, _place(name, rng, 0.03, 0.97, 0.84), tones)
+    thing, words = _thing(name, rng, _place(name, rng, 0.03, 0.97, 0.84), tones, loose)
     caption = article(words) if rng.random() < 0.08 else f"{article(words)} {place}"
     return Scene((thing,), background, caption, seed)
 

@@ -21,8 +21,8 @@ from .pictures import draw_scene, random_scene
 from .training import prepare_cpu
 from .world import ANIMALS, Picture
 
-#: Levels that an edit is decided at: above them parts are not there yet, below them they are long drawn.
-LEVELS: dict[str, Any] = {"noise_low": 0.2, "noise_high": 0.7, "noise_count": 5}
+#: Levels that an edit is decided at: an object's colours above all at the noisy ones.
+LEVELS: dict[str, Any] = {"noise_low": 0.3, "noise_high": 0.95, "noise_count": 6}
 #: The decoder's finest attention level: small parts are a few cells of it, and hardly one of the coarser maps.
 LAYERS = "output.2, output.3"
 #: Cross-entropy alone leaves the car's hood, of one colour with the body, spilled over it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from demo.train_tokens import LAYERS as DEMO_LAYERS
 
-from ..part_edits import CFG, OMEGA, STEPS
+from ..part_edits import CFG, CHANGED_WORDS, OMEGA, SCHEDULER, STEPS
 from .compose import Node, Note, Workflow
 
 HOW = """## Part edit
@@ -24,8 +24,9 @@ TURN = """### What to turn
 - More lines in `edit` give more edits of the same source in one run.
 """
 
-DEMO_NOTE = """This graph needs no download: the mini checkpoint and its tokens come with the pack. `layers`, `omega`
-and `cfg` of the sampler are what suits them; the template `partedit_sdxl` has those of a real checkpoint.
+DEMO_NOTE = """This graph needs no download: the mini checkpoint and its tokens come with the pack. `layers`, `omega`,
+`cfg` and `scheduler` of the sampler and `changed_words` of the prompt are what suits them; the template `partedit_sdxl`
+has those of a real checkpoint.
 
 """
 
@@ -35,10 +36,11 @@ DEMO_SAMPLING: dict[str, object] = {
     "steps": STEPS,
     "cfg": CFG,
     "sampler_name": "dpmpp_2m",
-    "scheduler": "karras",
+    "scheduler": SCHEDULER,
     "layers": DEMO_LAYERS,
     "omega": OMEGA,
 }
+DEMO_PROMPT: dict[str, object] = {"changed_words": CHANGED_WORDS}
 
 
 def blend(model: str, sampling: dict[str, object], column: int = 2, **links: str) -> Node:
@@ -75,9 +77,10 @@ def _graph(
     texts: dict[str, str],
     token: str,
     sampling: dict[str, object],
+    follow: dict[str, object] | None = None,
 ) -> tuple[Node, ...]:
     width, height = size
-    prompt = {"source": texts["source"], "edit": texts["edit"]}
+    prompt = {"source": texts["source"], "edit": texts["edit"], **(follow or {})}
     token_values = {"part_token": token} if token else {}
     return (
         *first,
@@ -102,6 +105,7 @@ DEMO = Workflow(
         {"source": "a red robot in the snow", "edit": "a blue robot in the snow"},
         "demo_robot_head.safetensors",
         DEMO_SAMPLING,
+        DEMO_PROMPT,
     ),
     "save",
 )

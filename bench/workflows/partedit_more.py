@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_SAMPLING, blend, results
+from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 
 TO_REAL = """### With an SDXL checkpoint
 
@@ -70,7 +70,12 @@ TWO_PARTS = Workflow(
             "head_prompt",
             "PartEditPrompt",
             1,
-            {"source": "a red robot in the snow", "edit": "a blue robot in the snow", "part": "robot head"},
+            {
+                "source": "a red robot in the snow",
+                "edit": "a blue robot in the snow",
+                "part": "robot head",
+                **DEMO_PROMPT,
+            },
             {"clip": "demo.CLIP"},
             "Edit of the head",
         ),
@@ -83,6 +88,7 @@ TWO_PARTS = Workflow(
                 "edit": "a green robot in the snow",
                 "part": "robot torso",
                 "join": "same picture",
+                **DEMO_PROMPT,
             },
             {"clip": "demo.CLIP", "previous": "head_prompt"},
             "Edit of the torso",
@@ -110,6 +116,7 @@ SEVERAL_EDITS = Workflow(
                 "source": "a red robot in the snow",
                 "edit": "a blue robot in the snow\na yellow robot in the snow\n"
                 "a black robot in the snow\na striped green robot in the snow",
+                **DEMO_PROMPT,
             },
             {"clip": "demo.CLIP"},
             "Four edits",
@@ -158,7 +165,7 @@ REAL_IMAGE = Workflow(
             "prompt",
             "PartEditPrompt",
             2,
-            {"source": "a yellow robot on the beach", "edit": "a purple robot on the beach"},
+            {"source": "a yellow robot on the beach", "edit": "a purple robot on the beach", **DEMO_PROMPT},
             {"clip": "demo.CLIP"},
         ),
         blend("demo.MODEL", DEMO_SAMPLING, 3, latent_image="", trajectory="invert.trajectory"),

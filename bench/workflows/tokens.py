@@ -5,7 +5,7 @@ from __future__ import annotations
 from demo.train_tokens import LEVELS, LOSS
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_LAYERS, DEMO_SAMPLING, blend
+from .partedit import DEMO_LAYERS, DEMO_PROMPT, DEMO_SAMPLING, blend
 
 HOW = """## Make a part token
 
@@ -69,6 +69,7 @@ def _keep_and_use(
     size: int,
     texts: tuple[str, str],
     sampling: dict[str, object],
+    follow: dict[str, object] | None = None,
 ) -> tuple[Node, ...]:
     """Save, load and edit with the token of the node ``train``."""
     return (
@@ -90,7 +91,7 @@ def _keep_and_use(
             "Load the saved token",
         ),
         Node("size", "EmptyLatentImage", 4, {"width": size, "height": size}),
-        Node("prompt", "PartEditPrompt", 4, {"source": texts[0], "edit": texts[1]}, {"clip": clip}),
+        Node("prompt", "PartEditPrompt", 4, {"source": texts[0], "edit": texts[1], **(follow or {})}, {"clip": clip}),
         Node("negative", "CLIPTextEncode", 4, {"text": ""}, {"clip": clip}, "Negative prompt"),
         blend(model, sampling, 4, part_token="load"),
         Node("source_image", "VAEDecode", 5, {}, {"samples": "edit.source", "vae": vae}),
@@ -130,6 +131,7 @@ DEMO = Workflow(
             256,
             ("a red robot in the snow", "a blue robot in the snow"),
             DEMO_SAMPLING,
+            DEMO_PROMPT,
         ),
     ),
     "overlays",

@@ -152,7 +152,7 @@ def test_figures_of_the_source_and_of_the_drawn_edit(pack, monkeypatch):
 
 def record(number, both, ms_ssim):
     """One edit's record with the same figures for every method but one."""
-    names = ["source", "generator", "vae", "oir", "oir_coarse"]
+    names = ["source", "generator", "vae", "oir", "oir_weighted"]
     names += [f"{method} {n}" for method in object_edits.GRIDDED for n in object_edits.GRID]
     figures = {name: {"both": 0.0, "ms_ssim": 0.5} for name in names}
     middle, last = (f"sdedit {object_edits.GRID[at]}" for at in (1, -1))
