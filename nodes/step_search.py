@@ -51,8 +51,8 @@ class InversionStepSearch(io.ComfyNode):
                     "strategy",
                     options=list(STRATEGIES),
                     default=STRATEGIES[0],
-                    tooltip="coarse-to-fine tries both ends and the middle, then looks only where a better step can "
-                    "still be: about a third of the work, less with many steps. exhaustive tries every candidate.",
+                    tooltip="coarse-to-fine tries both ends and one between, then only what promises more than it "
+                    "costs: about a third of the work, less with many steps. exhaustive tries every candidate.",
                 ),
                 io.Int.Input("first_step", default=1, min=1, max=999, tooltip="Smallest inversion step to try."),
                 io.Int.Input(

@@ -6,19 +6,22 @@ choice depends on scores alone; what gives the scores, a model or a record of an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 
-from .metric import combine
+from .metric import Metric, combine
 
 STRATEGIES = ("coarse-to-fine", "exhaustive")
-# A gap is left alone when it promises less than this share more than the best candidate so far.
-WORTHWHILE = 0.02
-# How much S_e may rise above both ends of a gap as wide as the whole range; less in a narrow one.
-WAVINESS = 0.1
-# The neighbours of the winner are looked at last, as long as the whole search stays below this share of all rows.
-NEIGHBOUR_SHARE = 0.25
-# What coarse-to-fine search takes of all rows, about, with 20 steps; a fifth with 50.
-EXPECTED_SHARE = 1 / 3
+# What the rows of all candidates are worth, in S. A candidate that is expected to gain less than its own rows are worth
+# is not looked at.
+PRICE = 0.65
+# No candidate is added beyond this share of all rows.
+ROW_SHARE = 0.45
+# How far S_e strays between two candidates; 0 would be a straight line.
+ROUGHNESS = 0.5
+# What coarse-to-fine search takes of all rows, about: a third with 20 candidates, a fourth or fifth with 50.
+EXPECTED_SHARE = 0.3
 
 # Raw S_e and S_ne of a candidate.
 Scores = Mapping[int, tuple[float, float]]
@@ -42,48 +45,65 @@ def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]
 def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, edit_weight: float = 1.0) -> list[int]:
     """The candidates to look at next, given the scores so far; none when the search is finished.
 
-    Coarse-to-fine begins with both ends and the middle, and then halves, one at a time, the gap between two neighbours
-    that promises most. S_ne falls as steps rise, and S_e mostly switches from the source's value to the edit's
-    somewhere; so the best that a gap can hold is the better S_e of its ends together with the S_ne at its lower end.
-    Gaps that promise nothing over the best candidate are never looked into. At the end come the winner's neighbours.
+    Coarse-to-fine begins with both ends, which fix the normalisation, and the candidate that halves the work between
+    them. Then it looks, one at a time, at the candidate with the largest expected gain over the best so far, less what
+    its rows are worth, until none is left (Bayesian optimisation: the scores between two known ones are taken for a
+    random path, Kushner 1964; expected improvement, Jones et al. 1998).
+
+    Measured with the demo checkpoint, against the rows and the best S of an exhaustive search: 20 candidates took 34 %
+    of the rows and reached 98 % of the best S in 18 of 20 pairs, 16 candidates 33 % and 62 of 80. The same curves drawn
+    over 50 candidates: 22 %, 95 of 100 pairs. The constants were chosen with all but 20 of these pairs in view. Where
+    few candidates leave S with narrow peaks, nothing but the exhaustive search is sure to find the best.
 
     Args:
         candidates: inversion steps to choose from, ascending.
         scores: raw S_e and S_ne of those looked at so far.
         edit_weight: weight of S_e in S, the one that the winner is chosen with.
     """
-    count = len(candidates)
     if strategy == "exhaustive":
         return [n for n in candidates if n not in scores]
     if not scores:
-        return [candidates[at] for at in sorted({0, (count - 1) // 2, count - 1})]
-    seen = [at for at in range(count) if candidates[at] in scores]
-    metric = combine(*zip(*(scores[candidates[at]] for at in seen), strict=True), edit_weight=edit_weight)
-    best = metric.total[metric.best]
-    if best == 0.0:
+        return sorted({candidates[0], _middle_of_work(candidates), candidates[-1]})
+    seen = [n for n in candidates if n in scores]
+    metric = combine(*zip(*(scores[n] for n in seen), strict=True), edit_weight=edit_weight)
+    if metric.total[metric.best] == 0.0:
         return []  # scores that are all alike decide nothing, and more of them would not either
-    promises: list[tuple[float, int]] = []
+    everything = sum(candidates)
+    price = PRICE / everything
+    worth = [(0.0, 0)]
     for k, (low, high) in enumerate(zip(seen, seen[1:], strict=False)):
-        if high - low == 1:
-            continue
-        slope = (metric.keep_norm[k + 1] - metric.keep_norm[k]) / (high - low)
-        keep = max(metric.keep_norm[k] + slope, metric.keep_norm[k + 1] - slope)
-        wave = WAVINESS * (high - low - 1) / (count - 1)
-        promises.append((edit_weight * (max(metric.edit_norm[k : k + 2]) + wave) + keep, (low + high + 1) // 2))
-    promise, middle = max(promises, default=(0.0, 0))
-    if promise > best + WORTHWHILE * max(best, 1.0):
-        return [candidates[middle]]
-    return _neighbours(candidates, scores, seen[metric.best])
+        width = (high - low) / (candidates[-1] - candidates[0])
+        for n in candidates:
+            if low < n < high and sum(seen) + n <= ROW_SHARE * everything:
+                gain = _expected_gain(metric, k, (n - low) / (high - low), width, edit_weight)
+                worth.append((gain - price * n, -n))
+    return [-n for gain, n in [max(worth)] if gain > 0]
 
 
-def _neighbours(candidates: Sequence[int], scores: Scores, winner: int) -> list[int]:
-    found: list[int] = []
-    for at in (winner - 1, winner + 1):
-        if 0 <= at < len(candidates) and candidates[at] not in scores:
-            cost = sum(scores) + sum(found) + candidates[at]
-            if cost <= NEIGHBOUR_SHARE * sum(candidates):
-                found.append(candidates[at])
-    return found
+def _middle_of_work(candidates: Sequence[int]) -> int:
+    """The candidate up to which all candidates together cost half of what all cost; about 0.7 of the last one."""
+    half = sum(candidates) / 2
+    return min(candidates, key=lambda n: abs(sum(m for m in candidates if m <= n) - half))
+
+
+def _expected_gain(metric: Metric, k: int, at: float, width: float, edit_weight: float) -> float:
+    """What a candidate between the known ones k and k + 1 is expected to add to the best S (expected improvement).
+
+    Its S is taken as normally distributed: around the straight line between its neighbours, with a variance that is 0
+    at both and largest in the middle. S_ne falls somewhere in the gap, so it strays the more the further it falls; so
+    does S_e, which besides may leave the range of its ends, the more the wider the gap.
+
+    Args:
+        at: place between the two, 0 … 1.
+        width: their distance as a share of the whole range.
+    """
+    mean = (1 - at) * metric.total[k] + at * metric.total[k + 1]
+    rise = metric.edit_norm[k + 1] - metric.edit_norm[k]
+    fall = metric.keep_norm[k] - metric.keep_norm[k + 1]
+    edit = edit_weight * ROUGHNESS * math.hypot(math.sqrt(width), rise)
+    deviation = math.sqrt(at * (1 - at)) * math.hypot(edit, fall)
+    distance = (mean - metric.total[metric.best]) / deviation
+    return deviation * (distance * NormalDist().cdf(distance) + NormalDist().pdf(distance))
 
 
 def search_candidates(
