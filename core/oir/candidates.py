@@ -51,7 +51,7 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, ed
     random path, Kushner 1964; expected improvement, Jones et al. 1998).
 
     Measured with the demo checkpoint, against the rows and the best S of an exhaustive search: 20 candidates took 34 %
-    of the rows and reached 98 % of the best S in 18 of 20 pairs, 16 candidates 34 % and 94 of 120. The same curves drawn
+    of the rows and reached 98 % of the best S in 18 of 20 pairs, 16 candidates 34 % and 94 of 120. The curves drawn
     over 50 candidates: 22 %, 95 of 100 pairs. The constants were chosen with all but 20 of these pairs in view. Where
     few candidates leave S with narrow peaks, nothing but the exhaustive search is sure to find the best.
 
