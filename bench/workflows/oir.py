@@ -147,7 +147,7 @@ def _search(
 ) -> tuple[Node, ...]:
     """Search, reassembly, and what they show."""
     trajectory = "invert.trajectory"
-    # The demo checkpoint's objects keep their looks up to the noisiest steps, which the paper's plain sum hardly chooses.
+    # The demo checkpoint's objects keep their looks up to the noisiest steps, which the plain sum hardly chooses.
     guidance: dict[str, object] = {"cfg": CFG} if demo else {}
     choice: dict[str, object] = {**guidance, "edit_weight": DEMO_EDIT_WEIGHT} if demo else {}
     return (
