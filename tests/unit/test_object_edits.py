@@ -170,7 +170,7 @@ def test_table_names_the_best_level_by_success_and_then_likeness():
     assert table["both_by_change"]["kind+kind"][best] == 0.0
     assert table["both_by_change"]["colour+colour"]["oir"] is None
     sheet = object_edits.contact_sheet(records, table["best"])
-    assert sheet.shape == (18 + 2 * 160, 5 * 160, 3)
+    assert sheet.shape == (18 + 2 * 160, 6 * 160, 3), "the source, both of OIR, and the best of each grid"
 
 
 def test_a_cut_run_is_kept_beside_the_last_whole_one(pack, tmp_path, monkeypatch):
