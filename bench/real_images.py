@@ -29,7 +29,7 @@ from .results import write_result
 from .scores import at_judge_size, outside, psnr
 from .studio import Studio, grid
 
-PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 12, 0.75
+PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 10, 1.0
 COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
 
 
