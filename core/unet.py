@@ -56,17 +56,27 @@ def context_width(model: Any) -> int:
     return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
 
 
-def check_text_width(name: str, conditioning: list[Any], width: int) -> None:
+def declared_text_width(model: Any) -> int | None:
+    """Width of the text conditioning that a model's configuration names; None for a model that names none.
+
+    Unlike `context_width` it takes a model of any architecture.
+    """
+    width = model.model.model_config.unet_config.get("context_dim")
+    return width if isinstance(width, int) else None
+
+
+def check_text_width(name: str, conditioning: list[Any], width: int | None) -> None:
     """Refuse CONDITIONING made for another kind of model before its first matrix product fails.
 
     Args:
-        name: the input it came by. width: see `context_width`.
+        name: the input it came by.
+        width: see `context_width` and `declared_text_width`; None: not known, nothing is refused.
 
     Raises:
         ValueError: an entry whose text embedding (…, D) has another D.
     """
     for text, *_ in conditioning:
-        if isinstance(text, torch.Tensor) and text.shape[-1] != width:
+        if width is not None and isinstance(text, torch.Tensor) and text.shape[-1] != width:
             raise ValueError(
                 f"{name}: its text embedding is {text.shape[-1]} wide, but the model takes {width}. "
                 "Use the CLIP that belongs to the model."

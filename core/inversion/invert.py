@@ -8,7 +8,7 @@ from typing import Any
 import comfy.utils
 import torch
 
-from ..unet import check_text_width
+from ..unet import check_text_width, declared_text_width
 from .ddim import ddim_invert
 from .engine import Conditioning, Denoiser, process_latent_in, run_loop
 from .memory import auto_batch_size
@@ -141,9 +141,8 @@ def _check(
         )
     if not bool(torch.isfinite(latent_image).all()):
         raise ValueError("latent_image: it holds NaN or infinite values. Check the image, and the VAE that encoded it.")
-    width = model.model.model_config.unet_config.get("context_dim")
+    width = declared_text_width(model)
     for name, conditioning in guidance.items():
         if conditioning is None:
             raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
-        if isinstance(width, int):
-            check_text_width(name, conditioning, width)
+        check_text_width(name, conditioning, width)

@@ -70,14 +70,15 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, ed
         return []  # scores that are all alike decide nothing, and more of them would not either
     everything = sum(candidates)
     price = PRICE / everything
-    worth = [(0.0, 0)]
+    most, chosen = 0.0, list[int]()
     for k, (low, high) in enumerate(zip(seen, seen[1:], strict=False)):
         width = (high - low) / (candidates[-1] - candidates[0])
         for n in candidates:
             if low < n < high and sum(seen) + n <= ROW_SHARE * everything:
                 gain = _expected_gain(metric, k, (n - low) / (high - low), width, edit_weight)
-                worth.append((gain - price * n, -n))
-    return [-n for gain, n in [max(worth)] if gain > 0]
+                if gain - price * n > most:
+                    most, chosen = gain - price * n, [n]
+    return chosen
 
 
 def _middle_of_work(candidates: Sequence[int]) -> int:

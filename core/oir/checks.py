@@ -8,7 +8,7 @@ from typing import Any
 from ..inversion.engine import Conditioning
 from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
-from ..unet import check_text_width
+from ..unet import check_text_width, declared_text_width
 from .prompts import check_source_prompt
 from .types import EditingPair
 
@@ -26,9 +26,7 @@ def check_inputs(
             f"model: it works with {channels} latent channels, but the trajectory has {inverted}. "
             "Connect the model that the trajectory was made with."
         )
-    width = model.model.model_config.unet_config.get("context_dim")
-    if not isinstance(width, int):
-        return
+    width = declared_text_width(model)
     try:
         check_text_width("trajectory", trajectory.conditioning or [], width)
     except ValueError as error:
