@@ -42,6 +42,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from .bootstrap import load_pack
+from .host.layout import write_whole
 from .judge import Judge, judge, load_judge
 from .object_cases import EDITS, ObjectEdit, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
@@ -220,9 +221,7 @@ def report(records: list[dict[str, Any]], whole: bool, precision: str) -> None:
         "failed": [_words(record) for record in records if not record["figures"]["oir"]["both"]],
     }
     name = CURVES if whole else f"{CURVES}.partial"
-    part = RESULTS / f"{CURVES}.part"
-    part.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in scores) + "\n]\n", encoding="utf-8")
-    os.replace(part, RESULTS / f"{name}.json")
+    write_whole(RESULTS / f"{name}.json", "[\n" + ",\n".join(json.dumps(entry) for entry in scores) + "\n]\n")
     if whole:
         (RESULTS / f"{CURVES}.partial.json").unlink(missing_ok=True)
     write_result("object_edits", values, contact_sheet(records, summary["best"]), whole)

@@ -7,9 +7,9 @@ from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 
 TO_REAL = """### With an SDXL checkpoint
 
-Put **Load Checkpoint** in the place of *Load Demo Model*, choose tokens made for SDXL, set the size to 1024 × 1024, and
-in the sampler `layers` back to `published` and `omega` to 1.5; 50 steps, cfg 7.5, `ddim`, `normal` are the paper's
-values.
+Put **Load Checkpoint** in the place of *Load Demo Model*, choose tokens made for SDXL, set the size to 1024 × 1024, in
+the prompt `changed_words` back to 0.4, and in the sampler `layers` back to `published` and `omega` to 1.5; 50 steps,
+cfg 7.5, `ddim`, `normal` are the paper's values.
 """
 
 PARTS = """## Two parts, each with an edit of its own
