@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench.bootstrap import boot_host
+from bench.host.layout import write_whole
 
 from .autoencoder import adapted_names
 from .pictures import Scene, draw_scene, random_scene
@@ -22,6 +22,7 @@ from .train_vae import SDXL_FACTOR, build, moments
 from .training import prepare_cpu, save, to_tensor
 
 SHARD = 500
+LABEL_STRIDE = 4  # of the part labels' rows and columns that are kept
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--pairs", type=float, default=0.4, help="share of scenes with two objects")
     parser.add_argument("--tones", type=float, default=0.35, help="share of two-tone objects")
     parser.add_argument("--loose", type=float, default=0.0, help="share of those called by the look of their part")
     parser.add_argument("--threads", type=int, default=None)
@@ -44,17 +46,16 @@ def main() -> None:
         if path.exists():
             continue
         seeds = range(start, start + SHARD)
-        scenes: list[Scene] = [random_scene(seed, tones=args.tones, loose=args.loose) for seed in seeds]
-        latents = []
+        shares = {"pairs": args.pairs, "tones": args.tones, "loose": args.loose}
+        scenes: list[Scene] = [random_scene(seed, **shares) for seed in seeds]
+        latents, labels = [], []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for k in range(0, SHARD, 10):
-                batch = np.stack([draw_scene(s).image for s in scenes[k : k + 10]])
-                latents.append(moments(model, to_tensor(batch))[0].float() * SDXL_FACTOR)
-        captions = path.with_suffix(".json")
-        part = captions.with_suffix(".part")
-        part.write_text(json.dumps([s.caption for s in scenes]))
-        os.replace(part, captions)
-        save({"latents": torch.cat(latents)}, path)
+                drawn = [draw_scene(s) for s in scenes[k : k + 10]]
+                latents.append(moments(model, to_tensor(np.stack([p.image for p in drawn])))[0].float() * SDXL_FACTOR)
+                labels += [torch.from_numpy(p.labels[::LABEL_STRIDE, ::LABEL_STRIDE].copy()) for p in drawn]
+        write_whole(path.with_suffix(".json"), json.dumps([s.caption for s in scenes]))
+        save({"latents": torch.cat(latents), "labels": torch.stack(labels)}, path)
         print(path.name, float(torch.cat(latents).std()), flush=True)
 
 

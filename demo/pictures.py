@@ -20,6 +20,7 @@ from .world import (
     OUTLINE,
     PARTS,
     PATTERNS,
+    SALIENT,
     Look,
     Picture,
     Scene,
@@ -301,7 +302,7 @@ def _thing(
     """A thing with random looks, and its words.
 
     Two-tone ones (share ``tones``) are mostly left uncaptioned; a share ``loose`` of them is called by the look of
-    its part, as captions of photographs do ("a blue car" for one with a blue hood).
+    its part, as captions of photographs do ("a blue car" for one with a blue hood), where that part is a salient one.
     """
 
     def look() -> Look:
@@ -315,10 +316,13 @@ def _thing(
         part, other = str(rng.choice(PARTS[name])), look()
         looks[part] = other
         tell = rng.random()
-        if tell < 0.4:
+        called_by_part = tell >= 1 - loose
+        if tell < 0.4 or (called_by_part and part not in SALIENT):
             words = f"{base.words} {name} with {article(other.words) if part[-1] != 's' else other.words} {part}"
+        elif called_by_part:
+            words = f"{other.words} {name}"
         else:
-            words = f"{other.words} {name}" if tell >= 1 - loose else name
+            words = name
     elif rng.random() < 0.08:
         words = name
     return Thing(name, looks, box, bool(rng.random() < 0.5)), words
@@ -331,7 +335,8 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35, loose: floa
         seed: decides everything.
         pairs: share of scenes with two objects side by side.
         tones: share of objects with one part in a look of its own.
-        loose: share of those, at most 0.6, that the caption calls by the look of the part.
+        loose: share of those, at most 0.6, that the caption calls by the look of the part, or names the part in full
+            where it is not among ``SALIENT`` (nobody calls a red cat with a blue tail "a blue cat").
     """
     rng = np.random.default_rng([20260, seed])
     background = str(rng.choice(list(BACKGROUNDS)))

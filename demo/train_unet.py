@@ -26,8 +26,10 @@ from bench.bootstrap import boot_host
 from .config import SIZE, UNET, UNET_EXTRA
 from .text import CONFIG_G, CONFIG_L, END, TOKENIZER_DIR, VOCABULARY, WIDTH_G, WIDTH_L, write_tokenizer
 from .training import MovingAverage, initialise, prepare_cpu, save
+from .world import LABELS
 
 TOKENS = 77
+CLASSES = len(LABELS) + 1  # parts, and the background
 
 
 def out_of_place_layers() -> None:
@@ -106,41 +108,85 @@ class DemoNet(torch.nn.Module):
         return self.unet(x, t, context=context, y=y)
 
 
+class PartReader(torch.nn.Module):
+    """Reads the parts off the queries of the decoder's finest cross-attention, as part tokens will; not shipped.
+
+    Each head of each layer gets a linear map to the parts and a softmax, and the probabilities are averaged, so that
+    what lowers its error is what makes a learned token's attention map follow the part.
+    """
+
+    LAYERS = ("output_blocks.2.1.transformer_blocks.0.attn2", "output_blocks.3.1.transformer_blocks.0.attn2")
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.queries: list[torch.Tensor] = []
+        readers = []
+        for name in self.LAYERS:
+            attention = unet.get_submodule(name)
+            attention.to_q.register_forward_hook(lambda _m, _i, queries: self.queries.append(queries))
+            readers.append(torch.nn.Linear(attention.to_q.out_features, attention.heads * CLASSES))
+        self.heads = attention.heads
+        self.readers = torch.nn.ModuleList(readers)
+        for reader in readers:
+            # Block-diagonal: a head's classes see that head's channels alone.
+            width = reader.in_features // self.heads
+            reader.register_buffer("own", torch.kron(torch.eye(self.heads), torch.ones(CLASSES, width)))
+            torch.nn.init.normal_(reader.weight, std=width**-0.5)
+            torch.nn.init.zeros_(reader.bias)
+
+    def loss(self, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with part labels (B, H, W) after a forward pass; rare parts weigh more."""
+        read, self.queries = self.queries, []
+        likely = []
+        for reader, queries in zip(self.readers, read):
+            logits = torch.nn.functional.linear(queries.float(), reader.weight * reader.own, reader.bias)
+            likely.append(logits.unflatten(-1, (self.heads, CLASSES)).softmax(-1).mean(-2))
+        cells = math.isqrt(read[0].shape[1])
+        shares = torch.nn.functional.one_hot(labels.long(), CLASSES).movedim(-1, 1).float()
+        shares = torch.nn.functional.adaptive_avg_pool2d(shares, cells).flatten(2).transpose(1, 2)
+        weights = shares.mean((0, 1)).add(1e-3).rsqrt()
+        error = -(torch.stack(likely).mean(0).clamp(min=1e-6).log() * shares * weights).sum(-1)
+        return error.sum() / (shares * weights).sum()
+
+
 class Shards:
-    """Latents (N, 4, 32, 32) and tokenized captions of every finished shard in a folder."""
+    """Latents (N, 4, 32, 32), part labels (N, 64, 64) and tokenized captions of every finished shard in a folder."""
 
     def __init__(self, folder: Path):
         from transformers import PreTrainedTokenizerFast
 
         self.folder = folder
         self.seen: set[str] = set()
-        self.parts: list[torch.Tensor] = []
+        self.parts: list[dict[str, torch.Tensor]] = []
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(str(TOKENIZER_DIR))
         self.captions: list[list[int]] = []
         self.latents = torch.empty(0)
+        self.labels: torch.Tensor | None = None
         self.empty = self.tokenizer("")["input_ids"]
 
     def refresh(self) -> int:
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self.seen:
                 self.seen.add(path.name)
-                self.parts.append(load_file(str(path))["latents"])
+                self.parts.append(load_file(str(path)))
                 captions = json.loads(path.with_suffix(".json").read_text())
                 self.captions += self.tokenizer(captions)["input_ids"]
-        if self.parts and sum(map(len, self.parts)) != len(self.latents):
-            self.latents = torch.cat(self.parts)
+        if self.parts and sum(len(part["latents"]) for part in self.parts) != len(self.latents):
+            self.latents = torch.cat([part["latents"] for part in self.parts])
+            if all("labels" in part for part in self.parts):
+                self.labels = torch.cat([part["labels"] for part in self.parts])
         return len(self.latents)
 
     def batch(
         self, size: int, rng: np.random.Generator, drop: float = 0.1
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         picks = rng.integers(0, len(self.latents), size)
         ids = [self.empty if rng.random() < drop else self.captions[k] for k in picks]
         lengths = torch.tensor([len(i) for i in ids])
         tokens = torch.full((size, int(lengths.max())), END)
         for row, i in enumerate(ids):
             tokens[row, : len(i)] = torch.tensor(i)
-        return self.latents[picks].float(), tokens, lengths
+        return self.latents[picks].float(), tokens, lengths, None if self.labels is None else self.labels[picks]
 
 
 def build() -> DemoNet:
@@ -185,6 +231,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--noisy", type=float, default=0.0, help="share of each batch drawn from the noisiest fifth")
     parser.add_argument("--pyramid", type=float, default=0.0, help="strength of low-frequency noise at noisy levels")
+    parser.add_argument("--parts", type=float, default=0.0, help="weight of reading the parts off the queries")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     prepare_cpu(args.threads)
@@ -202,23 +249,32 @@ def main() -> None:
     data = Shards(args.folder)
     while data.refresh() < 500:
         time.sleep(5)
+    if args.parts and data.labels is None:
+        parser.error(f"--parts: shards in {args.folder} hold no labels. Encode them again with demo.encode.")
+    reader = PartReader(net.unet) if args.parts else None
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     snr = alphas / (1 - alphas)
     weights = snr.rsqrt()
     decay = [p for p in net.parameters() if p.ndim > 1]
     rest = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    if reader is not None:
+        groups.append({"params": list(reader.parameters()), "weight_decay": 0.0, "factor": 5.0})
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        groups,
         lr=args.rate,
         betas=(0.9, 0.995),
         fused=True,
     )
-    average, begin, step, losses, saved = MovingAverage(net, 0.999), time.time(), 0, [], time.time()
+    average, begin, step, saved = MovingAverage(net, 0.999), time.time(), 0, time.time()
+    losses: list[float] = []
+    readings: list[float] = []
     while (share := (time.time() - begin) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = args.rate * min(1.0, (step + 1) / 100) * min(1.0, 1.5 * (1 - share)) + 1e-6
-        latents, tokens, lengths = data.batch(args.batch, rng)
+            rate = args.rate * group.get("factor", 1.0)
+            group["lr"] = rate * min(1.0, (step + 1) / 100) * min(1.0, 1.5 * (1 - share)) + 1e-6
+        latents, tokens, lengths, labels = data.batch(args.batch, rng)
         t = (1000 * torch.rand(args.batch) ** 0.6).long().clamp(max=999)
         t = torch.where(torch.rand(args.batch) < args.noisy, 800 + torch.randint(0, 200, (args.batch,)), t)
         a = alphas[t][:, None, None, None]
@@ -227,7 +283,12 @@ def main() -> None:
             guess = net(a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens, lengths)
         loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        if reader is not None and labels is not None:
+            reading = reader.loss(labels)
+            readings.append(reading.item())
+            (loss + args.parts * reading).backward()
+        else:
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         average.update(net)
@@ -238,8 +299,11 @@ def main() -> None:
                 other = net(
                     a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens.roll(1, 0), lengths.roll(1, 0)
                 )
+            if reader is not None:
+                reader.queries = []
             worse = ((other.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean().item() / losses[-1]
             line = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
+            line += f", parts {np.mean(readings[-50:]):.3f}" if readings else ""
             print(f"{line}, with others' captions {worse:.2f} times, pictures {data.refresh()}", flush=True)
         if time.time() - saved > 300:
             save(average.values, args.out, {"steps": str(step)}, half=False)

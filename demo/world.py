@@ -35,6 +35,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "car": ("body", "hood", "wheels"),
     "chair": ("back", "seat", "legs"),
 }
+#: Parts whose look may stand for the whole object's in a caption.
+SALIENT = ("torso", "head", "body", "hood", "back", "seat")
 ANIMALS = ("cat", "dog", "rabbit")
 OBJECTS = tuple(PARTS)
 #: Part label k + 1 of a label map is ``LABELS[k]``; 0 is the background.
