@@ -53,12 +53,15 @@ class Variant:
         source_pooled: the edit gets the source's pooled embedding.
         blended: False leaves the blending out.
         paste_back: "" or what is put back outside the final mask, "latent" or "pixels".
+        picture_mask: the source is made first; PartAttentionMask finds the part in it, and its mask holds at every
+            step in the place of the token's.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     source_pooled: bool = False
     blended: bool = True
     paste_back: str = ""
+    picture_mask: bool = False
 
     @property
     def edit(self) -> tuple[bool, bool]:
@@ -80,6 +83,8 @@ VARIANTS = {
     "omega_1": Variant({"omega": 1.0}),
     "omega_1.5": Variant({"omega": 1.5}),
     "released_at_70": Variant({"edit_steps": 0.7}),
+    "picture_mask": Variant(picture_mask=True),
+    "picture_mask_paste_back": Variant(picture_mask=True, paste_back="latent"),
 }
 DEFAULT = ("partedit", "paste_back", "no_blending")
 
@@ -105,10 +110,15 @@ def run(
     out: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     groups: dict[str, list[str]] = {}
     for name, variant in variants.items():
-        groups.setdefault(repr(sorted(variant.settings.items())), []).append(name)
+        groups.setdefault(repr((variant.picture_mask, sorted(variant.settings.items()))), []).append(name)
+    result = None
     for names in groups.values():
-        kinds = list(dict.fromkeys(variants[name].edit for name in names))
-        result = _sample(studio, case, kinds, variants[names[0]].settings, steps)
+        kinds, one = list(dict.fromkeys(variants[name].edit for name in names)), variants[names[0]]
+        mask = None
+        if one.picture_mask:
+            result = result or _sample(studio, case, [(False, False)], {}, steps)
+            mask = _picture_mask(studio, case, result.source)
+        result = _sample(studio, case, kinds, one.settings, steps, mask)
         source = studio.decode(result.source)[0] if source is None else source
         for name in names:
             place = kinds.index(variants[name].edit)
@@ -118,10 +128,36 @@ def run(
     return source, out
 
 
+def _picture_mask(studio: Studio, case: PartEditCase, latent: torch.Tensor) -> torch.Tensor:
+    """(1, H, W) mask of the part in the finished source (1, 4, h, w), as the pack's two mask nodes make it."""
+    from partedit_oir.core.partedit.tokens import find_token, load_token
+    from partedit_oir.nodes.mask import AdaptiveOtsuThreshold, PartAttentionMask
+
+    token = load_token(find_token(f"{case.part.file}.safetensors"))
+    soft = PartAttentionMask.execute(
+        studio.model,
+        token,
+        studio.text(""),
+        {"samples": latent},
+        noise_level=0.5,
+        seed=case.seed,
+        samples=4,
+        layers=LAYERS,
+        upsampling="guided",
+        image=studio.decode(latent),
+    ).args[0]
+    return AdaptiveOtsuThreshold.execute(soft, "adaptive", OMEGA).args[0]
+
+
 def _sample(
-    studio: Studio, case: PartEditCase, kinds: Sequence[tuple[bool, bool]], changes: Mapping[str, Any], steps: int
+    studio: Studio,
+    case: PartEditCase,
+    kinds: Sequence[tuple[bool, bool]],
+    changes: Mapping[str, Any],
+    steps: int,
+    mask: torch.Tensor | None = None,
 ) -> Any:
-    """One run with an edit for each of ``kinds`` (source's pooled embedding, blended)."""
+    """One run with an edit for each of ``kinds`` (source's pooled embedding, blended), under the token's or a mask."""
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
@@ -141,7 +177,8 @@ def _sample(
         edits.append(edit)
     prompt = replace(prompt, edits=tuple(edits))
     token = load_token(find_token(f"{case.part.file}.safetensors"))
-    inputs = BlendInputs(prompt, token, settings=BlendSettings(**{"layers": LAYERS, "omega": OMEGA, **changes}))
+    settings = BlendSettings(**{"layers": LAYERS, "omega": OMEGA, **changes})
+    inputs = BlendInputs(prompt, token if mask is None else None, mask, settings=settings)
     sampling = SampleSettings(case.seed, steps, CFG, "dpmpp_2m", SCHEDULER)
     return feature_blend(studio.model, inputs, studio.text(""), {"samples": torch.zeros(1, 4, 32, 32)}, sampling)
 
