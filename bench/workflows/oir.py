@@ -182,7 +182,7 @@ DEMO = Workflow(
     "oir_demo",
     (Note(HOW, 0), Note(DEMO_NOTE, 2), Note(TURN, 4)),
     (
-        *_picture(SOURCE, 5),
+        *_picture(SOURCE, 3),
         Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "An empty mask"),
         *_box_mask("left", 4, 72, 120, 180),
         *_box_mask("right", 132, 72, 120, 180),
@@ -197,7 +197,7 @@ PART_TOKEN = Workflow(
     "oir_part_token",
     (Note(PART_NOTE, 0), Note(HOW, 3), Note(TURN, 4)),
     (
-        *_picture(PART_SOURCE, 5),
+        *_picture(PART_SOURCE, 2),
         *_part_mask("head", "demo_animal_head.safetensors"),
         *_part_mask("torso", "demo_robot_torso.safetensors"),
         _pair("head_pair", "a red cat", "a green cat", "head_mask", "demo.CLIP"),
