@@ -28,9 +28,9 @@ from .scores import at_judge_size, outside
 from .studio import Studio, grid
 
 EDITS_A_TOKEN, STEPS = 12, 25
-# Colours are decided early: even steps spend more of them there than Karras's, the changed word keeps its own attention,
-# and strong guidance and a mask that is soon full hold against the colour of the rest of the object. Omega was chosen on
-# 25 edits that are not among the sixty (numbers 12 to 16 of each token).
+# Colours are decided early: even steps spend more of them there than Karras's, the changed word keeps its own
+# attention, and strong guidance and a mask that is soon full hold against the colour of the rest of the object. Omega
+# was chosen on 25 edits that are not among the sixty (numbers 12 to 16 of each token).
 CFG, OMEGA, SCHEDULER, CHANGED_WORDS = 7.5, 0.5, "normal", 0.0
 
 

@@ -30,8 +30,8 @@ has those of a real checkpoint.
 
 """
 
-# What suits the demo checkpoint, as the benchmark of its part edits measures it. Its omega, 0.5, changes a few more parts
-# and is meant for a latent pasted back; alone, 0.7 keeps more of the rest.
+# What suits the demo checkpoint, as the benchmark of its part edits measures it. Its omega, 0.5, changes a few more
+# parts and is meant for a latent pasted back; alone, 0.7 keeps more of the rest.
 DEMO_SAMPLING: dict[str, object] = {
     "seed": 5,
     "steps": STEPS,
