@@ -30,7 +30,8 @@ from .studio import Studio, grid
 EDITS_A_TOKEN, STEPS = 12, 25
 # Colours are decided early: even steps spend more of them there than Karras's, the changed word keeps its own
 # attention, and strong guidance and a mask that is soon full hold against the colour of the rest of the object. Omega
-# was chosen on 25 edits that are not among the sixty (numbers 12 to 16 of each token).
+# was chosen on 25 edits that are not among the sixty (numbers 12 to 16 of each token), the others on the first two or
+# three of each token.
 CFG, OMEGA, SCHEDULER, CHANGED_WORDS = 7.5, 0.5, "normal", 0.0
 
 
@@ -130,13 +131,11 @@ def run(
 
 def _picture_mask(studio: Studio, case: PartEditCase, latent: torch.Tensor) -> torch.Tensor:
     """(1, H, W) mask of the part in the finished source (1, 4, h, w), as the pack's two mask nodes make it."""
-    from partedit_oir.core.partedit.tokens import find_token, load_token
     from partedit_oir.nodes.mask import AdaptiveOtsuThreshold, PartAttentionMask
 
-    token = load_token(find_token(f"{case.part.file}.safetensors"))
     soft = PartAttentionMask.execute(
         studio.model,
-        token,
+        studio.token(case.part),
         studio.text(""),
         {"samples": latent},
         noise_level=0.5,
@@ -162,7 +161,6 @@ def _sample(
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
     from partedit_oir.core.partedit.sampler import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.tokens import find_token, load_token
 
     prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings(changed=CHANGED_WORDS))
     pooled = prompt.source[0][1]["pooled_output"]
@@ -176,9 +174,9 @@ def _sample(
             edit = replace(edit, prompts=(part,))
         edits.append(edit)
     prompt = replace(prompt, edits=tuple(edits))
-    token = load_token(find_token(f"{case.part.file}.safetensors"))
+    token = studio.token(case.part) if mask is None else None
     settings = BlendSettings(**{"layers": LAYERS, "omega": OMEGA, **changes})
-    inputs = BlendInputs(prompt, token if mask is None else None, mask, settings=settings)
+    inputs = BlendInputs(prompt, token, mask, settings=settings)
     sampling = SampleSettings(case.seed, steps, CFG, "dpmpp_2m", SCHEDULER)
     return feature_blend(studio.model, inputs, studio.text(""), {"samples": torch.zeros(1, 4, 32, 32)}, sampling)
 

@@ -62,12 +62,11 @@ def main() -> None:
     count = parser.parse_args().pictures
     studio = Studio()
     from partedit_oir.core.partedit.probe import part_maps
-    from partedit_oir.core.partedit.tokens import find_token, load_token
 
     rows: dict[str, dict[str, float]] = {}
     shown: list[torch.Tensor] = []
     for part in DEMO_PARTS:
-        token = load_token(find_token(f"{part.file}.safetensors"))
+        token = studio.token(part)
         pictures = single_scenes(part.names, HELD_OUT, count)
         images = np.stack([p.image for p in pictures])
         true = part_masks(pictures, part)[:, 0] > 0.5

@@ -81,16 +81,14 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
     from partedit_oir.core.partedit.sampler import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.tokens import find_token, load_token
 
     sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
     source = studio.text(case.caption)
     trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
-    token = load_token(find_token(f"{case.part.file}.safetensors"))
     prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings(changed=CHANGED_WORDS))
     settings = BlendSettings(layers=LAYERS, omega=OMEGA, timing="clean, first step twice")
     sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
-    inputs = BlendInputs(prompt, token, settings=settings)
+    inputs = BlendInputs(prompt, studio.token(case.part), settings=settings)
     result = feature_blend(studio.model, inputs, studio.text(""), None, sampling, trajectory)
     return replay(studio, trajectory), result.source, result.edited
 

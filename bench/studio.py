@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from demo.train_tokens import DemoPart
+
 from .bootstrap import load_pack
 
 
@@ -20,6 +22,7 @@ class Studio:
 
         self.model, self.clip, self.vae = load_demo_model()
         self._texts: dict[str, Any] = {}
+        self._tokens: dict[str, Any] = {}
 
     @torch.no_grad()
     def text(self, prompt: str) -> Any:
@@ -27,6 +30,14 @@ class Studio:
         if prompt not in self._texts:
             self._texts[prompt] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
         return self._texts[prompt]
+
+    def token(self, part: DemoPart) -> Any:
+        """PART_TOKEN of one of the demo's parts, read once."""
+        from partedit_oir.core.partedit.tokens import find_token, load_token
+
+        if part.file not in self._tokens:
+            self._tokens[part.file] = load_token(find_token(f"{part.file}.safetensors"))
+        return self._tokens[part.file]
 
     def texts(self, prompts: Sequence[str]) -> Any:
         """CONDITIONING of one row a prompt."""

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from bench.bootstrap import boot_host
 
 from .config import SIZE, UNET, UNET_EXTRA
 from .text import CONFIG_G, CONFIG_L, END, TOKENIZER_DIR, VOCABULARY, WIDTH_G, WIDTH_L, write_tokenizer
+from .train_tokens import LAYERS
 from .training import MovingAverage, initialise, prepare_cpu, save
 from .world import LABELS
 
@@ -115,15 +117,14 @@ class PartReader(torch.nn.Module):
     what lowers its error is what makes a learned token's attention map follow the part.
     """
 
-    LAYERS = ("output_blocks.2.1.transformer_blocks.0.attn2", "output_blocks.3.1.transformer_blocks.0.attn2")
-
     def __init__(self, unet: torch.nn.Module) -> None:
         super().__init__()
-        self.queries: list[torch.Tensor] = []
-        readers = []
-        for name in self.LAYERS:
-            attention = unet.get_submodule(name)
-            attention.to_q.register_forward_hook(lambda _m, _i, queries: self.queries.append(queries))
+        self.queries: dict[int, torch.Tensor] = {}  # of the last forward pass, by reader
+        readers: list[torch.nn.Linear] = []
+        for name in LAYERS.split(", "):
+            block, number = name.split(".")
+            attention = unet.get_submodule(f"{block}_blocks.{number}.1.transformer_blocks.0.attn2")
+            attention.to_q.register_forward_hook(partial(self._keep, len(readers)))
             readers.append(torch.nn.Linear(attention.to_q.out_features, attention.heads * CLASSES))
         self.heads = attention.heads
         self.readers = torch.nn.ModuleList(readers)
@@ -134,14 +135,16 @@ class PartReader(torch.nn.Module):
             torch.nn.init.normal_(reader.weight, std=width**-0.5)
             torch.nn.init.zeros_(reader.bias)
 
+    def _keep(self, number: int, _module: torch.nn.Module, _inputs: tuple, queries: torch.Tensor) -> None:
+        self.queries[number] = queries
+
     def loss(self, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy with part labels (B, H, W) after a forward pass; rare parts weigh more."""
-        read, self.queries = self.queries, []
         likely = []
-        for reader, queries in zip(self.readers, read):
-            logits = torch.nn.functional.linear(queries.float(), reader.weight * reader.own, reader.bias)
+        for number, reader in enumerate(self.readers):
+            logits = torch.nn.functional.linear(self.queries[number].float(), reader.weight * reader.own, reader.bias)
             likely.append(logits.unflatten(-1, (self.heads, CLASSES)).softmax(-1).mean(-2))
-        cells = math.isqrt(read[0].shape[1])
+        cells = math.isqrt(self.queries[0].shape[1])
         shares = torch.nn.functional.one_hot(labels.long(), CLASSES).movedim(-1, 1).float()
         shares = torch.nn.functional.adaptive_avg_pool2d(shares, cells).flatten(2).transpose(1, 2)
         weights = shares.mean((0, 1)).add(1e-3).rsqrt()
@@ -283,12 +286,12 @@ def main() -> None:
             guess = net(a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens, lengths)
         loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
         optimiser.zero_grad(set_to_none=True)
+        total = loss
         if reader is not None and labels is not None:
             reading = reader.loss(labels)
             readings.append(reading.item())
-            (loss + args.parts * reading).backward()
-        else:
-            loss.backward()
+            total = loss + args.parts * reading
+        total.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         average.update(net)
@@ -299,8 +302,6 @@ def main() -> None:
                 other = net(
                     a.sqrt() * latents + (1 - a).sqrt() * noise, t.float(), tokens.roll(1, 0), lengths.roll(1, 0)
                 )
-            if reader is not None:
-                reader.queries = []
             worse = ((other.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean().item() / losses[-1]
             line = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
             line += f", parts {np.mean(readings[-50:]):.3f}" if readings else ""
