@@ -54,11 +54,13 @@ class Studio:
         sampler: str = "dpmpp_2m",
         scheduler: str = "karras",
         size: tuple[int, int] = (256, 256),
+        start: torch.Tensor | None = None,
+        denoise: float = 1.0,
     ) -> torch.Tensor:
-        """Latents (N, 4, H/8, W/8) of N prompts in one batch."""
+        """Latents (N, 4, H/8, W/8) of N prompts in one batch, from noise or from ``start`` (the same shape)."""
         import comfy.sample
 
-        latent = torch.zeros(len(prompts), 4, size[0] // 8, size[1] // 8)
+        latent = torch.zeros(len(prompts), 4, size[0] // 8, size[1] // 8) if start is None else start
         noise = comfy.sample.prepare_noise(latent, seed)
         return comfy.sample.sample(
             self.model,
@@ -70,7 +72,7 @@ class Studio:
             self.texts(prompts),
             self.text(""),
             latent,
-            denoise=1.0,
+            denoise=denoise,
             disable_pbar=True,
             seed=seed,
         )

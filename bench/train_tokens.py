@@ -92,6 +92,7 @@ def run_on_ray(plan: Plan, cpu: bool) -> list[dict[str, Any]]:
     """
     import ray
 
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless its user wants it
     options = plan.ray or {}
     environment = {key: os.environ[key] for key in ("COMFYUI_PATH", "OMP_NUM_THREADS") if key in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
