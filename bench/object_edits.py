@@ -4,7 +4,7 @@
     python run.py bench object_edits --replay        the search figures again, from the recorded scores
 
 Generator pictures of two plain objects side by side, of unseen seeds, with exact masks; each edit changes both objects,
-in colour or in kind. Every method starts from the same latent, on the same 16 DDIM levels, with guidance 7.5 and the
+in colour or in kind. Every method starts from the same latent, on the same 25 DDIM levels, with guidance 7.5 and the
 same prompts; all but SDEdit, which has no use for them, are given the masks:
 
 - ``oir``: exhaustive step search and reassembly; ``oir_weighted``: the same with S_e counted twice in the choice.
@@ -49,7 +49,7 @@ from .object_methods import CFG, STEPS, Bench
 from .perceptual import feature_distance
 from .results import RESULTS, write_result
 
-GRID = (8, 12, 16)
+GRID = (12, 18, 25)
 # S with the edit counted this often: for those who want the edit rather than an untouched picture.
 EDIT_WEIGHT = 2.0
 GRIDDED = ("fixed", "sdedit", "blended")

@@ -10,8 +10,8 @@ import torch
 from .object_cases import ObjectEdit, object_mask
 from .studio import Studio
 
-STEPS, CFG = 16, 7.5
-ROWS = 16  # candidates a UNet call, twice as many rows with guidance
+STEPS, CFG = 25, 7.5
+ROWS = 25  # candidates a UNet call, twice as many rows with guidance
 
 
 class Bench:

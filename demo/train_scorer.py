@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from .pictures import article, draw_scene, random_scene
@@ -30,6 +31,13 @@ GRID = SIZE // PATCH
 #: What one object can be called; an object view's answer is one of these.
 PHRASES = [f"{article(Look(c, p).words)} {name}" for name in OBJECTS for c in COLOURS for p in PATTERNS]
 FIRST, HELD_OUT = 7_000_000, 7_900_000
+REDRAWN_HELD_OUT = 100
+
+
+def cover(mask: np.ndarray) -> np.ndarray:
+    """(GRID, GRID) bool: patches of which a square mask covers more than a tenth."""
+    cell = mask.shape[0] // GRID
+    return mask.reshape(GRID, cell, GRID, cell).mean((1, 3)) > 0.1
 
 
 def views(seed: int) -> tuple[np.ndarray, str, list[tuple[np.ndarray, int]]]:
@@ -41,8 +49,7 @@ def views(seed: int) -> tuple[np.ndarray, str, list[tuple[np.ndarray, int]]]:
     for index, thing in enumerate(scene.things, 1):
         looks = list(thing.looks.values())
         common = max(looks, key=looks.count)
-        cover = (picture.owner == index).reshape(GRID, 2 * PATCH, GRID, 2 * PATCH).mean((1, 3)) > 0.1
-        objects.append((cover, PHRASES.index(f"{article(common.words)} {thing.name}")))
+        objects.append((cover(picture.owner == index), PHRASES.index(f"{article(common.words)} {thing.name}")))
     return small, scene.caption, objects
 
 
@@ -74,22 +81,35 @@ def tokenized(texts: list[str]) -> torch.Tensor:
 
 
 class Bank:
-    """Drawn scenes and their object views.
+    """Scenes and their object views.
 
     Attributes:
         images: (S, SIZE, SIZE, 3) uint8. captions: (S, L) token ids.
         scene, cover, phrase: of each object view its scene, its patches (GRID²) and its index into PHRASES.
     """
 
-    def __init__(self, seeds: range):
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            drawn = list(pool.map(views, seeds, chunksize=50))
-        self.images = np.stack([d[0] for d in drawn])
-        self.captions = tokenized([d[1] for d in drawn])
-        flat = [(k, cover, phrase) for k, d in enumerate(drawn) for cover, phrase in d[2]]
+    def __init__(self, images: np.ndarray, captions: list[str], objects: list[list[tuple[np.ndarray, int]]]) -> None:
+        self.images, self.captions = images, tokenized(captions)
+        flat = [(k, seen, phrase) for k, each in enumerate(objects) for seen, phrase in each]
         self.scene = np.array([f[0] for f in flat])
         self.cover = torch.from_numpy(np.stack([f[1] for f in flat])).flatten(1)
         self.phrase = torch.tensor([f[2] for f in flat])
+
+    @classmethod
+    def drawn(cls, seeds: range) -> Bank:
+        """Scenes of the generator."""
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            drawn = list(pool.map(views, seeds, chunksize=50))
+        return cls(np.stack([d[0] for d in drawn]), [d[1] for d in drawn], [d[2] for d in drawn])
+
+    @classmethod
+    def redrawn(cls, file: Path, where: slice) -> Bank:
+        """Some of the scenes that ``demo.redraw`` made."""
+        with safe_open(str(file), "pt") as content:
+            captions = content.metadata()["captions"].split("\n")
+            images, covers, phrases = (content.get_tensor(k).numpy() for k in ("images", "covers", "phrases"))
+        objects = [list(zip(c, map(int, p))) for c, p in zip(covers, phrases)]
+        return cls(images[where], captions[where], objects[where])
 
 
 @torch.no_grad()
@@ -114,12 +134,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=96, help="object views a step, and a quarter as many scenes")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--redrawn", type=Path, help="file of demo.redraw; half of the batches come from it")
     parser.add_argument("--resume", type=Path, help="weights of an earlier run to go on from")
     args = parser.parse_args()
     prepare_cpu()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    bank, held = Bank(range(FIRST, FIRST + args.scenes)), Bank(range(HELD_OUT, HELD_OUT + 300))
+    banks = [Bank.drawn(range(FIRST, FIRST + args.scenes))]
+    held = {"": Bank.drawn(range(HELD_OUT, HELD_OUT + 300))}
+    if args.redrawn:
+        banks.append(Bank.redrawn(args.redrawn, slice(None, -REDRAWN_HELD_OUT)))
+        held["redrawn "] = Bank.redrawn(args.redrawn, slice(-REDRAWN_HELD_OUT, None))
     phrases, model = tokenized(PHRASES), build_clip()
     with torch.no_grad():
         # drawn at 0.02, positions drown in the patches' colours, and shapes are positions
@@ -132,6 +157,7 @@ def main() -> None:
     while (share := (time.time() - begin) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = args.rate * min(1.0, (step + 1) / 200) * min(1.0, 1.5 * (1 - share)) + 1e-6
+        bank = banks[int(rng.integers(len(banks)))]
         picks = rng.integers(0, len(bank.scene), args.batch)
         scenes = rng.integers(0, len(bank.images), args.batch // 4)
         x, keep = to_tensor(bank.images[bank.scene[picks]]), bank.cover[picks]
@@ -155,9 +181,9 @@ def main() -> None:
         if step % 100 == 0:
             print(f"{time.time() - begin:5.0f}s step {step} loss {loss.item():.4f}", flush=True)
     model.load_state_dict(average.values)
-    score = accuracy(model, held)
+    score = {name + key: value for name, bank in held.items() for key, value in accuracy(model, bank).items()}
     print("held out:", score, flush=True)
-    about = {"steps": str(step), **{k: f"{v:.3f}" for k, v in score.items()}}
+    about = {"steps": str(step), **{k.replace(" ", "_"): f"{v:.3f}" for k, v in score.items()}}
     save({k: v for k, v in average.values.items() if not k.endswith("position_ids")}, args.out, about)
 
 

@@ -51,7 +51,7 @@ class InversionStepSearch(io.ComfyNode):
                     "strategy",
                     options=list(STRATEGIES),
                     default=STRATEGIES[0],
-                    tooltip="coarse-to-fine tries both ends and one between, then only what promises more than it "
+                    tooltip="coarse-to-fine tries both ends and two between, then only what promises more than it "
                     "costs: about a third of the work, less with many steps. exhaustive tries every candidate.",
                 ),
                 io.Int.Input("first_step", default=1, min=1, max=999, tooltip="Smallest inversion step to try."),
