@@ -5,6 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 PartToken = io.Custom("PART_TOKEN")
+# A name for another node's list. Not `io.Combo`: ComfyUI 0.3.75 takes the type of such an output for an empty list of
+# options, which no input fits.
+ListEntry = io.Custom("COMBO")
 EditPrompt = io.Custom("EDIT_PROMPT")
 Trajectory = io.Custom("TRAJECTORY")
 EditingPairs = io.Custom("EDITING_PAIR")

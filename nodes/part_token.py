@@ -126,8 +126,9 @@ class SavePartToken(io.ComfyNode):
             ],
             outputs=[
                 io_types.PartToken.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
-                # A combo, so that it can be connected to LoadPartToken.
-                io.Combo.Output(display_name="file_name", tooltip="The name it was saved under, for LoadPartToken."),
+                io_types.ListEntry.Output(
+                    "COMBO", display_name="file_name", tooltip="The name it was saved under, for LoadPartToken."
+                ),
             ],
         )
 

@@ -108,7 +108,7 @@ class Client:
             PromptError: validation failed; the message names each node, input and reason.
         """
         try:
-            return self.post_json("/prompt", {"prompt": prompt, "client_id": self.client_id})["prompt_id"]
+            accepted = self.post_json("/prompt", {"prompt": prompt, "client_id": self.client_id})
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             try:
@@ -116,6 +116,12 @@ class Client:
             except ValueError:
                 raise PromptError(f"the server refused the prompt: {error.code} {text[:500]}") from None
             raise PromptError(_explain_refusal(answer), details=answer) from None
+        # A host runs the outputs that are sound and leaves out the others.
+        if accepted.get("node_errors"):
+            self.post_json("/queue", {"delete": [accepted["prompt_id"]]})
+            self.interrupt()
+            raise PromptError(_explain_refusal(accepted), details=accepted)
+        return accepted["prompt_id"]
 
     def run(self, prompt: dict[str, Any], progress: Progress | None = None, limit: float = 600.0) -> RunResult:
         """Queue a prompt and wait for its end.
@@ -194,7 +200,7 @@ def _follow(
 
 
 def _explain_refusal(answer: dict[str, Any]) -> str:
-    lines = [str((answer.get("error") or {}).get("message", "the server refused the prompt"))]
+    lines = [str((answer.get("error") or {}).get("message", "the server refused the prompt or a part of it"))]
     for node, entry in (answer.get("node_errors") or {}).items():
         for error in entry.get("errors", []):
             lines.append(f"  node {node} ({entry.get('class_type')}): {error.get('message')}: {error.get('details')}")

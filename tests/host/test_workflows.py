@@ -115,3 +115,18 @@ def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
     with pytest.raises(PromptError) as error:
         client.run(prompt)
     assert "LoadPartToken" in str(error.value) and name in str(error.value), value
+
+
+def test_a_prompt_that_is_refused_in_part_is_no_success(client, object_info):
+    """The host would run the sound outputs and say nothing of the others."""
+    prompt = {
+        "1": {"class_type": "LoadDemoModel", "inputs": {}},
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "3": {"class_type": "VAEDecode", "inputs": {"samples": ["2", 0], "vae": ["1", 2]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    with pytest.raises(PromptError, match=r"node 5 \(PreviewImage\): Return type mismatch"):
+        client.run(prompt)
+    del prompt["5"]
+    assert client.run(prompt).outputs["4"]["images"]
