@@ -346,7 +346,7 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35, loose: floa
         split = rng.uniform(0.46, 0.54)
         left, left_words = _thing(names[0], rng, _place(names[0], rng, 0.0, split, 0.66), tones * 0.6, loose)
         right, right_words = _thing(names[1], rng, _place(names[1], rng, split, 1.0, 0.66), tones * 0.6, loose)
-        caption = f"{article(left_words)} on the left and {article(right_words)} on the right, {place}"
+        caption = side_by_side(article(left_words), article(right_words), background)
         if rng.random() < 0.12:
             caption = f"{article(left_words)} and {article(right_words)} {place}"
         return Scene((left, right), background, caption, seed)
@@ -363,6 +363,11 @@ def plain_scene(name: str, look: Look, background: str, seed: int) -> Scene:
     return Scene((thing,), background, f"{article(look.words)} {name} {BACKGROUNDS[background]}", seed)
 
 
+def side_by_side(left: str, right: str, background: str) -> str:
+    """The caption of two things that are each told with an article: "a cat", "a red chair"."""
+    return f"{left} on the left and {right} on the right, {BACKGROUNDS[background]}"
+
+
 def plain_pair(names: tuple[str, str], looks: tuple[Look, Look], background: str, seed: int) -> Scene:
     """Two things side by side, each all in one look, captioned as the training scenes are."""
     rng = np.random.default_rng([20262, seed])
@@ -373,4 +378,4 @@ def plain_pair(names: tuple[str, str], looks: tuple[Look, Look], background: str
         for name, look, box in zip(names, looks, boxes)
     )
     left, right = (article(f"{look.words} {name}") for name, look in zip(names, looks))
-    return Scene(things, background, f"{left} on the left and {right} on the right, {BACKGROUNDS[background]}", seed)
+    return Scene(things, background, side_by_side(left, right, background), seed)

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .pictures import article, draw_scene, plain_pair
+from .pictures import draw_scene, plain_pair, side_by_side
 from .scorer import SIZE
-from .train_scorer import PHRASES, cover
+from .train_scorer import object_views, phrase_of
 from .training import prepare_cpu, save
 from .world import ANIMALS, BACKGROUNDS, COLOURS, OBJECTS, PARTS, PATTERNS, Look, Scene
 
@@ -48,13 +48,9 @@ def redrawn_pair(seed: int, changing: bool) -> tuple[Scene, Scene]:
         elif what != "nothing":
             thing = replace(thing, looks=dict.fromkeys(PARTS[thing.name], look()))
         things.append(thing)
-    left, right = (article(words(thing.name, next(iter(thing.looks.values())))) for thing in things)
-    caption = f"{left} on the left and {right} on the right, {BACKGROUNDS[scene.background]}"
+    left, right = (phrase_of(thing) for thing in things)
+    caption = side_by_side(left, right, scene.background)
     return scene, replace(scene, things=tuple(things), caption=caption)
-
-
-def words(name: str, look: Look) -> str:
-    return f"{look.words} {name}"
 
 
 def main() -> None:
@@ -88,12 +84,16 @@ def main() -> None:
         images.append((small * 255).round().to(torch.uint8))
         for picture, (_, after) in zip(drawn, pairs):
             captions.append(after.caption)
-            covers.append(np.stack([cover(picture.owner == place) for place in (1, 2)]))
-            phrases.append([article(words(t.name, next(iter(t.looks.values())))) for t in after.things])
+            views = object_views(picture, after.things)
+            covers.append(np.stack([seen for seen, _ in views]))
+            phrases.append([phrase for _, phrase in views])
         if (start - args.first) // BATCH % 10 == 0:
             print(f"{time.time() - begin:5.0f}s {start - args.first + BATCH} scenes", flush=True)
-    known = torch.tensor([[PHRASES.index(phrase) for phrase in each] for each in phrases])
-    tensors = {"images": torch.cat(images), "covers": torch.from_numpy(np.stack(covers)), "phrases": known}
+    tensors = {
+        "images": torch.cat(images),
+        "covers": torch.from_numpy(np.stack(covers)),
+        "phrases": torch.tensor(phrases),
+    }
     save(tensors, args.out, {"captions": "\n".join(captions)})
 
 

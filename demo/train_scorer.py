@@ -5,12 +5,14 @@
 A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Whole scenes are told from the other captions of their
 batch, as CLIP is trained. Single objects, seen through their mask alone, are told from every other look and kind there
 is: within a batch few captions differ in the kind alone, and so trained the model learned colours and nothing else.
+``--redrawn`` adds objects as the image model draws them (see ``demo.redraw``).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +27,7 @@ from safetensors.torch import load_file
 from .pictures import article, draw_scene, random_scene
 from .scorer import PATCH, SIZE, build_clip, build_tokenizer
 from .training import MovingAverage, prepare_cpu, save, to_tensor
-from .world import COLOURS, OBJECTS, PATTERNS, Look
+from .world import COLOURS, OBJECTS, PATTERNS, Look, Picture, Thing
 
 GRID = SIZE // PATCH
 #: What one object can be called; an object view's answer is one of these.
@@ -40,17 +42,23 @@ def cover(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(GRID, cell, GRID, cell).mean((1, 3)) > 0.1
 
 
+def phrase_of(thing: Thing) -> str:
+    """What a thing is called by its commonest look, one of PHRASES."""
+    looks = list(thing.looks.values())
+    return f"{article(max(looks, key=looks.count).words)} {thing.name}"
+
+
+def object_views(picture: Picture, things: Sequence[Thing]) -> list[tuple[np.ndarray, int]]:
+    """(patch mask, index into PHRASES) of what stands in each place of a drawn picture."""
+    return [(cover(picture.owner == n), PHRASES.index(phrase_of(thing))) for n, thing in enumerate(things, 1)]
+
+
 def views(seed: int) -> tuple[np.ndarray, str, list[tuple[np.ndarray, int]]]:
     """One scene at SIZE with its caption, and (patch mask, index into PHRASES) of each object."""
     scene = random_scene(seed, tones=0.3)
     picture = draw_scene(scene)
     small = picture.image.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3)).astype(np.uint8)
-    objects = []
-    for index, thing in enumerate(scene.things, 1):
-        looks = list(thing.looks.values())
-        common = max(looks, key=looks.count)
-        objects.append((cover(picture.owner == index), PHRASES.index(f"{article(common.words)} {thing.name}")))
-    return small, scene.caption, objects
+    return small, scene.caption, object_views(picture, scene.things)
 
 
 def see(model: Any, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from demo.pictures import draw_scene
-from demo.redraw import redrawn_pair, words
+from demo.redraw import redrawn_pair
 from demo.train_scorer import GRID, PHRASES, REDRAWN_HELD_OUT, Bank, cover
 from demo.training import save
 from demo.world import ANIMALS, PARTS
@@ -21,7 +21,7 @@ def test_words_change_with_the_objects_and_boxes_stay():
     for seed in range(60):
         before, after = redrawn_pair(seed, True)
         for old, new in zip(before.things, after.things):
-            phrase = words(new.name, look_of(new))
+            phrase = f"{look_of(new).words} {new.name}"
             assert phrase in after.caption and old.box == new.box
             assert old.name == new.name or (old.name in ANIMALS and new.name in ANIMALS)
             assert set(new.looks) == set(PARTS[new.name])
