@@ -20,12 +20,12 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - the reader may start it with any python
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
-from bench.host import existing
-from bench.host.archives import FLOOR
-from bench.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop
-from bench.host.link import link_pack
-from bench.host.provision import prepare_private
-from bench.host.server import Server, ServerError
+from tools.host import existing
+from tools.host.archives import FLOOR
+from tools.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop
+from tools.host.link import link_pack
+from tools.host.provision import prepare_private
+from tools.host.server import Server, ServerError
 
 
 def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
@@ -80,33 +80,28 @@ def wait_or_end(process: subprocess.Popen[bytes], patience: float = 20.0) -> Non
     process.wait()
 
 
-def program(name: str) -> str:
-    """The module of a program under bench/ (a file, or a folder with __main__.py).
-
-    Raises:
-        SetupError: there is none of that name; lists those there are.
-    """
-    known = programs()
-    if name not in known:
-        raise SetupError(f"there is no benchmark {name!r}; there are: {', '.join(sorted(known)) or 'none'}")
-    return known[name]
-
-
-def programs() -> dict[str, str]:
-    """Name to module of everything under bench/ that can be run."""
-    found: dict[str, str] = {}
-    folder = PACK_DIR / "bench"
-    for path in [*folder.glob("*.py"), *folder.glob("*/__main__.py")]:
-        name = path.parent.name if path.name == "__main__.py" else path.stem
-        if "__main__" in path.read_text(encoding="utf-8"):
-            found[name] = f"bench.{name}"
-    return found
+# What each command runs with the host's python. Everything in bench/ that can be run stands here by hand.
+PROGRAMS = {
+    "demo": "tools.demo_edits.make",
+    "parity": "tools.parity.compare",
+    "train-tokens": "tools.train_tokens.run",
+    "templates": "tools.templates.write",
+}
+BENCHMARKS = {
+    "demo_quality": "does the demo model draw what the prompt says",
+    "object_edits": "two-object edits: OIR beside other ways, and the step search",
+    "part_edits": "sixty part edits, their parts and backgrounds",
+    "part_tokens": "how well the demo's tokens find their parts",
+    "real_images": "part edits of pictures, by inversion method",
+    "token_cost": "memory and time of token training at SDXL's size",
+    "token_curves": "how tokens depend on pictures, layers, noise levels and training",
+}
 
 
 def demo(options: argparse.Namespace) -> int:
     host = pick_host(existing.RUN_MODULES)
     arguments = ["--output", str(Path(options.output).absolute()), *(["--cpu"] if options.cpu else [])]
-    return run_module(host, "bench.host.demo", arguments)
+    return run_module(host, PROGRAMS["demo"], arguments)
 
 
 def test(options: argparse.Namespace) -> int:
@@ -142,7 +137,7 @@ def offer_pictures(host: Host) -> None:
     """Copy the example pictures that templates load into the host's input folder; nothing there is overwritten."""
     folder = host.root / "input"
     folder.mkdir(exist_ok=True)
-    for picture in sorted((PACK_DIR / "demo" / "input").iterdir()):
+    for picture in sorted((PACK_DIR / "workflows" / "input").iterdir()):
         target = folder / picture.name
         if picture.is_file() and not target.exists():
             partial = target.with_name(picture.name + ".partial")
@@ -155,15 +150,21 @@ def parity(options: argparse.Namespace) -> int:
     folder = Path(options.folder).absolute()
     if not folder.is_dir():
         raise SetupError(f"{folder} is no folder; give a folder of golden cases (NAME.json with NAME.safetensors)")
-    return run_module(pick_host(existing.RUN_MODULES), program("parity"), [str(folder), *options.arguments])
+    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["parity"], [str(folder), *options.arguments])
+
+
+def templates(options: argparse.Namespace) -> int:
+    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["templates"], options.arguments)
 
 
 def bench(options: argparse.Namespace) -> int:
     if options.name is None:
-        print("benchmarks: " + ", ".join(sorted(programs())))
+        width = max(map(len, BENCHMARKS))
+        print("\n".join(f"{name:{width}}  {what}" for name, what in BENCHMARKS.items()))
         return 0
-    module = program(options.name)
-    return run_module(pick_host(existing.TEST_MODULES), module, options.arguments)
+    if options.name not in BENCHMARKS:
+        raise SetupError(f"there is no benchmark {options.name!r}; there are: {', '.join(BENCHMARKS)}")
+    return run_module(pick_host(existing.TEST_MODULES), f"bench.{options.name}", options.arguments)
 
 
 def train_tokens(options: argparse.Namespace) -> int:
@@ -171,7 +172,7 @@ def train_tokens(options: argparse.Namespace) -> int:
     if not config.is_file():
         raise SetupError(f"{config} is no file; give a YAML file that lists the tokens to train")
     host = pick_host(existing.RUN_MODULES)
-    return run_module(host, program("train_tokens"), [str(config), *options.arguments])
+    return run_module(host, PROGRAMS["train-tokens"], [str(config), *options.arguments])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -201,6 +202,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", nargs="?")
     one.set_defaults(work=bench)
 
+    one = commands.add_parser("templates", help="write the workflow templates again")
+    one.set_defaults(work=templates)
+
     one = commands.add_parser("train-tokens", help="train several part tokens from one file")
     one.add_argument("config", metavar="CONFIG.yaml")
     one.set_defaults(work=train_tokens)
@@ -208,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 # These hand what they do not know themselves to the program that they start.
-FORWARDING = {"test", "parity", "bench", "train-tokens"}
+FORWARDING = {"test", "parity", "bench", "templates", "train-tokens"}
 
 
 def main(arguments: list[str]) -> int:

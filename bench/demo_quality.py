@@ -11,12 +11,12 @@ import time
 import numpy as np
 import torch
 
-from demo.pictures import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Look, article, draw_scene, random_scene
+from demo.training.pictures import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Look, article, draw_scene, random_scene
+from demo.training.studio import Studio, grid
 
 from .judge import accuracy, judge, load_judge
 from .results import write_result
 from .scores import psnr
-from .studio import Studio, grid
 
 PROMPTS, BATCH = 200, 10
 

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from demo.pictures import COLOURS, LABELS, OBJECTS, PATTERNS, draw_scene, random_scene
-from demo.training import prepare_cpu, save, to_tensor
+from demo.training.common import prepare_cpu, save, to_tensor
+from demo.training.pictures import COLOURS, LABELS, OBJECTS, PATTERNS, draw_scene, random_scene
 
 WEIGHTS = Path(__file__).resolve().parent / "judge.safetensors"
 COLOUR_NAMES = tuple(COLOURS)

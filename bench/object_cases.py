@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demo.pictures import article, draw_scene, plain_pair
+from demo.training.pictures import article, draw_scene, plain_pair
 from demo.world import ANIMALS, BACKGROUNDS, COLOURS, OBJECTS, PARTS, Look, Picture, Scene
 
 from .judge import GRID, INPUT, Verdict

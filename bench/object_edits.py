@@ -41,8 +41,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .bootstrap import load_pack
-from .host.layout import write_whole
+from tools.bootstrap import load_pack
+from tools.host.layout import write_whole
+
 from .judge import Judge, judge, load_judge
 from .object_cases import EDITS, ObjectEdit, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
@@ -63,7 +64,7 @@ _worker: dict[str, Any] = {}
 
 def run_edit(number: int) -> dict[str, Any]:
     """Everything about one edit: scores of the search, figures and pictures (H, W, 3 uint8) of every method."""
-    from demo.pictures import draw_scene
+    from demo.training.pictures import draw_scene
     from partedit_oir.core.oir.metric import combine
 
     bench: Bench = _worker["bench"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from .object_cases import ObjectEdit, object_mask
-from .studio import Studio
+from demo.training.defaults import CFG, STEPS
+from demo.training.studio import Studio
 
-STEPS, CFG = 25, 7.5
+from .object_cases import ObjectEdit, object_mask
+
 ROWS = 25  # candidates a UNet call, twice as many rows with guidance
 
 

@@ -19,20 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo.pictures import BACKGROUNDS, COLOURS, article
-from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
+from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA, SCHEDULER, STEPS
+from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
+from demo.training.pictures import BACKGROUNDS, COLOURS, article
+from demo.training.studio import Studio, grid
 
 from .judge import judge, load_judge
 from .results import write_result
 from .scores import at_judge_size, outside
-from .studio import Studio, grid
 
-EDITS_A_TOKEN, STEPS = 12, 25
-# Colours are decided early: even steps spend more of them there than Karras's, the changed word keeps its own
-# attention, and strong guidance and a mask that is soon full hold against the colour of the rest of the object. Omega
-# was chosen on 25 edits that are not among the sixty (numbers 12 to 16 of each token), the others on the first two or
-# three of each token.
-CFG, OMEGA, SCHEDULER, CHANGED_WORDS = 7.5, 0.5, "normal", 0.0
+EDITS_A_TOKEN = 12
 
 
 @dataclass(frozen=True)
@@ -157,10 +153,10 @@ def _sample(
     mask: torch.Tensor | None = None,
 ) -> Any:
     """One run with an edit for each of ``kinds`` (source's pooled embedding, blended), under the token's or a mask."""
+    from partedit_oir.core.partedit.edit import SampleSettings, feature_blend
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
-    from partedit_oir.core.partedit.sampler import SampleSettings, feature_blend
 
     prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings(changed=CHANGED_WORDS))
     pooled = prompt.source[0][1]["pooled_output"]
@@ -182,8 +178,8 @@ def _sample(
 
 
 def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, paste_back: str) -> torch.Tensor:
+    from partedit_oir.core.partedit.edit import paste_pixels
     from partedit_oir.core.partedit.masks import fit_mask
-    from partedit_oir.core.partedit.sampler import paste_pixels
 
     latent, mask = result.edited[place], result.mask[place]
     if paste_back == "latent":

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from demo.train_tokens import DEMO_PARTS, LAYERS, part_masks, single_scenes
+from demo.training.parts import DEMO_PARTS, LAYERS, part_masks, single_scenes
+from demo.training.studio import Studio, grid
 
 from .results import write_result
-from .studio import Studio, grid
 
 PICTURES, BATCH, LEVELS = 100, 20, (0.3, 0.5, 0.7)
 HELD_OUT = 9_000_000  # seeds no training script uses
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES, help="held-out pictures a token")
     count = parser.parse_args().pictures
     studio = Studio()
-    from partedit_oir.core.partedit.probe import part_maps
+    from partedit_oir.core.partedit.attention_mask import part_maps
 
     rows: dict[str, dict[str, float]] = {}
     shown: list[torch.Tensor] = []

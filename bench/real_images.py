@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain_scene
-from demo.train_tokens import DEMO_PARTS, LAYERS, DemoPart
+from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA
+from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
+from demo.training.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain_scene
+from demo.training.studio import Studio, grid
 
 from .judge import judge, load_judge
-from .part_edits import CFG, CHANGED_WORDS, OMEGA
 from .results import write_result
 from .scores import at_judge_size, outside, psnr
-from .studio import Studio, grid
 
 PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 10, 1.0
 COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
@@ -77,10 +77,10 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     """Latents of replay, source row and edit."""
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+    from partedit_oir.core.partedit.edit import SampleSettings, feature_blend
     from partedit_oir.core.partedit.guider import BlendInputs
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
     from partedit_oir.core.partedit.run import BlendSettings
-    from partedit_oir.core.partedit.sampler import SampleSettings, feature_blend
 
     sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
     source = studio.text(case.caption)

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from demo.train_tokens import LAYERS, DemoPart
+from demo.training.parts import LAYERS, DemoPart
+from demo.training.studio import Studio
 from demo.world import BACKGROUNDS, Picture
-
-from .studio import Studio
 
 
 def short_prompt(picture: Picture, part: DemoPart) -> str:
@@ -22,7 +21,7 @@ def short_prompt(picture: Picture, part: DemoPart) -> str:
 
 def full_prompt(picture: Picture, part: DemoPart) -> str:
     """The picture told as its own caption would, the part included: "a red cat with a blue head in the snow"."""
-    from demo.pictures import article
+    from demo.training.pictures import article
 
     thing = picture.scene.things[0]
     base = Counter(look.words for look in thing.looks.values()).most_common(1)[0][0]
@@ -59,7 +58,7 @@ def word_maps(
         For "all layers" and for "token layers" (the layers that the demo's tokens use): (N, 1, h, w).
     """
     from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.partedit.query_cache import build_query_cache
+    from partedit_oir.core.training.query_cache import build_query_cache
     from partedit_oir.core.unet import all_cross_layers
 
     known = all_cross_layers(studio.model)

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from .bootstrap import boot_host, load_pack
+from tools.bootstrap import boot_host, load_pack
+
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .results import write_result
 
@@ -85,9 +86,9 @@ def measure(width: int, side: int, device: str, limit: int, steps: int) -> dict[
 
     load_pack()
     from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
-    from partedit_oir.core.partedit.training import train_on_cache
-    from partedit_oir.core.partedit.training_settings import TrainingSettings
+    from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
+    from partedit_oir.core.training.settings import TrainingSettings
+    from partedit_oir.core.training.training import train_on_cache
     from partedit_oir.core.unet import all_cross_layers
 
     whole = TrainingSettings()

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from demo.train_tokens import (
+from demo.training.common import prepare_cpu
+from demo.training.parts import (
     DEMO_PARTS,
     FIRST,
     LAYERS,
@@ -42,15 +43,14 @@ from demo.train_tokens import (
     token_settings,
     training_views,
 )
-from demo.training import prepare_cpu
+from demo.training.studio import Studio
 from demo.world import Picture
 
 from .charts import COLOURS, Level, Line, chart
-from .part_tokens import HELD_OUT, PICTURES, iou
+from .parts import HELD_OUT, PICTURES, iou
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .published_training import QUERIES, PublishedRecipe, PublishedTraining
 from .results import write_result
-from .studio import Studio
 from .token_baselines import full_prompt, short_prompt, word_maps
 
 NAME = "token_curves"
@@ -93,7 +93,7 @@ class PartData:
 def queries(studio: Studio, latents: torch.Tensor, levels: dict[str, Any], seed: int) -> Any:
     """QueryCache of latents at the demo's token layers, with the empty prompt."""
     from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.partedit.query_cache import build_query_cache, noise_levels
+    from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
     from partedit_oir.core.unet import all_cross_layers
 
     layers = choose_layers(all_cross_layers(studio.model), LAYERS)
@@ -120,7 +120,7 @@ def scores(maps: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
 
 
 def token_scores(data: PartData, rows: torch.Tensor, latent: int = 32) -> dict[str, float]:
-    from partedit_oir.core.partedit.token_maps import part_maps
+    from partedit_oir.core.training.maps import part_maps
 
     everything = range(data.held_out.pictures)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def token_scores(data: PartData, rows: torch.Tensor, latent: int = 32) -> dict[s
 
 def train(studio: Studio, data: PartData, pictures: list[int], **changes: Any) -> torch.Tensor:
     """Rows learned from some of the training pictures and their mirror images, on the cache."""
-    from partedit_oir.core.partedit.training import train_on_cache
+    from partedit_oir.core.training.training import train_on_cache
 
     views = [*pictures, *(COUNTS[-1] + index for index in pictures)]
     cache = dataclasses.replace(data.training, queries={k: q[views] for k, q in data.training.queries.items()})
@@ -215,7 +215,7 @@ def measure(way: str) -> dict[str, Any]:
     # The first pass of a model also takes what any use of it takes.
     queries(studio, latents[:1], {**JUDGED, "noise_count": 1}, 0)
     if way == "cached":
-        from partedit_oir.core.partedit.training import train_part_token
+        from partedit_oir.core.training.training import train_part_token
 
         with Peak() as peak:
             _, report = train_part_token(studio.model, latents, masks, text, settings, sources=sources)
@@ -223,7 +223,7 @@ def measure(way: str) -> dict[str, Any]:
         figures = {"steps": settings.steps, "seconds": peak.seconds, **parts, "cache_bytes": report.cache_bytes}
         return {**figures, **_memory(peak)}
     from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.partedit.query_cache import noise_levels
+    from partedit_oir.core.training.query_cache import noise_levels
     from partedit_oir.core.unet import all_cross_layers
 
     layers = choose_layers(all_cross_layers(studio.model), LAYERS)

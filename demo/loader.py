@@ -100,7 +100,7 @@ def load_demo_scorer() -> Any:
     Raises:
         FileNotFoundError: its weights are not in ``demo/weights``.
     """
-    from ..core.segment.clip import ClipScorer
+    from ..core.vision.clip_scorer import ClipScorer
     from .scorer import MEAN, STD, build_clip, build_tokenizer
 
     model = build_clip()

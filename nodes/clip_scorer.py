@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.segment.clip import WHERE_TO_GET, ClipScorer
+from ..core.vision.clip_scorer import WHERE_TO_GET, ClipScorer
 from . import io_types
 from .folders import NONE_FOUND, is_there, managed, model_folder, model_folders
 

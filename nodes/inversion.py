@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..core.inversion.invert import invert
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
-from ..core.segment.caption import WHERE_TO_GET, caption, captioner_folders
+from ..core.vision.captioner import WHERE_TO_GET, caption, captioner_folders
 from . import io_types
 from .common import advanced
 from .folders import model_folder

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.metrics import edit_scores, mean_scores
-from ..core.segment.clip import ClipScorer
+from ..core.vision.clip_scorer import ClipScorer
 from . import io_types
 
 LABELS = {

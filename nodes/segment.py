@@ -9,10 +9,10 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..core.segment.grounding import WHERE_TO_GET as GROUNDING_SOURCE
-from ..core.segment.grounding import GroundingModel
-from ..core.segment.sam import WHERE_TO_GET as SAM_SOURCE
-from ..core.segment.sam import SamModel, parse_boxes, parse_points
+from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
+from ..core.vision.grounding import GroundingModel
+from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
+from ..core.vision.sam import SamModel, parse_boxes, parse_points
 from . import io_types
 from .folders import NONE_FOUND, is_there, managed, model_file, model_files, model_folder, model_folders
 

@@ -11,12 +11,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.partedit import token_inputs
-from ..core.partedit.augment import augmented_views
 from ..core.partedit.token_files import safe_file_name
-from ..core.partedit.training import checked_inputs, train_part_token
-from ..core.partedit.training_plots import overlays, plot
-from ..core.partedit.training_settings import TrainingSettings
+from ..core.training import inputs as training_inputs
+from ..core.training.augment import augmented_views
+from ..core.training.plots import overlays, plot
+from ..core.training.settings import TrainingSettings
+from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
 from .common import advanced
 from .training_inputs import recipe_inputs
@@ -100,12 +100,12 @@ class TrainPartToken(io.ComfyNode):
         all_masks = [masks, *(more[key] for key in further)]
         recipe = {key: value for key, value in more.items() if not key.startswith("masks_")}
         names, init = _parts(part_names, init_words, clip, len(all_masks))
-        pictures, targets = token_inputs.paired(images, all_masks)
+        pictures, targets = training_inputs.paired(images, all_masks)
         settings = TrainingSettings(part_names=names, steps=steps, seed=seed, init=init, **recipe)
         state_file = _state_file(resume_name)
         checked_inputs(model, targets, len(pictures), positive, settings)  # before pictures are encoded
         views, view_masks, sources = augmented_views(pictures, targets, flip, crops, seed)
-        latents = token_inputs.encode_pictures(vae, views, _progress())
+        latents = training_inputs.encode_pictures(vae, views, _progress())
         token, report = train_part_token(
             model, latents, view_masks, positive, settings, sources=sources, state_file=state_file, progress=_progress()
         )
@@ -119,7 +119,7 @@ class TrainPartToken(io.ComfyNode):
 
 def _parts(text: str, words: str, clip: Any, count: int) -> tuple[tuple[str, ...], torch.Tensor | None]:
     """Part names, and the rows to start from."""
-    names = token_inputs.part_names(text, count)
+    names = training_inputs.part_names(text, count)
     if not words.strip():
         return names, None
     if clip is None:
@@ -127,7 +127,7 @@ def _parts(text: str, words: str, clip: Any, count: int) -> tuple[tuple[str, ...
     starts = tuple(word.strip() for word in words.split(",") if word.strip())
     if len(starts) != count:
         raise ValueError(f"init_words: {words!r} gives {len(starts)} words for {count} parts. Write one a part.")
-    return names, token_inputs.word_rows(clip, starts)
+    return names, training_inputs.word_rows(clip, starts)
 
 
 def _state_file(name: str) -> Path | None:

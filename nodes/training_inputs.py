@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.partedit.layers import PRESETS
-from ..core.partedit.training_settings import LEARNING_RATE_RULES, LOSSES, SOFTMAXES, TrainingSettings
+from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, SOFTMAXES, TrainingSettings
 
 
 def recipe_inputs() -> list[Any]:

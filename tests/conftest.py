@@ -14,18 +14,20 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # At the end: the host's own 'nodes', 'utils' and 'app' must be found before folders of this repository.
-if str(REPOSITORY) not in sys.path:
-    sys.path.append(str(REPOSITORY))
+# The test doubles are 'support', not 'tests.support': the host has a package 'tests' of its own.
+for folder in (REPOSITORY, REPOSITORY / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 # Tests never ask a hub for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-from bench.bootstrap import boot_host, load_pack
-from bench.host.client import Client
-from bench.host.layout import RUNTIME, Host
-from bench.host.link import link_pack
-from bench.host.server import Server
+from tools.bootstrap import boot_host, load_pack
+from tools.host.client import Client
+from tools.host.layout import RUNTIME, Host
+from tools.host.link import link_pack
+from tools.host.server import Server
 
 
 class RootIsNoPackage:
@@ -95,7 +97,7 @@ def server(host: Host, pack_name: str) -> Iterator[Server]:
 def client(server: Server) -> Client:
     """Talks to the server; the demo's input pictures lie in its input folder."""
     talker = Client(server.base_url, alive=server.alive)
-    for path in sorted((REPOSITORY / "demo" / "input").glob("*.*")):
+    for path in sorted((REPOSITORY / "workflows" / "input").glob("*.*")):
         if path.suffix.lower() in (".png", ".jpg", ".webp"):
             talker.upload_image(path)
     return talker

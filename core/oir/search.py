@@ -13,11 +13,11 @@ import torch
 from ..inversion.engine import Denoiser, process_latent_out, run_loop
 from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
+from .batching import Job, run_jobs
 from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
 from .checks import check_inputs
 from .masks import resize_mask
 from .metric import Scorer, check_edit_weight, combine, keep_score
-from .schedule import Job, run_jobs
 from .types import EditingPair, PairSearch, StepSearch
 
 Decode = Callable[[torch.Tensor], torch.Tensor]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.browser import Browser, find_browser
-from bench.host.graph import to_prompt
+from tools.host.browser import Browser, find_browser
+from tools.host.graph import to_prompt
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 

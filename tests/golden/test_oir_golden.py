@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import parity_oir
-from bench.golden_weights import standard_normal
+from tools.parity import oir as parity_oir
+from tools.parity.drawn_weights import standard_normal
 
 DATA = Path(__file__).parent / "data" / "oir"
 CASES = sorted(DATA.glob("*.json"))

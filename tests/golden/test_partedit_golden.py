@@ -18,7 +18,7 @@ def test_all_seven_cases_are_here():
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case_agrees_with_the_published_implementation(path, pack):
-    from bench.parity_partedit import MASK_TOLERANCE, TOLERANCE, compute_case, draw_inputs, worst_error
+    from tools.parity.partedit import MASK_TOLERANCE, TOLERANCE, compute_case, draw_inputs, worst_error
 
     settings = json.loads(path.read_text(encoding="utf-8"))
     golden = load_file(str(path.with_suffix(".safetensors")))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.graph import set_inputs, to_prompt
+from tools.host.graph import set_inputs, to_prompt
 
 NAME = "word_token_test"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.client import PromptError
-from bench.host.graph import problems, set_inputs, to_prompt
-from bench.workflows.__main__ import ALL
-from bench.workflows.compose import compose
+from tools.host.client import PromptError
+from tools.host.graph import problems, set_inputs, to_prompt
+from tools.templates.compose import compose
+from tools.templates.write import ALL
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 

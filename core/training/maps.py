@@ -1,0 +1,85 @@
+"""Attention maps of token rows, computed from cached queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ..attention import TOKEN_CONTEXT
+from ..partedit.masks import otsu
+from .query_cache import QueryCache
+
+
+def part_logits(cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int]) -> Iterator[torch.Tensor]:
+    """For each layer, q·k / √d of the token rows (R, D): (n, T, heads, R, h·w)."""
+    for layer in cache.layers:
+        stored = cache.queries[layer]
+        index = torch.as_tensor(list(pictures), device=stored.device)
+        queries = stored.index_select(0, index).to(rows.device, non_blocking=True).float()
+        queries = queries.unflatten(-1, (cache.heads[layer], -1))
+        keys = (rows @ cache.key_weights[layer].to(rows.device)).unflatten(-1, (cache.heads[layer], -1))
+        yield torch.einsum("ntqhd,rhd->nthrq", queries, keys) * queries.shape[-1] ** -0.5
+
+
+def part_maps(
+    cache: QueryCache,
+    rows: torch.Tensor,
+    pictures: Sequence[int],
+    softmax: str = "full",
+    size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Attention maps of the part rows: (n, P, h, w), each value a probability; see `part_and_other_maps`."""
+    return part_and_other_maps(cache, rows, pictures, softmax, size)[0]
+
+
+def part_and_other_maps(
+    cache: QueryCache,
+    rows: torch.Tensor,
+    pictures: Sequence[int],
+    softmax: str = "full",
+    size: tuple[int, int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention maps of the part rows, and of everything but them: p and 1 - p, each (n, P, h, w).
+
+    softmax(q·kᵀ/√d) over the context's rows, the part columns, averaged over heads and noise levels, resized
+    (bilinear) to ``size`` (the finest layer's grid by default) and averaged over layers. 1 - p is summed up from the
+    other columns rather than subtracted, so that it is exact near 0, where a logarithm looks at it.
+
+    Args:
+        rows: (1 + P, D), background first.
+        softmax: ``full``: the context has 77 rows, those behind the token repeat the background, which adds
+            ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
+    """
+    size = size or cache.finest_grid
+    count = rows.shape[0]
+    shift = torch.zeros(count, 1, device=rows.device)
+    if softmax == "full":
+        shift[0] = math.log(TOKEN_CONTEXT - count + 1)
+    others = 1 - torch.eye(count, device=rows.device)[1:]
+    total: torch.Tensor | None = None
+    for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
+        probability = torch.softmax(logits + shift, dim=-2).mean(dim=(1, 2))
+        both = torch.cat([probability[:, 1:], others @ probability], dim=1).unflatten(-1, cache.grids[layer])
+        if cache.grids[layer] != size:
+            both = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
+        total = both if total is None else total + both
+    assert total is not None
+    parts, rest = (total / len(cache.layers)).chunk(2, dim=1)
+    return parts, rest
+
+
+def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """IoU per part (P,) of maps (n, P, h, w), split by Otsu's threshold picture by picture, with masks (n, P, H, W)."""
+    resized = F.interpolate(maps.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False).cpu()
+    truth = masks.cpu() > 0.5
+    result = torch.zeros(masks.shape[:2])
+    for picture in range(masks.shape[0]):
+        for part in range(masks.shape[1]):
+            values, wanted = resized[picture, part], truth[picture, part]
+            found = values > otsu(values)
+            union = (found | wanted).sum()
+            result[picture, part] = 1.0 if union == 0 else (found & wanted).sum() / union
+    return result.mean(dim=0)

@@ -1,0 +1,373 @@
+"""Learning part tokens on cached queries.
+
+PartEdit (Cvejic et al. 2025, section 3.1) optimises two text-embedding rows, background and part, so that the
+softmax-normalised cross-attention map of the part row matches a mask. Here the gradient flows only through the keys of
+the chosen layers: the queries come from `QueryCache`, so a step is two matrix products a layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..partedit.layers import choose_layers
+from ..partedit.masks import normalise
+from ..partedit.tokens import FAMILY_WIDTHS, PartToken
+from ..unet import LayerKey, all_cross_layers, context_width
+from .maps import map_iou, part_and_other_maps, part_logits, part_maps
+from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
+from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
+from .state import TrainingState, load_state, save_state
+
+# The change of a map's logits, root mean square in nats, that a first step of nominal learning rate 30 makes under the
+# rule "logit".
+LOGIT_STEP_AT_30 = 3.0
+PAPER_LEARNING_RATE = 30.0
+TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
+
+
+def train_part_token(
+    model: Any,
+    latents: torch.Tensor,
+    masks: torch.Tensor,
+    cond: Sequence[Any],
+    settings: TrainingSettings,
+    *,
+    sources: Sequence[int] | None = None,
+    state_file: Path | None = None,
+    model_family: str = "",
+    progress: Progress | None = None,
+) -> tuple[PartToken, TrainingReport]:
+    """Learn one token (one or several parts) for a frozen model.
+
+    Args:
+        model: ``ModelPatcher``; not changed.
+        latents: (N, C, h, w) from the VAE. masks: (N, P, H, W), 0..1, any resolution of the same aspect.
+        cond: CONDITIONING the pictures are looked at with.
+        sources: for augmented views, the index of the picture that each came from: views of a held-out picture are
+            kept from training too. The first view of a picture is the one that is judged. None: all are pictures.
+        state_file: resume from it when it fits these pictures and settings; written every ``save_every`` steps.
+        progress: called with (done, total); may raise to stop, nothing of the model needs undoing then.
+
+    Raises:
+        ValueError: shapes that do not fit, empty masks, NaNs, or a model without the asked layers.
+    """
+    masks, layers, sigmas = checked_inputs(model, masks, latents.shape[0], cond, settings, sources)
+    started = time.perf_counter()
+    passes = latents.shape[0] * len(sigmas)
+    total = passes + settings.steps
+
+    def cache_progress(done: int, _: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    cache = build_query_cache(
+        model,
+        latents,
+        cond,
+        layers,
+        sigmas,
+        seed=settings.seed,
+        rows=settings.rows,
+        device=settings.cache_device,
+        progress=cache_progress,
+    )
+    seconds = time.perf_counter() - started
+    rows, report = train_on_cache(
+        cache,
+        masks,
+        settings,
+        data_key=f"{tuple(latents.shape)} {float(latents.float().mean()):.2f} {float(latents.float().std()):.2f}",
+        init_scale=_spread(cond),
+        sources=sources,
+        device=model.load_device,
+        state_file=state_file,
+        progress=None if progress is None else lambda done, _: progress(passes + done, total),
+    )
+    report.seconds_cache, report.cache_bytes, report.passes = seconds, cache.nbytes, passes
+    token = PartToken(
+        embedding=rows,
+        part_rows=tuple(range(1, 1 + len(settings.part_names))),
+        names=settings.part_names,
+        model_family=model_family or family_of(model),
+        metadata=token_metadata(settings, report, len(set(sources) if sources is not None else range(len(latents)))),
+    )
+    return token, report
+
+
+def checked_inputs(
+    model: Any,
+    masks: torch.Tensor,
+    pictures: int,
+    cond: Sequence[Any],
+    settings: TrainingSettings,
+    sources: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, tuple[LayerKey, ...], tuple[float, ...]]:
+    """Everything that can be wrong before pictures are encoded: masks (N, P, H, W), the layers, the noise levels.
+
+    Raises:
+        ValueError: see `train_part_token`.
+    """
+    masks = checked_masks(masks, pictures, len(settings.part_names))
+    split_pictures(masks, sources, settings)
+    layers = choose_layers(all_cross_layers(model), settings.layers)
+    sigmas = noise_levels(model, settings.noise_low, settings.noise_high, settings.noise_count)
+    width = context_width(model)
+    for name, rows in (("positive", cond[0][0]), ("init", settings.init)):
+        if rows is not None and (rows.ndim < 2 or rows.shape[-1] != width):
+            raise ValueError(
+                f"{name}: has the shape {tuple(rows.shape)}, but this model's text conditioning is {width} wide. "
+                "Use the CLIP that belongs to the model."
+            )
+    return masks, layers, sigmas
+
+
+def train_on_cache(
+    cache: QueryCache,
+    masks: torch.Tensor,
+    settings: TrainingSettings,
+    *,
+    init_scale: float = 1.0,
+    sources: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    state_file: Path | None = None,
+    data_key: str = "",
+    progress: Progress | None = None,
+) -> tuple[torch.Tensor, TrainingReport]:
+    """The optimisation alone; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
+
+    ``data_key`` tells pictures apart, so that a saved state is not used for others.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        trainer = _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key)
+        return trainer.run(progress)
+
+
+class _Trainer:
+    """State of one optimisation; see `train_on_cache`."""
+
+    def __init__(
+        self,
+        cache: QueryCache,
+        masks: torch.Tensor,
+        settings: TrainingSettings,
+        init_scale: float,
+        sources: Sequence[int] | None,
+        device: torch.device,
+        state_file: Path | None,
+        data_key: str,
+    ):
+        on_device = {layer: weight.to(device) for layer, weight in cache.key_weights.items()}
+        self.cache = dataclasses.replace(cache, key_weights=on_device)
+        self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
+        self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
+        self.target = F.interpolate(self.masks, size=cache.finest_grid, mode="area").to(device)
+        self.training, self.judged, self.held_out = split_pictures(self.masks, sources, settings)
+        self.report = TrainingReport(held_out=self.held_out)
+        generator = torch.Generator().manual_seed(settings.seed)
+        rows = torch.randn((1 + len(settings.part_names), cache.width), generator=generator) * init_scale
+        if settings.init is not None:
+            parts, given = len(settings.part_names), tuple(settings.init.shape)
+            if given not in ((1, cache.width), (parts, cache.width)):
+                raise ValueError(f"init: expected one row, or one a part ({parts}), {cache.width} wide, got {given}.")
+            rows[1:] = settings.init.detach().clone().float().cpu()
+        self.rows = torch.nn.Parameter(rows.to(device))
+        unit = self._logit_unit() if settings.learning_rate_rule == "logit" else 1.0
+        self.report.effective_learning_rate = settings.learning_rate * unit
+        # A share of `weight_decay` a step under the rule, whatever the scale of the embeddings: at the paper's nominal
+        # rate, AdamW's own product with it would take 30 % a step.
+        decay = settings.weight_decay
+        if settings.learning_rate_rule == "logit":
+            decay /= PAPER_LEARNING_RATE * unit
+        self.optimizer = torch.optim.AdamW([self.rows], lr=self.report.effective_learning_rate, weight_decay=decay)
+        self.best = (-1.0, 0, rows.clone())
+        self.start = self._resume()
+
+    def run(self, progress: Progress | None) -> tuple[torch.Tensor, TrainingReport]:
+        settings, started = self.settings, time.perf_counter()
+        waited = 0
+        step = self.start
+        while step < settings.steps:
+            if progress is not None:
+                progress(step, settings.steps)
+            self._step(step)
+            step += 1
+            last = step == settings.steps
+            if step % settings.evaluate_every == 0 or last:
+                waited = 0 if self._evaluate(step) else waited + 1
+            stop = bool(settings.patience and self.held_out and waited >= settings.patience)
+            if self.state_file is not None and (step % settings.save_every == 0 or last or stop):
+                self._save(step)
+            if stop:
+                break
+        if progress is not None:
+            progress(settings.steps, settings.steps)
+        self.report.stopped_at, self.report.best_step = step, self.best[1]
+        self.report.seconds_training = time.perf_counter() - started
+        with torch.no_grad():
+            rows = self.best[2].to(self.device)
+            maps = part_maps(self.cache, rows, self.judged, settings.softmax).cpu()
+            iou = map_iou(maps, self.masks[self.judged])
+        self.report.maps = maps
+        self.report.part_iou = {name: float(value) for name, value in zip(settings.part_names, iou, strict=True)}
+        return rows.detach().float().cpu().clone(), self.report
+
+    def _step(self, step: int) -> None:
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.report.effective_learning_rate * settings.lr_gamma ** (step // settings.lr_step)
+        loss = self._loss(batch_of(self.training, step, settings.batch_size, settings.seed))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value) or not torch.isfinite(self.rows).all():
+            raise ValueError(
+                f"The loss stopped being a number at step {step}. Lower the learning rate (now "
+                f"{settings.learning_rate:g}), or check that the model itself gives no NaNs."
+            )
+        self.report.losses.append(value)
+
+    def _loss(self, chosen: list[int]) -> torch.Tensor:
+        maps, others = part_and_other_maps(self.cache, self.rows, chosen, self.settings.softmax)
+        target = self.target[chosen]
+        if self.settings.loss == "l2":
+            return F.mse_loss(maps, target)
+        # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
+        loss = -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
+        return loss + dice_loss(normalise(maps), target) if self.settings.loss == "bce_dice" else loss
+
+    def _logit_unit(self) -> float:
+        """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
+
+        Adam's first step is the gradient's sign; what that does to a logit depends on the scale of the model's
+        queries and key weights and on the embedding's width. Measuring it makes one nominal rate fit them all.
+        """
+        chosen = self.training[:8]
+        (gradient,) = torch.autograd.grad(self._loss(chosen), [self.rows])
+        with torch.no_grad():
+            squares = count = 0.0
+            for logits in part_logits(self.cache, gradient.sign(), chosen):
+                change = logits[..., 1:, :] - logits[..., :1, :]
+                change = change - change.mean(dim=-1, keepdim=True)
+                squares += float(change.square().sum())
+                count += change.numel()
+        change = math.sqrt(squares / count)
+        if not math.isfinite(change):
+            raise ValueError("The model's queries hold NaN or infinite values. Check that it makes pictures at all.")
+        if not change > 0:
+            raise ValueError("The masks give this model's queries nothing to learn from (the gradient is zero).")
+        return LOGIT_STEP_AT_30 / PAPER_LEARNING_RATE / change
+
+    def _evaluate(self, step: int) -> bool:
+        """Record the IoU; True when it is the best so far."""
+        with torch.no_grad():
+            seen = self.training[: max(8, len(self.held_out))]
+            train_iou = float(
+                map_iou(part_maps(self.cache, self.rows, seen, self.settings.softmax), self.masks[seen]).mean()
+            )
+            held_iou = None
+            if self.held_out:
+                maps = part_maps(self.cache, self.rows, self.judged, self.settings.softmax)
+                held_iou = float(map_iou(maps, self.masks[self.judged]).mean())
+        self.report.evaluations.append((step, train_iou, held_iou))
+        # Without held-out pictures the last rows are returned: the best on training pictures would be over-fitted.
+        score = held_iou if held_iou is not None else float(step)
+        if score <= self.best[0]:
+            return False
+        self.best = (score, step, self.rows.detach().float().cpu().clone())
+        return True
+
+    def _fingerprint(self) -> str:
+        shown = {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in _FREE_SETTINGS}
+        shown["init"] = None if self.settings.init is None else float(self.settings.init.double().sum())
+        shown["masks"] = float(self.masks.double().sum())
+        shown["pictures"] = (self.cache.pictures, self.data_key)
+        shown["layers"] = [str(layer) for layer in self.cache.layers]
+        shown["model"] = [f"{float(weight.norm()):.4g}" for weight in self.cache.key_weights.values()]
+        return repr(sorted(shown.items()))
+
+    def _save(self, step: int) -> None:
+        assert self.state_file is not None
+        moments = self.optimizer.state[self.rows]
+        state = TrainingState(
+            step=step,
+            rows=self.rows.detach().cpu(),
+            moment1=moments["exp_avg"].cpu(),
+            moment2=moments["exp_avg_sq"].cpu(),
+            best_rows=self.best[2],
+            best_score=self.best[0],
+            best_step=self.best[1],
+            losses=self.report.losses,
+            evaluations=self.report.evaluations,
+            fingerprint=self._fingerprint(),
+        )
+        save_state(state, self.state_file)
+
+    def _resume(self) -> int:
+        if self.state_file is None or not self.state_file.is_file():
+            return 0
+        state = load_state(self.state_file, tuple(self.rows.shape))
+        if state is None or state.fingerprint != self._fingerprint() or state.step > self.settings.steps:
+            return 0
+        with torch.no_grad():
+            self.rows.copy_(state.rows)
+        self.optimizer.state[self.rows] = {
+            "step": torch.tensor(float(state.step)),
+            "exp_avg": state.moment1.to(self.device),
+            "exp_avg_sq": state.moment2.to(self.device),
+        }
+        self.best = (state.best_score, state.best_step, state.best_rows)
+        self.report.losses, self.report.evaluations = list(state.losses), list(state.evaluations)
+        self.report.resumed_from = state.step
+        return state.step
+
+
+# Settings that may differ between a stopped run and the one that takes it up again.
+_FREE_SETTINGS = ("steps", "rows", "cache_device", "save_every", "init", "patience")
+
+
+def dice_loss(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 − soft Dice overlap (Milletari et al. 2016, V-Net; linear), the mean over maps (n, P, h, w) in 0..1.
+
+    A part that fills little of the picture counts as much as a big one; the 1 keeps an empty mask in order.
+    """
+    overlap = (maps * target).sum(dim=(-2, -1))
+    return (1 - (2 * overlap + 1) / (maps.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)).mean()
+
+
+def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures: int) -> dict[str, str]:
+    """What a token file should say about how it was learned."""
+    return {
+        "layers": settings.layers,
+        "steps": str(report.best_step),
+        "pictures": str(pictures),
+        "loss": settings.loss,
+        "softmax": settings.softmax,
+        "learning_rate": f"{settings.learning_rate:g} ({settings.learning_rate_rule})",
+        "noise": f"{settings.noise_low:g} to {settings.noise_high:g}, {settings.noise_count} levels",
+        "seed": str(settings.seed),
+        "iou": ", ".join(f"{name} {value:.3f}" for name, value in report.part_iou.items()),
+        "iou_measured_on": "held-out pictures" if report.held_out else "training pictures",
+    }
+
+
+def family_of(model: Any) -> str:
+    """Family name of a ``ModelPatcher`` for a token's metadata, from its class and the width of its context."""
+    width = context_width(model)
+    if type(model.model).__name__.startswith("SDXL") and width != FAMILY_WIDTHS["sdxl"]:
+        return "demo"
+    return next((family for family, known in FAMILY_WIDTHS.items() if known == width), "")
+
+
+def _spread(cond: Sequence[Any]) -> float:
+    """Standard deviation of the conditioning's rows: the scale that this model's embeddings live on."""
+    spread = float(cond[0][0].detach().float().std())
+    return spread if math.isfinite(spread) and spread > 0 else 1.0

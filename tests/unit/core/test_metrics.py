@@ -1,0 +1,135 @@
+"""EditMetrics against formulas written out by hand and scikit-image's own numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tools.bootstrap import load_pack
+
+load_pack()
+from partedit_oir.core.metrics import MS_SSIM_WEIGHTS, edit_scores, ms_ssim
+
+
+def picture(size=(64, 96), seed=0):
+    """Smooth, so that every scale has structure."""
+    noise = torch.rand((1, 3, size[0] // 8, size[1] // 8), generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, size=size, mode="bicubic").clamp(0, 1)[0].movedim(0, -1)
+
+
+def test_equal_pictures():
+    score = edit_scores(picture(), picture(), torch.ones(64, 96))
+    assert math.isinf(score.psnr)
+    assert score.ssim == pytest.approx(1) and score.ms_ssim == pytest.approx(1)
+    assert score.psnr_outside is None and math.isinf(score.psnr_inside)
+
+
+def test_psnr_by_hand_and_by_region():
+    source = torch.full((32, 32, 3), 0.5)
+    edited = source.clone()
+    edited[:, :16] += 0.1
+    mask = torch.zeros(32, 32)
+    mask[:, :16] = 1
+    score = edit_scores(source, edited, mask)
+    assert score.psnr_inside == pytest.approx(20, abs=1e-4)
+    assert score.psnr == pytest.approx(-10 * math.log10(0.005), abs=1e-4)
+    assert math.isinf(score.psnr_outside) and score.changed_outside == 0
+    swapped = edit_scores(source, edited, 1 - mask)
+    assert swapped.psnr_outside == pytest.approx(20, abs=1e-4) and swapped.changed_outside == 1
+
+
+def test_ssim_is_scikit_images():
+    from skimage.metrics import structural_similarity
+
+    source, edited = picture(), (picture() + 0.1 * picture(seed=1)).clamp(0, 1)
+    expected, local = structural_similarity(
+        source.double().numpy(),
+        edited.double().numpy(),
+        data_range=1.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    score = edit_scores(source, edited)
+    assert score.ssim == pytest.approx(local.mean(), abs=1e-12)
+    assert score.ssim == pytest.approx(expected, abs=0.02)
+
+
+def test_ms_ssim_from_scikit_images_terms():
+    """Each scale's contrast-structure term, taken from scikit-image by removing the luminance of equal means."""
+    from skimage.metrics import structural_similarity
+
+    source, edited = picture((192, 192)), picture((192, 192))
+    # Zero-mean detail on a flat ground keeps local means nearly equal, so that SSIM is its contrast-structure term.
+    detail = torch.randn((192, 192, 3), generator=torch.Generator().manual_seed(2)) * 0.05
+    source, edited = 0.5 + detail, 0.5 + detail * 0.6
+    expected, x, y = 1.0, source.double().numpy(), edited.double().numpy()
+    for weight in MS_SSIM_WEIGHTS:
+        value = structural_similarity(
+            x, y, data_range=1.0, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        expected *= value**weight
+        x, y = (z.reshape(z.shape[0] // 2, 2, z.shape[1] // 2, 2, 3).mean(axis=(1, 3)) for z in (x, y))
+    value, scales = ms_ssim(source.double().numpy(), edited.double().numpy())
+    assert scales == 5
+    assert value == pytest.approx(expected, abs=2e-3)
+    assert value < 0.99
+
+
+def test_ms_ssim_of_small_pictures_says_its_scales():
+    value, scales = ms_ssim(np.full((32, 32, 3), 0.5), np.full((32, 32, 3), 0.5))
+    assert (value, scales) == (pytest.approx(1), 2)
+    worse, _ = ms_ssim(picture().double().numpy(), 1 - picture().double().numpy())
+    assert 0 <= worse < 0.5
+
+
+class Scorer:
+    """Mean of the masked region's red, to see which region was asked for."""
+
+    def score(self, image, text, mask=None, mode="masked"):
+        return float(image[..., 0].mean() if mask is None else image[..., 0][mask > 0.5].mean())
+
+
+def test_clip_scores_look_at_the_right_region():
+    source, edited = torch.zeros(16, 16, 3), torch.zeros(16, 16, 3)
+    edited[:, :8, 0], edited[:, 8:, 0], source[:, :8, 0] = 0.75, 0.25, 0.5
+    mask = torch.zeros(16, 16)
+    mask[:, :8] = 1
+    score = edit_scores(source, edited, mask, Scorer(), "a cat", "a dog")
+    assert score.clip_edited_target == 0.75 and score.clip_before_target == 0.5
+    assert score.clip_unedited == 0.25 and score.clip_unedited_before == 0
+    assert edit_scores(source, edited, mask, Scorer(), "", "a dog").clip_unedited is None
+
+
+@pytest.mark.parametrize(
+    "source, edited, mask, words",
+    [
+        (torch.zeros(32, 32, 3), torch.zeros(32, 16, 3), None, "edited: is 16 x 32"),
+        (torch.zeros(8, 32, 3), torch.zeros(8, 32, 3), None, "at least 11 pixels"),
+        (torch.zeros(32, 32, 3), torch.full((32, 32, 3), float("nan")), None, "edited: holds NaN"),
+        (torch.zeros(32, 32, 3), torch.zeros(32, 32, 3), torch.zeros(1, 32, 32), "mask: expected a shape"),
+    ],
+)
+def test_bad_input_is_named(source, edited, mask, words):
+    with pytest.raises(ValueError, match=words):
+        edit_scores(source, edited, mask)
+
+
+def test_the_node_gives_means_text_and_valid_json():
+    from partedit_oir.nodes.metrics import EditMetrics
+
+    source = picture()[None]
+    edited = torch.cat([source, (source + 0.1).clamp(0, 1)])
+    text, report, psnr, outside, *_ = EditMetrics.execute(source, edited, torch.zeros(1, 64, 96)).result
+    parsed = json.loads(report)
+    assert len(parsed["pictures"]) == 2 and parsed["pictures"][0]["psnr"] == 1000
+    assert psnr == pytest.approx(np.mean([entry["psnr"] for entry in parsed["pictures"]]))
+    assert outside == pytest.approx(psnr) and "PSNR outside the mask" in text
+    with pytest.raises(ValueError, match="source: expected 1 or 2"):
+        EditMetrics.execute(torch.cat([source] * 3), edited)

@@ -1,0 +1,248 @@
+"""What holds for the whole pack: node schemas, help pages, metadata, and calls that its runtime code never makes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.host.archives import CURRENT, FLOOR
+from tools.host.provision import PYTHON_RANGE
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ROOMS = ["nodes", "core"]
+RUNTIME_FILES = [REPOSITORY / "__init__.py"]
+RUNTIME_FILES += [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
+# demo/training made the model and does not ship.
+RUNTIME_FILES += sorted((REPOSITORY / "demo").glob("*.py"))
+
+NODE_IDS = {
+    "LoadPartToken",
+    "CombinePartTokens",
+    "TrainPartToken",
+    "SavePartToken",
+    "PartEditPrompt",
+    "PartAttentionMask",
+    "AdaptiveOtsuThreshold",
+    "FeatureBlendSampler",
+    "FeatureBlendGuider",
+    "InvertLatent",
+    "EditingPair",
+    "InversionStepSearch",
+    "OIRReassemble",
+    "LoadCLIPScorer",
+    "GroundedSAMMask",
+    "EditMetrics",
+    "LoadDemoModel",
+}
+FORBIDDEN_MODULES = {"subprocess", "requests", "urllib", "http", "socket", "ftplib", "pip", "ensurepip", "pickle"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_ATTRIBUTES = {("os", "system"), ("os", "popen"), ("hub", "load"), ("torch", "hub")}
+
+
+@pytest.fixture(scope="module")
+def schemas(pack):
+    return {node: node.GET_SCHEMA() for node in importlib.import_module("partedit_oir.nodes").NODE_CLASSES}
+
+
+def test_the_brief_s_nodes_are_all_there(schemas):
+    assert {schema.node_id for schema in schemas.values()} >= NODE_IDS
+
+
+def test_a_class_is_named_like_its_node_and_listed_once(schemas):
+    names = [schema.node_id for schema in schemas.values()]
+    assert [node.__name__ for node in schemas] == names
+    assert len(set(names)) == len(names)
+
+
+def test_every_schema_says_what_the_node_is_for(schemas):
+    for schema in schemas.values():
+        assert re.fullmatch(r"(PartEdit|OIR)(/[A-Za-z ]+)*", schema.category), schema.node_id
+        assert schema.display_name and schema.display_name != schema.node_id, schema.node_id
+        assert schema.description and len(schema.description) > 20, schema.node_id
+
+
+def test_every_input_and_output_has_a_tooltip(schemas):
+    missing = []
+    for schema in schemas.values():
+        for entry in [*schema.inputs, *schema.outputs]:
+            parts = entry.get_all() if hasattr(entry, "get_all") else [entry]
+            # An autogrow's slots take the tooltip of the template they are copied from.
+            missing += [f"{schema.node_id}.{part.id}" for part in parts if not (part.tooltip or "").strip()]
+    assert not missing
+
+
+def test_outputs_have_names(schemas):
+    unnamed = [s.node_id for s in schemas.values() for out in s.outputs if not (out.display_name or out.id)]
+    assert not unnamed
+
+
+def test_every_node_has_a_help_page_with_its_parts(schemas):
+    for schema in schemas.values():
+        path = REPOSITORY / "js" / "docs" / schema.node_id / "en.md"
+        assert path.is_file(), f"{path} is missing"
+        text = path.read_text(encoding="utf-8").lower()
+        for part in ("input", "output", "tip", "source"):
+            assert part in text, f"{path}: nothing on {part!r}"
+        for entry in [*schema.inputs, *schema.outputs]:
+            name = (getattr(entry, "display_name", None) or entry.id).lower()
+            assert name in text or str(entry.id).lower() in text, f"{path}: {name!r} is not explained"
+
+
+def test_help_pages_belong_to_nodes(schemas):
+    pages = {path.name for path in (REPOSITORY / "js" / "docs").iterdir() if path.is_dir()}
+    assert pages == {schema.node_id for schema in schemas.values()}
+
+
+def test_every_node_is_translated_to_chinese(schemas):
+    own = json.loads((REPOSITORY / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    for schema in schemas.values():
+        entry = own[schema.node_id]
+        assert entry["display_name"] and entry["description"]
+        # Sockets that grow take their names from the template.
+        inputs = {part.id for part in schema.inputs} - {"more_pairs"}
+        assert set(entry.get("inputs", {})) == inputs, schema.node_id
+        assert set(entry["outputs"]) == {str(place) for place in range(len(schema.outputs))}, schema.node_id
+        parts = [*entry.get("inputs", {}).values(), *entry["outputs"].values()]
+        assert all(part["name"].strip() for part in parts), schema.node_id
+
+
+def is_true(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def calls(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node
+
+
+@pytest.mark.parametrize("path", RUNTIME_FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_runtime_code_keeps_to_the_rules(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules = [node.module or ""]
+        for module in modules:
+            root = module.split(".")[0]
+            assert root not in FORBIDDEN_MODULES, f"{path}:{node.lineno} imports {module}"
+            assert root not in {"nodes", "core", "partedit_oir"}, f"{path}:{node.lineno}: own code is relative"
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.name != "*" for alias in node.names), f"{path}:{node.lineno} imports *"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in FORBIDDEN_ATTRIBUTES, f"{path}:{node.lineno}"
+    for call in calls(tree):
+        if isinstance(call.func, ast.Name):
+            assert call.func.id not in FORBIDDEN_CALLS, f"{path}:{call.lineno} calls {call.func.id}"
+        names = {keyword.arg: keyword.value for keyword in call.keywords}
+        is_torch_load = ast.unparse(call.func) == "torch.load"
+        if is_torch_load:
+            assert is_true(names.get("weights_only")), f"{path}:{call.lineno}: weights_only=True"
+        if ast.unparse(call.func).endswith(".from_pretrained"):
+            assert is_true(names.get("local_files_only")), f"{path}:{call.lineno}: local_files_only=True"
+
+
+def test_attention_is_touched_in_one_file_only():
+    pattern = re.compile(r"set_model_(attn|patch)|attn[12]_(replace|patch|output_patch)|optimized_attention")
+    for path in RUNTIME_FILES:
+        if path.name == "attention.py" or "segment" in path.parts:
+            continue
+        code = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
+        without_texts = re.sub(r'("""|\'\'\').*?\1|"[^"\n]*"|\'[^\'\n]*\'', "''", code, flags=re.S)
+        assert not pattern.search(without_texts), f"{path} touches attention; that belongs in core/attention.py"
+
+
+def test_no_file_is_too_long():
+    folders = ["nodes", "core", "bench", "demo", "tests"]
+    files = [REPOSITORY / "run.py", *(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))]
+    long = {str(path): count for path in files if (count := len(path.read_text(encoding="utf-8").splitlines())) > 420}
+    assert not long
+
+
+def load_toml(path: Path) -> dict:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        tomllib = pytest.importorskip("tomli")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def test_pyproject_has_what_the_registry_asks_for():
+    data = load_toml(REPOSITORY / "pyproject.toml")
+    project, comfy = data["project"], data["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z][a-z0-9.-]*[a-z0-9]", project["name"]) and "comfyui" not in project["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (REPOSITORY / project["license"]["file"]).read_text(encoding="utf-8").startswith("MIT License")
+    assert project["urls"]["Repository"].startswith("https://")
+    for key in ("PublisherId", "DisplayName"):
+        assert comfy[key]
+    assert comfy["requires-comfyui"].startswith(">=")
+    for key in ("Icon", "Banner"):
+        inside = comfy[key].split("/main/", 1)[1]
+        assert (REPOSITORY / inside).is_file(), f"{key} names {inside}, which is not in the repository"
+
+
+def test_the_host_reads_the_classifiers(pack):
+    from comfy_config import config_parser
+
+    data = load_toml(REPOSITORY / "pyproject.toml")
+    classifiers = data["project"]["classifiers"]
+    assert config_parser.validate_and_extract_os_classifiers(classifiers) == ["OS Independent"]
+    # One name that the host does not know would make it drop them all.
+    assert len(config_parser.validate_and_extract_accelerator_classifiers(classifiers)) == 4
+    config = config_parser.extract_node_configuration(str(REPOSITORY))
+    assert config.project.name == data["project"]["name"] and config.tool_comfy.publisher_id
+
+
+def test_requirements_agree_with_pyproject_and_leave_torch_alone():
+    lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert wanted == load_toml(REPOSITORY / "pyproject.toml")["project"]["dependencies"]
+    names = {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in wanted}
+    assert not names & {"torch", "torchvision", "torchaudio", "numpy"}
+
+
+def test_the_readme_shows_and_names_only_what_is_there():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links and all((REPOSITORY / link).exists() for link in links)
+    for name in ("partedit_demo", "partedit_sdxl", "train_token"):
+        assert f"`{name}`" in text and (REPOSITORY / "workflows" / f"{name}.json").is_file()
+    assert (REPOSITORY / "tokens" / "index.json").is_file()
+
+
+def test_the_readme_says_the_same_as_the_code():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    project = load_toml(REPOSITORY / "pyproject.toml")
+    assert f"git clone {project['project']['urls']['Repository']}\n" in text
+    assert f"**{project['tool']['comfy']['DisplayName']}**" in text
+    assert (
+        project["tool"]["comfy"]["requires-comfyui"] == f">={FLOOR.version}" and f"ComfyUI {FLOOR.version} or" in text
+    )
+    assert f"`{CURRENT.requirement.replace('==', '` ')}, whose hash" in text and f"ComfyUI {CURRENT.version}" in text
+    low, high = (".".join(map(str, version)) for version in PYTHON_RANGE)
+    assert f"Python {low} to {high}" in text and project["project"]["requires-python"] == f">={low}"
+
+
+def test_the_readme_names_every_model_folder_and_command(pack):
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in pack.MODEL_FOLDERS)
+    code = (REPOSITORY / "run.py").read_text(encoding="utf-8")
+    commands = re.findall(r'add_parser\("([a-z-]+)"', code)
+    assert len(commands) >= 6 and all(f"| `run.py {name}" in text for name in commands)
+
+
+def test_settings_that_the_readme_advises_exist(schemas):
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| you see | try |") : text.index("For a picture of your own")]
+    inputs = {entry.id for schema in schemas.values() for entry in schema.inputs}
+    named = set(re.findall(r"`([a-z_]+)`", table))
+    assert len(named) > 4 and named <= inputs

@@ -1,0 +1,193 @@
+"""Noise-map inversions against diffusers' schedulers, and replaying a trajectory through ComfyUI's guider."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
+
+STEPS = 8
+SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+EDIT = "a tiger and a chair"
+
+
+@pytest.fixture(scope="module")
+def model(pack):
+    return sd1_shaped_model(3)
+
+
+@pytest.fixture(scope="module")
+def trajectories(model):
+    return {
+        method: make_trajectory(model, STEPS, latent(8, 8, batch=2), method=method, seed=11)
+        for method in ("ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp")
+    }
+
+
+def network(model, z, timestep):
+    context = prompt_conditioning(SOURCE)[0][0].expand(z.shape[0], -1, -1)
+    with torch.no_grad():
+        return model.model.diffusion_model(z, torch.full((z.shape[0],), float(timestep)), context=context)
+
+
+def unit_noise(trajectory, i):
+    """The noise map as the papers and diffusers have it: of unit variance."""
+    from partedit_oir.core.inversion.replay import noise_std
+
+    return trajectory.noise_maps[i] / noise_std(trajectory.sigmas, i)
+
+
+def walk_with_diffusers(model, trajectory, scheduler, **options):
+    """Latents of every level from diffusers' own steps, given the trajectory's start and noise maps, in x units."""
+    scheduler.set_timesteps(STEPS)
+    scale = (trajectory.sigmas**2 + 1).sqrt()
+    z, walked = trajectory.latents[0] / scale[0], []
+    for i, timestep in enumerate(scheduler.timesteps):
+        noise = unit_noise(trajectory, i)
+        z = scheduler.step(network(model, z, timestep), timestep, z, variance_noise=noise, **options).prev_sample
+        walked.append(z * scale[i + 1])
+    return torch.stack(walked)
+
+
+def test_edit_friendly_noise_maps_drive_diffusers_ddim_back_to_the_image(model, trajectories):
+    from diffusers import DDIMScheduler
+
+    trajectory = trajectories["edit_friendly_ddpm"]
+    scheduler = DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=False)
+    walked = walk_with_diffusers(model, trajectory, scheduler, eta=1.0)
+    assert relative_error(walked, trajectory.latents[1:]) < 1e-4
+
+
+def test_ledits_noise_maps_drive_diffusers_sde_dpm_solver_back_to_the_image(model):
+    from diffusers import DPMSolverMultistepScheduler
+
+    from partedit_oir.core.inversion.invert import invert
+
+    scheduler = DPMSolverMultistepScheduler(
+        **SCHEDULER,
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="sigma_min",
+        euler_at_final=True,
+    )
+    scheduler.set_timesteps(STEPS)
+    # this scheduler's own levels, which are not DDIM's
+    trajectory = invert(
+        model, latent(8, 8, batch=2), prompt_conditioning(SOURCE), sigmas=scheduler.sigmas, method="ledits_pp", seed=11
+    )
+    walked = walk_with_diffusers(model, trajectory, scheduler)
+    assert relative_error(walked, trajectory.latents[1:]) < 1e-4
+
+
+def test_the_two_stochastic_methods_differ(trajectories):
+    first, second = (trajectories[name].noise_maps for name in ("edit_friendly_ddpm", "ledits_pp"))
+    assert relative_error(first[0], second[0]) < 1e-5, "the first step of both is of first order"
+    assert relative_error(first[3], second[3]) > 1e-3
+
+
+def test_latents_of_the_levels_are_drawn_independently(trajectories):
+    trajectory = trajectories["edit_friendly_ddpm"]
+    noise = (trajectory.latents[:-1] - trajectory.latent_image * 0.18215) / trajectory.sigmas[:-1].view(-1, 1, 1, 1, 1)
+    rows = noise.flatten(1)
+    correlation = torch.corrcoef(rows) - torch.eye(STEPS)
+    assert float(rows.std()) == pytest.approx(1.0, abs=0.05)
+    assert float(correlation.abs().max()) < 0.2
+
+
+def test_seed_and_batch_size_of_the_inversion(model, trajectories):
+    reference = trajectories["ledits_pp"]
+    one_by_one = make_trajectory(model, STEPS, latent(8, 8, batch=2), method="ledits_pp", seed=11, batch_size=1)
+    assert relative_error(one_by_one.noise_maps, reference.noise_maps) < 1e-5
+    other = make_trajectory(model, STEPS, latent(8, 8, batch=2), method="ledits_pp", seed=12)
+    assert relative_error(other.noise_maps, reference.noise_maps) > 0.1
+
+
+def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None, mask=None, cfg=1.0):
+    """Rows of clean latents (as a LATENT holds them), through ComfyUI's guider and KSAMPLER."""
+    import comfy.samplers
+
+    from partedit_oir.core.inversion.replay import TrajectorySampler
+
+    guider = comfy.samplers.CFGGuider(model)
+    text = torch.cat([prompt_conditioning(p)[0][0] for p in prompts])
+    guider.set_conds([[text, {}]], prompt_conditioning(""))
+    guider.set_cfg(cfg)
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, pinned=pinned, row_source=row_source))
+    sources = row_source or [0] * len(prompts)
+    image = trajectory.latent_image[sources]
+    with torch.no_grad():
+        return guider.sample(
+            torch.zeros_like(image), image, sampler, trajectory.sigmas[start:], denoise_mask=mask, disable_pbar=True
+        )
+
+
+@pytest.mark.parametrize("method", ["edit_friendly_ddpm", "ledits_pp"])
+def test_replay_without_pinning_brings_the_image_back(model, trajectories, method):
+    rows = sample(model, trajectories[method], [SOURCE], pinned=())
+    assert relative_error(rows, trajectories[method].latent_image[:1]) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["edit_friendly_ddpm", "ledits_pp"])
+@pytest.mark.parametrize("start", [0, 3])
+def test_an_edit_row_receives_the_same_noise_maps(model, trajectories, method, start):
+    """With the source's own prompt the edit row walks with the source to the end, wherever it started."""
+    rows = sample(model, trajectories[method], [SOURCE, SOURCE], start=start)
+    assert relative_error(rows[1], trajectories[method].latent_image[0]) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp"])
+def test_source_rows_are_the_images_and_edit_rows_are_not(model, trajectories, method):
+    trajectory = trajectories[method]
+    rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], pinned=(0, 1), row_source=[0, 1, 0, 1], cfg=4.0)
+    assert relative_error(rows[:2], trajectory.latent_image) < 1e-5
+    assert float((rows[2:] - trajectory.latent_image).norm() / trajectory.latent_image.norm()) > 1e-2
+    alone = sample(model, trajectory, [SOURCE, EDIT], row_source=[1, 1], cfg=4.0)
+    assert relative_error(alone[1], rows[3]) < 1e-5, "an edit does not depend on what else is in the batch"
+
+
+def test_a_latent_noise_mask_keeps_the_outside_on_the_trajectory(model, trajectories):
+    trajectory = trajectories["edit_friendly_ddpm"]
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1.0
+    rows = sample(model, trajectory, [SOURCE, EDIT], mask=mask, cfg=4.0)
+    image = trajectory.latent_image[0]
+    assert relative_error(rows[1, ..., 4:], image[..., 4:]) < 1e-5
+    assert relative_error(rows[1, ..., :4], image[..., :4]) > 1e-2
+
+
+def test_other_levels_or_sizes_are_refused(model, trajectories):
+    from partedit_oir.core.inversion.replay import Replay, TrajectorySampler
+
+    trajectory = trajectories["edit_friendly_ddpm"]
+    sampler = TrajectorySampler(trajectory)
+    with pytest.raises(ValueError, match="replayed at its own 9 levels"):
+        sampler(None, torch.zeros(1, 4, 8, 8), trajectory.sigmas[1:])
+    with pytest.raises(ValueError, match="Use the latent that was inverted"):
+        sampler(None, torch.zeros(1, 4, 16, 8), trajectory.sigmas)
+    with pytest.raises(ValueError, match="row_source"):
+        Replay(trajectory, 2, row_source=[0, 2])
+    with pytest.raises(ValueError, match="start level 8"):
+        Replay(trajectory, 2, start=8)
+
+
+def test_sampler_reports_its_steps(model, trajectories):
+    from partedit_oir.core.inversion.replay import TrajectorySampler
+
+    seen = []
+    trajectory = trajectories["ddim_next_timestep"]
+    TrajectorySampler(trajectory, start=5)(
+        lambda x, sigma, **kwargs: x * 0,
+        torch.zeros(2, 4, 8, 8),
+        trajectory.sigmas[5:],
+        callback=lambda d: seen.append((d["i"], float(d["sigma"]), d["denoised"].shape)),
+    )
+    assert seen == [(k, float(trajectory.sigmas[5 + k]), (2, 4, 8, 8)) for k in range(3)]

@@ -1,0 +1,191 @@
+"""TrainPartToken, SavePartToken and LoadPartToken one after the other, and their way of refusing bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.bootstrap import load_pack
+
+load_pack()
+import folder_paths
+
+from partedit_oir.core.partedit.token_files import NOT_INSTALLED
+from partedit_oir.core.partedit.tokens import FOLDER, PartToken, load_token
+from partedit_oir.core.training.augment import augmented_views
+from partedit_oir.core.training.inputs import paired, part_names
+from partedit_oir.nodes.part_token import LoadPartToken, SavePartToken
+from partedit_oir.nodes.train_part_token import TrainPartToken
+from support.trained_tokens import PixelVAE, conditioning, small_model
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    made = tmp_path / "models" / FOLDER
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(made)], {".safetensors", ".pt"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    yield made
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+def pictures(count=6):
+    images, masks = torch.rand(count, 128, 136, 3) * 0.2, torch.zeros(count, 128, 136)
+    for index in range(count):
+        top, left = 8 * (index + 1), 8 * (2 * index % 9)
+        images[index, top : top + 48, left : left + 48] = torch.tensor([1.0, 0.1, 0.9])
+        masks[index, top : top + 48, left : left + 48] = 1
+    return images, masks
+
+
+class UnusedVAE:
+    def encode(self, images):
+        raise AssertionError("pictures were encoded")
+
+
+def train(model, images, masks, vae=None, **changes):
+    values = {"part_names": "square", "steps": 60, "seed": 3, "layers": "decoder", "noise_count": 2} | changes
+    with torch.inference_mode():
+        return TrainPartToken.execute(model, vae or PixelVAE(), conditioning(), images, masks, **values).result
+
+
+def test_train_save_and_load(model, folder):
+    token, plot, shown, report = train(model, *pictures(), held_out=0.34)
+    figures = json.loads(report)
+    assert figures["part_iou"]["square"] > 0.4 and len(figures["held_out_pictures"]) == 2
+    assert plot.shape == (1, 520, 900, 3) and shown.shape == (2, 128, 136, 3)
+    assert plot.min() >= 0 and plot.max() <= 1 and shown.min() >= 0 and shown.max() <= 1
+    saved, name = SavePartToken.execute(token, "my square", "number it", "from squares").result
+    assert saved is token and name == "my square.safetensors"
+    assert LoadPartToken.validate_inputs(part_token=name) is True
+    loaded = LoadPartToken.execute(name).result[0]
+    assert torch.equal(loaded.embedding, token.embedding) and loaded.names == ("square",)
+    assert loaded.metadata["note"] == "from squares" and loaded.metadata["pack_version"]
+    assert "square 0." in loaded.metadata["iou"]
+
+
+def test_saving_never_overwrites_by_itself(folder):
+    token = PartToken(torch.zeros(2, 8), (1,), ("a",))
+    other = PartToken(torch.ones(2, 8), (1,), ("a",))
+    names = [SavePartToken.execute(token, "x.safetensors", "number it").result[1] for _ in range(2)]
+    assert names == ["x.safetensors", "x_2.safetensors"]
+    SavePartToken.execute(other, "x", "replace it")
+    assert load_token(folder / "x.safetensors").embedding.max() == 1
+    (folder / "notes.safetensors").write_text("precious")
+    with pytest.raises(ValueError, match="is no part token"):
+        SavePartToken.execute(token, "notes", "replace it")
+    assert (folder / "notes.safetensors").read_text() == "precious"
+    for name in ("../x", "/tmp/x", "a\x00b", ".."):
+        with pytest.raises(ValueError, match="file_name"):
+            SavePartToken.execute(token, name, "replace it")
+    assert sorted(os.listdir(folder)) == ["notes.safetensors", "x.safetensors", "x_2.safetensors"]
+
+
+def test_the_list_offers_published_tokens_and_says_where_they_are(folder):
+    options = LoadPartToken.define_schema().inputs[0].options
+    missing = "human_head" + NOT_INSTALLED
+    assert missing in options
+    assert "Aleksandar/PartEdit-extra" in LoadPartToken.validate_inputs(part_token=missing)
+
+
+def test_two_parts_and_a_cropped_picture(model, folder):
+    images, masks = pictures()
+    token, _, _, report = train(
+        model, images[:, :, :133], masks[:, :, :133], masks_2=1 - masks[:, :, :133], part_names="square, rest", crops=1
+    )
+    assert token.names == ("square", "rest") and token.part_rows == (1, 2)
+    assert set(json.loads(report)["part_iou"]) == {"square", "rest"}
+
+
+def test_an_interrupted_run_goes_on(model, folder, monkeypatch):
+    import comfy.model_management
+
+    images, masks = pictures()
+    whole = train(model, images, masks, steps=450)[0]
+    real = comfy.model_management.throw_exception_if_processing_interrupted
+    kept = Path(folder_paths.get_output_directory()) / "part_token_training"
+
+    def interrupt():
+        if kept.is_dir() and os.listdir(kept):
+            raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(model, images, masks, steps=450, resume_name="my run")
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", real)
+    assert os.listdir(kept) == ["my run.training.safetensors"]
+    token, _, _, report = train(model, images, masks, steps=450, resume_name="my run")
+    assert json.loads(report)["resumed_from"] == 200
+    assert torch.equal(token.embedding, whole.embedding)
+    assert os.listdir(kept) == []
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"part_names": "a, b"}, "part_names"),
+        ({"part_names": " , "}, "part_names"),
+        ({"init_words": "head"}, "clip: init_words"),
+        ({"masks_2": torch.zeros(2, 128, 136), "part_names": "a, b"}, "masks_2: expected 6"),
+        ({"resume_name": "../x"}, "resume_name"),
+        ({"noise_low": 0.5}, "noise range"),
+        ({"layers": "output.99"}, "layers: this model has no layer 'output.99'"),
+        ({"masks": torch.zeros(6, 128, 136)}, "masks: part 1 is empty"),
+        ({"masks": torch.full((6, 128, 136), 255.0)}, "masks: expected values from 0 to 1"),
+        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: hold NaN"),
+    ],
+)
+def test_bad_input_is_named_before_pictures_are_encoded(model, folder, changes, words):
+    images, masks = pictures()
+    values = {"images": images, "masks": masks, "vae": UnusedVAE()} | changes
+    with pytest.raises(ValueError, match=words):
+        train(model, **values)
+
+
+def test_masks_of_another_size_or_shape():
+    images, masks = torch.rand(2, 64, 100, 3), torch.ones(2, 32, 50)
+    cropped, resized = paired(images, [masks])
+    assert cropped.shape == (2, 64, 96, 3) and resized.shape == (2, 1, 64, 96)
+    assert torch.equal(cropped, images[:, :, 2:98])
+    with pytest.raises(ValueError, match="another aspect"):
+        paired(images, [torch.ones(2, 64, 64)])
+    assert part_names("head, left ear", 2) == ("head", "left ear")
+
+
+def test_views_move_picture_and_mask_together():
+    images, masks = pictures(3)
+    views, view_masks, sources = augmented_views(images, masks[:, None], True, 2, seed=0)
+    assert sources == [0, 1, 2] * 4
+    assert torch.equal(views[:3], images) and torch.equal(views[3:6], images.flip(2))
+    for image, mask, source in zip(views, view_masks, sources, strict=True):
+        inside, outside = mask[0] > 0.99, mask[0] < 0.01
+        assert (image[..., 0][inside] > 0.7).all() and (image[..., 0][outside] < 0.35).all(), source
+    assert not torch.equal(views[6:9], images)
+
+
+def test_word_rows_are_the_words_own_states():
+    from partedit_oir.core.training.inputs import word_rows
+
+    class Clip:
+        """Start 1, end 2, padding 2; every letter a token whose state is its number."""
+
+        def tokenize(self, text):
+            row = [1, *(ord(letter) for letter in text), 2]
+            return {"l": [[(number, 1.0) for number in row + [2] * (8 - len(row))]]}
+
+        def encode_from_tokens_scheduled(self, tokens):
+            states = torch.tensor([[float(number)] * 4 for number, _ in tokens["l"][0]])
+            return [[states[None], {}]]
+
+    rows = word_rows(Clip(), ["a", "bd"])
+    assert rows.shape == (2, 4)
+    assert rows[0, 0] == ord("a") and rows[1, 0] == (ord("b") + ord("d")) / 2

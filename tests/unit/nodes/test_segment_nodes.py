@@ -1,0 +1,85 @@
+"""The loaders' lists and messages, and GroundedSAMMask on small models, through the nodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.tiny_segmenters import save_owlvit, small_sam
+from tools.bootstrap import load_pack
+
+load_pack()
+import folder_paths
+
+from partedit_oir.nodes.clip_scorer import LoadCLIPScorer
+from partedit_oir.nodes.folders import NONE_FOUND
+from partedit_oir.nodes.segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Empty model folders in place of the registered ones."""
+    for kind in ("sams", "grounding", "clip_scorers"):
+        (tmp_path / kind).mkdir()
+        extensions = {".pth", ".pt", ".safetensors"} if kind == "sams" else set()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], extensions))
+        folder_paths.filename_list_cache.pop(kind, None)
+    yield tmp_path
+    for kind in ("sams", "grounding", "clip_scorers"):
+        folder_paths.filename_list_cache.pop(kind, None)
+
+
+def options(node):
+    return node.define_schema().inputs[0].options
+
+
+@pytest.mark.parametrize(
+    "node, folder, words",
+    [
+        (LoadSAMModel, "sams", r"sam_vit_b_01ec64\.pth"),
+        (LoadGroundingModel, "grounding", "grounding-dino-tiny"),
+        (LoadCLIPScorer, "clip_scorers", "clip-vit-large-patch14"),
+    ],
+)
+def test_a_missing_model_names_file_source_and_folder(models, node, folder, words):
+    assert options(node) == [NONE_FOUND]
+    (models / "outside").mkdir()
+    (models / "outside" / "config.json").write_text("{}")
+    (models / "outside.pth").write_bytes(b"x")
+    for name in (NONE_FOUND, "../outside", "../outside.pth", str(models / "outside"), "a\x00b"):
+        with pytest.raises(ValueError, match=words) as info:
+            node.execute(name)
+        assert str(models / folder) in str(info.value)
+        # the host asks before anything runs, and shows this in place of its own "not in list"
+        assert node.validate_inputs(name) == str(info.value)
+    assert node.validate_inputs() is True
+
+
+def test_boxes_points_and_text_make_masks(models):
+    torch.save(small_sam().state_dict(), models / "sams" / "small.pth")
+    (models / "grounding" / "tiny").mkdir()
+    save_owlvit(models / "grounding" / "tiny")
+    assert options(LoadSAMModel) == ["small.pth"] and options(LoadGroundingModel) == ["tiny"]
+    assert LoadSAMModel.validate_inputs("small.pth") is True and LoadGroundingModel.validate_inputs("tiny") is True
+    sam = LoadSAMModel.execute("small.pth").result[0]
+    detector = LoadGroundingModel.execute("tiny").result[0]
+    images = torch.rand((2, 48, 72, 3), generator=torch.Generator().manual_seed(1))
+    base = {"text": "", "threshold": 0.0, "max_objects": 2, "boxes": "", "points": ""}
+
+    prompts = base | {"boxes": "10 8 50 40", "points": "20, 20"}
+    mask, objects, found = GroundedSAMMask.execute(images, sam, **prompts).result
+    assert mask.shape == (2, 48, 72) and objects.shape == (4, 48, 72) and found == ""
+    direct, _ = sam.masks(images[0], torch.tensor([[10.0, 8.0, 50.0, 40.0]]), torch.tensor([[20.0, 20.0]]))
+    assert torch.equal(objects[:2], direct.float()) and torch.equal(mask[0], direct.any(dim=0).float())
+
+    prompts = base | {"text": "cat", "grounding_model": detector}
+    mask, objects, found = GroundedSAMMask.execute(images, sam, **prompts).result
+    assert mask.shape == (2, 48, 72) and objects.shape == (4, 48, 72)
+    assert [line[:2] for line in found.splitlines()] == ["1:", "1:", "2:", "2:"]
+
+    with pytest.raises(ValueError, match="grounding_model: the text 'cat'"):
+        GroundedSAMMask.execute(images, sam, **base | {"text": "cat"})
+    with pytest.raises(ValueError, match="all empty"):
+        GroundedSAMMask.execute(images, sam, **base)
+    with pytest.raises(ValueError, match="nothing like 'cat'"):
+        GroundedSAMMask.execute(images, sam, **base | {"text": "cat", "threshold": 1.0}, grounding_model=detector)

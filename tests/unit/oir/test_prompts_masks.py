@@ -1,0 +1,174 @@
+"""Editing pairs: phrases in prompts, masks on latents, and who owns which pixel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.stand_ins import SOURCE, FakeClip, make_pair
+
+
+@pytest.fixture(scope="module")
+def prompts(pack):
+    from partedit_oir.core.oir import prompts
+
+    return prompts
+
+
+@pytest.fixture(scope="module")
+def masks(pack):
+    from partedit_oir.core.oir import masks
+
+    return masks
+
+
+@pytest.fixture(scope="module")
+def node(pack):
+    from partedit_oir.nodes.editing_pair import EditingPair
+
+    return EditingPair
+
+
+def box(height=16, width=16, left=0, right=8):
+    mask = torch.zeros(height, width)
+    mask[:, left:right] = 1.0
+    return mask
+
+
+def test_a_phrase_is_found_as_whole_words_in_any_case(prompts):
+    assert prompts.find_phrase("Category of a Cat", "cat") == (14, 17)
+    assert prompts.find_phrase("a red\n cat", "red cat") == (2, 10)
+    assert prompts.find_phrase("a (cat:1.2) sits", "cat") == (3, 6)
+    assert prompts.find_phrase("a cat and a cat", "cat", occurrence=2) == (12, 15)
+
+
+def test_a_missing_phrase_shows_the_prompt(prompts):
+    with pytest.raises(ValueError, match=r"'dog' does not occur in the source prompt 'a cat and a chair'"):
+        prompts.find_phrase(SOURCE, "dog")
+    with pytest.raises(ValueError, match="occurs 1 time"):
+        prompts.find_phrase(SOURCE, "cat", occurrence=2)
+    with pytest.raises(ValueError, match="empty"):
+        prompts.find_phrase(SOURCE, "  ")
+
+
+def test_target_prompt_exchanges_every_phrase(prompts):
+    pairs = [make_pair("chair", "golden throne", box()), make_pair("cat", "tiger", box())]
+    assert [p.guided_prompt for p in pairs] == ["a cat and a golden throne", "a tiger and a chair"]
+    assert prompts.target_prompt(pairs) == "a tiger and a golden throne"
+
+
+def test_the_same_phrase_twice_is_two_pairs(prompts):
+    pairs = [make_pair("cat", "tiger", box(right=8)), make_pair("cat", "dog", box(left=8, right=16))]
+    assert pairs[0] != pairs[1]
+    assert prompts.target_prompt(pairs) == "a tiger and dog and a chair"
+    same = [make_pair("cat", "tiger", box()), make_pair("cat", "tiger", box())]
+    assert same[0] != same[1]
+    assert prompts.target_prompt(same) == "a tiger and a chair"
+
+
+def test_the_second_of_two_alike_words_is_chosen_by_its_occurrence(node, prompts):
+    clip, text = FakeClip(), "a cat beside a cat"
+    pairs = node.execute(clip, text, "cat", "tiger", box(right=8)[None], 1, "")[0]
+    pairs, guided = node.execute(clip, text, "cat", "dog", box(left=8, right=16)[None], 2, "", pairs)[:2]
+    assert guided == "a cat beside a dog" and prompts.target_prompt(pairs) == "a tiger beside a dog"
+
+
+def test_phrases_that_share_words_are_refused(prompts):
+    with pytest.raises(ValueError, match="overlap in the source"):
+        prompts.target_prompt([make_pair("a cat", "a dog", box()), make_pair("cat and", "tree or", box())])
+
+
+def test_pairs_of_different_prompts_are_refused(prompts, node):
+    first = node.execute(FakeClip(), "a cat", "cat", "dog", box()[None], 1, "")
+    with pytest.raises(ValueError, match="'a cat' and 'a cat, oil'"):
+        node.execute(FakeClip(), "a cat, oil", "cat", "dog", box()[None], 1, "", first[0])
+
+
+def test_white_space_around_the_prompt_moves_no_phrase(node, prompts):
+    """One pair connected to InvertLatent's trimmed prompt, the other to the text as it was typed."""
+    first = node.execute(FakeClip(), f"  {SOURCE}\n", "cat", "tiger", box()[None], 1, "")
+    second = node.execute(FakeClip(), SOURCE, "chair", "throne", box()[None], 1, "", first[0])
+    assert first[1] == "a tiger and a chair"
+    assert prompts.target_prompt(second[0]) == prompts.target_prompt(second[0][::-1]) == "a tiger and a throne"
+
+
+def test_node_chains_pairs_and_encodes_the_guided_prompt(node):
+    clip = FakeClip()
+    first = node.execute(clip, SOURCE, "cat", "tiger", box()[None], 1, "")
+    second = node.execute(clip, SOURCE, "chair", "throne", box()[None], 1, "", first[0])
+    assert second[1] == "a cat and a throne"
+    assert clip.encoded == ["a tiger and a chair", "a cat and a throne"]
+    assert [pair.target_phrase for pair in second[0]] == ["tiger", "throne"]
+    assert second[0][0] is first[0][0]
+
+
+def test_a_guided_prompt_written_by_hand_needs_no_phrase(node, prompts):
+    pairs = node.execute(FakeClip(), SOURCE, "the pet", "tiger", box()[None], 1, "a huge tiger and a chair")[0]
+    assert pairs[0].guided_prompt == "a huge tiger and a chair"
+    with pytest.raises(ValueError, match="written by hand"):
+        prompts.target_prompt(pairs)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(1, 8, 8), "empty"),
+        (torch.ones(2, 8, 8), r"one mask of shape \(1, height, width\), got \(2, 8, 8\)"),
+        (torch.full((1, 8, 8), float("nan")), "not finite"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused(node, mask, message):
+    with pytest.raises(ValueError, match=message) as error:
+        node.execute(FakeClip(), SOURCE, "cat", "tiger", mask, 1, "")
+    assert "'cat' → 'tiger'" in str(error.value)
+
+
+def test_a_missing_clip_or_target_is_named(node):
+    with pytest.raises(ValueError, match=r"^clip"):
+        node.execute(None, SOURCE, "cat", "tiger", box()[None], 1, "")
+    with pytest.raises(ValueError, match="target_phrase is empty"):
+        node.execute(FakeClip(), SOURCE, "cat", " ", box()[None], 1, "")
+
+
+def test_resizing_keeps_binary_masks_binary(masks):
+    resized = masks.resize_mask(box(128, 192, 64, 128), 16, 24, "mask")
+    assert resized.shape == (16, 24)
+    assert torch.equal(resized, box(16, 24, 8, 16))
+    soft = masks.resize_mask(0.5 * box(128, 128, 0, 60), 16, 16, "mask")
+    assert float(soft.max()) == pytest.approx(0.5)
+    assert 0.0 < float(soft[0, 7]) < 0.5
+
+
+def test_masks_of_another_shape_or_size_are_refused(masks):
+    with pytest.raises(ValueError, match=r"the mask is 64×128 \(width × height\)"):
+        masks.resize_mask(box(128, 64), 16, 16, "mask")
+    tiny = torch.zeros(128, 128)
+    tiny[3, 3] = 1.0
+    with pytest.raises(ValueError, match="nothing is left of the mask at 16×16"):
+        masks.resize_mask(tiny, 16, 16, "mask")
+
+
+@pytest.mark.parametrize("overlap", ["first", "last", "blend"])
+def test_no_pixel_is_owned_twice(masks, overlap):
+    generator = torch.Generator().manual_seed(0)
+    for claims in (torch.stack([box(), box(left=4, right=12)]), torch.rand(3, 16, 16, generator=generator)):
+        weights, background = masks.ownership(claims, overlap)
+        assert torch.allclose(weights.sum(0) + background, torch.ones(16, 16), atol=1e-6)
+        assert float(weights.min()) >= 0.0 and float(background.min()) >= 0.0
+
+
+def test_overlap_follows_its_name(masks):
+    claims = torch.stack([box(), box(left=4, right=12)])
+    assert masks.ownership(claims, "first")[0][:, 0, 6].tolist() == [1.0, 0.0]
+    assert masks.ownership(claims, "last")[0][:, 0, 6].tolist() == [0.0, 1.0]
+    assert masks.ownership(claims, "blend")[0][:, 0, 6].tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="overlap is 'both'"):
+        masks.ownership(claims, "both")
+
+
+def test_feather_grows_outward_only(masks):
+    mask = box(32, 32, 8, 16)
+    soft = masks.feather(mask, 4.0)
+    assert torch.equal(soft[mask == 1], mask[mask == 1])
+    assert float(soft[16, 18]) > 0.3 and float(soft[16, 26]) == 0.0
+    assert torch.equal(masks.feather(mask, 0.0), mask)

@@ -1,0 +1,198 @@
+"""Word alignment between a source prompt and its edits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.tiny_models import WordClip
+
+
+@pytest.fixture(scope="module")
+def clip(pack):
+    return WordClip()
+
+
+@pytest.fixture(scope="module")
+def words(clip):
+    from partedit_oir.core.partedit.prompt import tokenize_with
+
+    return lambda text: tokenize_with(clip, text)
+
+
+def test_words_and_positions(words):
+    prompt = words("a closeup of a man, outdoors.")
+    assert [w.text for w in prompt.words] == ["a", "closeup", "of", "a", "man,", "outdoors."]
+    assert prompt.words[4].positions == (5, 6)  # the comma is a token of its own
+    assert prompt.length == 77 and prompt.used == 10
+
+
+def test_weights_and_long_prompts_keep_positions(words):
+    plain, weighted = words("a red robot head"), words("a (red robot:1.3) head")
+    assert [(w.text, w.positions) for w in plain.words] == [(w.text, w.positions) for w in weighted.words]
+    long = words(" ".join(["stone"] * 80 + ["robot"]))
+    assert long.length == 154
+    # 75 words in the first section; the sixth of the second section is the robot, behind its start token.
+    assert long.find("robot") == (77 + 1 + 5,)
+
+
+def test_embeddings_count_as_one_word(pack, tmp_path):
+    from comfy.sd1_clip import SD1Tokenizer
+    from safetensors.torch import save_file
+
+    from partedit_oir.core.partedit.prompt import tokenize_with
+
+    save_file({"emb_params": torch.randn(3, 768)}, str(tmp_path / "moss.safetensors"))
+    clip = WordClip()
+    clip.tokenizer = SD1Tokenizer(embedding_directory=[str(tmp_path)])
+    prompt = tokenize_with(clip, "a embedding:moss robot")
+    assert [(w.text, w.positions) for w in prompt.words] == [
+        ("a", (1,)),
+        ("embedding:moss", (2, 3, 4)),
+        ("robot", (5,)),
+    ]
+    # Loaded anew for every prompt, it is still the same word for the alignment of tokens.
+    from partedit_oir.core.partedit.alignment import refine_map
+
+    mapper, keep = refine_map(prompt, tokenize_with(clip, "a big embedding:moss robot"))
+    assert keep.nonzero().flatten().tolist() == [2]
+    assert [int(mapper[:, p].argmax()) for p in (3, 4, 5, 6)] == [2, 3, 4, 5]
+
+
+def test_replace_pairs_tokens_of_a_changed_word(words):
+    from partedit_oir.core.partedit.alignment import replace_map
+
+    mapper = replace_map(words("a man outdoors"), words("a robot outdoors"))
+    assert torch.equal(mapper, torch.eye(77))
+    # One token becomes three: it gives a third to each; behind it the identity on the edit's own positions.
+    source, edit = words("a man outdoors"), words("a triceratops outdoors")
+    new = edit.words[1].positions
+    assert len(new) > 1
+    mapper = replace_map(source, edit)
+    assert torch.allclose(mapper[2, list(new)], torch.full((len(new),), 1 / len(new)))
+    after = new[-1] + 1
+    assert torch.equal(mapper[:, after:77].nonzero(), torch.eye(77)[:, after:77].nonzero())
+
+
+def test_replace_refuses_unequal_word_counts(words):
+    from partedit_oir.core.partedit.alignment import align
+
+    with pytest.raises(ValueError, match=r"prompt_to_prompt: 'replace'.*4 and.*3"):
+        align(words("a man outdoors"), words("a big robot outdoors"), "replace")
+
+
+def test_refine_keeps_insertions_and_follows_the_rest(words):
+    from partedit_oir.core.partedit.alignment import refine_map
+
+    mapper, keep = refine_map(words("a robot outdoors"), words("a smiling robot outdoors"))
+    assert keep.nonzero().flatten().tolist() == [2]
+    assert mapper[:, 3].argmax() == 2 and mapper[:, 4].argmax() == 3 and mapper[:, 5].argmax() == 4
+    assert mapper[:, 40].argmax() == 40
+
+
+def test_auto_handles_phrases_insertions_and_deletions(words):
+    from partedit_oir.core.partedit.alignment import auto_map
+
+    mapper, keep, changes = auto_map(words("a man in a field"), words("a big robot in a field"))
+    assert changes == [("man", "big robot")]
+    assert mapper[2, 2] == mapper[2, 3] == 0.5
+    assert mapper[:, 4].argmax() == 3  # "in", moved by one
+    mapper, keep, changes = auto_map(words("a man"), words("a man smiling"))
+    assert changes == [("", "smiling")] and keep[3] == 1
+    _, _, changes = auto_map(words("a happy man"), words("a man"))
+    assert changes == [("happy", "")]
+    # The end token follows the end token, the first padding the first padding.
+    mapper, *_ = auto_map(words("a man"), words("a man smiling"))
+    assert mapper[:, 4].argmax() == 3 and mapper[:, 5].argmax() == 4
+
+
+def test_attention_that_is_taken_over_still_sums_to_one(words):
+    from partedit_oir.core.partedit.alignment import auto_map
+
+    for edit in ("a robot in a wide field", "a very old robot", "a man in a field"):
+        source = words("a man in a field")
+        mapper, keep, _ = auto_map(source, words(edit))
+        # A word takes all of its counterpart's attention, whatever their numbers of tokens.
+        content = [p for w in source.words for p in w.positions]
+        assert all(mapper[p].sum() in (0.0, 1.0) for p in content)
+        assert set(keep.tolist()) <= {0.0, 1.0} and not bool((mapper.sum(dim=0) * keep).any())
+
+
+def test_fractions_per_word_and_phrase(words):
+    from partedit_oir.core.partedit.alignment import align
+
+    found = align(words("a man outdoors"), words("a red robot outdoors"), cross=1.0, changed=0.4)
+    assert [found.fractions[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.4, 0.4, 1.0]
+    found = align(words("a man outdoors"), words("a red robot outdoors"), words={"red robot": 0.25})
+    assert [found.fractions[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.25, 0.25, 1.0]
+    # A fraction f holds for steps 0 … int(f·(steps + 1)) − 1.
+    assert [bool(found.step(i, 10, (0, 77)).gate[2]) for i in range(10)] == [True] * 2 + [False] * 8
+    assert [bool(found.step(i, 10, (0, 77)).gate[1]) for i in range(10)] == [True] * 10
+
+
+def test_self_attention_fraction(words):
+    from partedit_oir.core.partedit.alignment import align
+
+    found = align(words("a man"), words("a robot"), self_fraction=0.5)
+    assert [found.replaces_self(i, 5) for i in range(5)] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"words": {"dragon": 0.5}}, "word_fractions: 'dragon' does not occur"),
+        ({"gains": {"dragon": 2}}, "word_weights: 'dragon'"),
+        ({"gains": {"robot": float("nan")}}, "word_weights: the weight of 'robot' is nan"),
+        ({"cross": 1.5}, "cross_replace: .* 1.5"),
+        ({"mode": "swap"}, "prompt_to_prompt: 'swap'"),
+    ],
+)
+def test_settings_that_do_not_fit(words, settings, message):
+    from partedit_oir.core.partedit.alignment import align
+
+    with pytest.raises(ValueError, match=message):
+        align(words("a man"), words("a robot"), **settings)
+
+
+def test_the_alignment_can_be_read(words):
+    from partedit_oir.core.partedit.alignment import align
+
+    text = align(words("a man outdoors"), words("a red robot outdoors"), gains={"red": 2.0}).text
+    assert "man -> red robot" in text and "40%" in text and "red x2" in text
+    assert "no common word" in align(words("man"), words("robot")).text
+
+
+def test_build_edit_prompt_with_several_lines(clip):
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    follow = FollowSettings(words={"robot": 0.2})
+    prompt = build_edit_prompt(clip, "a man outdoors", ["a robot outdoors", "", "a statue outdoors"], follow)
+    assert [edit.text for edit in prompt.edits] == ["a robot outdoors", "a statue outdoors"]
+    assert prompt.edits[0].prompts[0].alignment.fractions[2] == 0.2
+    assert prompt.edits[1].prompts[0].alignment.fractions[2] == 0.4
+    with pytest.raises(ValueError, match="edit: is empty"):
+        build_edit_prompt(clip, "a man", [" "], FollowSettings())
+
+
+def test_word_values_are_parsed_or_refused():
+    from partedit_oir.core.partedit.prompt import parse_word_values
+
+    assert parse_word_values("robot=0.4, red hat = 1", "n") == {"robot": 0.4, "red hat": 1.0}
+    assert parse_word_values("", "n") == {}
+    for bad in ("robot", "robot=x", "=0.5"):
+        with pytest.raises(ValueError, match="word_fractions"):
+            parse_word_values(bad, "word_fractions")
+
+
+def test_joining_pictures_and_parts(clip):
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    def build(text, part):
+        return build_edit_prompt(clip, "a man", [text], FollowSettings(), part)
+
+    head, torso = build("a robot man", ("head",)), build("a wooden man", ("torso",))
+    both = head.with_same_picture([p for e in torso.edits for p in e.prompts])
+    assert len(both.edits) == 1 and [p.parts for p in both.edits[0].prompts] == [("head",), ("torso",)]
+    assert len(head.with_new_pictures(torso.edits).edits) == 2
+    with pytest.raises(ValueError, match="part: prompts that share a picture"):
+        head.with_same_picture([p for e in head.edits for p in e.prompts])

@@ -1,0 +1,94 @@
+"""Feature blending with every sampler of the host: shared noise, and what is refused before sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfy.samplers import SAMPLER_NAMES
+
+from support.tiny_edits import blend_guider, edit_prompt, plain, relative, sample, token
+from support.tiny_models import text_conditioning, tiny_sd, tiny_sdxl
+
+
+@pytest.fixture(scope="module")
+def model(pack):
+    return tiny_sdxl()
+
+
+@pytest.fixture(scope="module")
+def small(pack):
+    return tiny_sd()
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_source_and_edit_get_the_noise_of_an_ordinary_run(small, sampler):
+    # The same prompt under a mask of zeros: with shared noise the rows are equal, and equal to an ordinary run.
+    prompt = edit_prompt(["source", "source"], width=768, pooled=0)
+    options = {"sampler": sampler, "batch": 2, "size": (8, 8)}
+    out = sample(blend_guider(small, prompt, mask=torch.zeros(1, 8, 8)), **options)
+    assert relative(out[2:4], out[:2]) < 1e-5 and relative(out[4:], out[:2]) < 1e-5
+    assert relative(out[0], out[1]) > 1e-2
+    if sampler != "dpm_adaptive":  # its step size follows the whole batch
+        assert relative(out[:2], plain(small, text_conditioning("source", 768, pooled=0), **options)) < 1e-5
+
+
+def refused(model, sampler, message, **settings):
+    """A run that must end with this error before the UNet has run."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(model.model.diffusion_model, "_forward", None)
+    try:
+        with pytest.raises(ValueError, match=message):
+            sample(blend_guider(model, edit_prompt(), token=token(), **settings), sampler=sampler)
+    finally:
+        patch.undo()
+
+
+def test_noise_that_cannot_be_shared_is_refused(model):
+    import comfy.samplers
+    from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
+
+    refused(model, comfy.samplers.ksampler("euler", {"s_churn": 1.0}), r"sampler: s_churn is 1.0")
+    refused(model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' draws noise")
+
+
+def test_the_hosts_sampler_nodes_share_their_noise_too(model):
+    from comfy_extras.nodes_custom_sampler import SamplerDPMPP_2M_SDE, SamplerSASolver
+
+    prompt = edit_prompt(["source"])
+    for node, values in (
+        (SamplerDPMPP_2M_SDE, ("midpoint", 0.7, 0.9, "cpu")),
+        (SamplerSASolver, (model, 0.5, 0.1, 0.9, 1.0, 2, 2, False, False)),
+    ):
+        solver = node.execute(*values).args[0]
+        out = sample(blend_guider(model, prompt, mask=torch.zeros(1, 8, 8), keep_pooled=True), sampler=solver)
+        assert relative(out[1], out[0]) < 1e-5
+        still = sample(blend_guider(model, prompt, mask=torch.zeros(1, 8, 8)), sampler="euler")
+        assert relative(out[0], still[0]) > 1e-3
+
+
+def test_a_single_step_needs_a_mask_from_somewhere(model):
+    with pytest.raises(ValueError, match=r"timing: with a single step and 'clean'"):
+        sample(blend_guider(model, edit_prompt(), token=token()), steps=1)
+    for settings in ({"timing": "clean, first step twice"}, {"timing": "published"}, {"edit_steps": 0.0}):
+        sample(blend_guider(model, edit_prompt(), token=token(), **settings), steps=1)
+    half = torch.zeros(1, 16, 16)
+    out = sample(blend_guider(model, edit_prompt(), mask=half, keep_pooled=True), steps=1)
+    assert torch.equal(out[1], out[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": "soft"}, "threshold: 'soft' is not one of adaptive"),
+        ({"omega": 0.2}, "omega: 0.2 is below 0.5"),
+        ({"omega": float("inf")}, "omega: expected a number"),
+        ({"edit_steps": float("nan")}, "edit_steps: expected a number"),
+        ({"edit_steps": -1.0}, "edit_steps: -1.0 is negative"),
+        ({"timing": "late"}, "timing: 'late'"),
+        ({"map_size": "huge"}, "map_size: 'huge'"),
+        ({"layers": "output.9"}, "layers: this model has no layer 'output.9'"),
+    ],
+)
+def test_settings_are_checked_before_sampling(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        blend_guider(model, edit_prompt(), token=token(), **settings)

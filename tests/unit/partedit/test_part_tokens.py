@@ -1,0 +1,177 @@
+"""Part tokens: context, files, combination; and the layers and masks they work with."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from support.tiny_edits import token
+from support.tiny_models import drawn, text_conditioning, tiny_sd, tiny_sdxl
+
+
+@pytest.mark.parametrize("padding", ["background", "end_of_text", "zero"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_few_weighted_keys_equal_the_softmax_over_all_77(pack, padding, parts):
+    one, end = token(parts=parts), drawn("end", 64)
+    fill = {"background": one.embedding[0], "end_of_text": end, "zero": torch.zeros(64)}[padding]
+    full = torch.cat([one.embedding, fill.expand(77 - 2 * parts, -1)])
+    query = drawn("query", 5, 64)
+    expected = (query @ full.T / 8).softmax(dim=-1)[:, list(one.part_rows)]
+    rows, log_counts = one.context(padding, end)
+    assert rows.shape[0] == 2 * parts + (padding != "background")
+    found = (query @ rows.T / 8 + log_counts).softmax(dim=-1)[:, list(one.part_rows)]
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_the_probe_is_a_sigmoid(pack):
+    one, query = token(), drawn("query", 5, 64)
+    rows, log_counts = one.context()
+    background, part = (query @ rows.T / 8).T
+    found = ((query @ rows.T / 8) + log_counts).softmax(dim=-1)[:, 1]
+    assert torch.allclose(found, torch.sigmoid(part - background - math.log(76)), atol=1e-6)
+
+
+def test_save_and_load(pack, tmp_path):
+    from partedit_oir.core.partedit.tokens import load_token, save_token
+
+    one = token("ear", parts=2)
+    save_token(one, tmp_path / "ear.safetensors")
+    back = load_token(tmp_path / "ear.safetensors")
+    assert torch.equal(back.embedding, one.embedding)
+    assert back.part_rows == (1, 3) and back.names == one.names
+    assert [p.name for p in tmp_path.iterdir()] == ["ear.safetensors"]
+
+
+def test_published_tensors_and_files_without_notes(pack, tmp_path):
+    from safetensors.torch import save_file
+
+    from partedit_oir.core.partedit.tokens import load_token
+
+    torch.save(drawn("published", 2, 2048), tmp_path / "head.pt")
+    published = load_token(tmp_path / "head.pt")
+    assert (published.part_rows, published.names, published.model_family) == ((1,), ("head",), "sdxl")
+    save_file({"embedding": drawn("bare", 4, 768)}, str(tmp_path / "bare.safetensors"))
+    assert load_token(tmp_path / "bare.safetensors").part_rows == (1, 3)
+
+
+def test_combining(pack):
+    from partedit_oir.core.partedit.tokens import combine
+
+    both = combine([token("head"), token("torso")])
+    assert both.names == ("head", "torso") and both.part_rows == (1, 3) and both.embedding.shape == (4, 64)
+    assert both.part_indices(("torso",)) == (1,)
+    with pytest.raises(ValueError, match="part: tail is not in the part token, which has: head, torso"):
+        both.part_indices(("tail",))
+    with pytest.raises(ValueError, match="more than once"):
+        combine([token("head"), token("head")])
+    with pytest.raises(ValueError, match="widths differ"):
+        combine([token("head"), token("torso", width=32)])
+
+
+def test_a_token_of_the_wrong_width_is_refused_before_sampling(pack):
+    from support.tiny_edits import blend_guider, edit_prompt
+
+    for family, width in (("sd1", 768), ("sd2", 1024)):
+        prompt = edit_prompt(width=width, pooled=0)
+        with pytest.raises(ValueError, match=rf"part_token: head has rows 2048 wide \(SDXL\).*{width} wide"):
+            blend_guider(tiny_sd(family), prompt, token=token(width=2048))
+        with pytest.raises(ValueError, match=rf"edit_prompt: .* 64 wide, but the model takes {width}"):
+            blend_guider(tiny_sd(family), edit_prompt(), token=token(width=width))
+        with pytest.raises(ValueError, match=rf"negative: .* 64 wide, but the model takes {width}"):
+            blend_guider(tiny_sd(family), prompt, token=token(width=width), negative=text_conditioning("negative"))
+
+
+def test_layer_presets(pack):
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.ops import disable_weight_init
+
+    from partedit_oir.core.partedit.layers import choose_layers
+    from partedit_oir.core.unet import cross_layers
+    from tools.parity.partedit import UNET_CONFIG
+
+    config = {**UNET_CONFIG, "num_heads": -1, "num_head_channels": 32}
+    unet = UNetModel(**{**config, "dtype": torch.float32}, device="meta", operations=disable_weight_init)
+    layers = cross_layers(unet)
+    order = [layer.key for layer in layers]
+    assert len(order) == 70
+    published = choose_layers(layers, "published")
+    assert sorted(order.index(key) for key in published) == [*range(4), *range(24, 60)]
+    assert [order.index(k) for k in choose_layers(layers, "first-8")] == list(range(34, 42))
+    assert len(choose_layers(layers, "decoder")) == 36 and len(choose_layers(layers, "all")) == 70
+    assert [str(k) for k in choose_layers(layers, "output.3, middle:0-1")] == [
+        "middle.0.0",
+        "middle.0.1",
+        "output.3.0",
+        "output.3.1",
+    ]
+    for bad in ("output.9", "bottom", "middle:12"):
+        with pytest.raises(ValueError, match=r"layers: .*output.5"):
+            choose_layers(layers, bad)
+
+
+def test_layers_of_other_depths(pack):
+    from partedit_oir.core.partedit.layers import choose_layers
+    from partedit_oir.core.unet import all_cross_layers
+
+    small = choose_layers(all_cross_layers(tiny_sd()), "published")
+    assert {key.block for key in small} == {"input", "middle", "output"}
+
+
+def test_a_model_without_a_unet_is_refused(pack):
+    from partedit_oir.core.unet import unet_of
+
+    class Other:
+        model = type("Flux", (), {"diffusion_model": torch.nn.Identity()})()
+
+    with pytest.raises(ValueError, match="model: Flux is no U-Net"):
+        unet_of(Other())
+
+
+def test_thresholds(pack):
+    from skimage.filters import threshold_otsu
+
+    from partedit_oir.core.partedit.masks import threshold
+
+    values = torch.cat([drawn("low", 500) * 0.05 + 0.2, drawn("high", 200) * 0.05 + 0.7]).clamp(0, 1).reshape(1, 20, 35)
+    soft, (k,) = threshold(values, "adaptive", 1.5)
+    assert abs(k - threshold_otsu(values.numpy(), nbins=256)) < 1e-3
+    assert bool((soft[values < k / 2] == 0).all()) and bool((soft[values >= 1.5 * k] == 1).all())
+    between = (values >= k / 2) & (values < 1.5 * k)
+    assert bool(between.any()) and torch.equal(soft[between], values[between])
+    assert torch.equal(threshold(values, "otsu")[0], (values > k).float())
+    assert torch.equal(threshold(values, "fixed", fixed=0.6)[0], (values > 0.6).float())
+    assert torch.equal(threshold(values, "none")[0], values)
+    flat, _ = threshold(torch.zeros(1, 4, 4), "adaptive")
+    assert torch.isfinite(flat).all()
+    with pytest.raises(ValueError, match=r"omega: 0.2"):
+        threshold(values, "adaptive", 0.2)
+
+
+def test_summing_maps_first_equals_resizing_every_layer(pack):
+    from partedit_oir.core.partedit.masks import MapSum, resize
+
+    maps = [drawn(f"map {n}", 1, 1, s, s).abs() for n, s in enumerate((8, 8, 16))]
+    total = MapSum()
+    for one in maps:
+        total.add(one)
+    expected = sum(resize(one, (64, 64)) for one in maps) / 3
+    assert torch.allclose(total.mean((64, 64)), expected, atol=1e-6)
+
+
+def test_part_maps_follow_the_token_and_not_the_sampler(pack):
+    from partedit_oir.core.partedit.attention_mask import part_maps
+
+    model, latent = tiny_sdxl(), drawn("latent", 2, 4, 16, 24)
+    maps = part_maps(model, token(parts=2), latent, text_conditioning("a man"), 0.4, 2, 7)
+    assert maps.shape == (2, 2, 16, 24) and maps.min() >= 0 and maps.max() <= 1
+    again = part_maps(model, token(parts=2), latent, text_conditioning("a man"), 0.4, 2, 7)
+    assert torch.equal(maps, again) and not model.wrappers
+    assert not torch.equal(
+        maps, part_maps(model, token("foot", parts=2), latent, text_conditioning("a man"), 0.4, 2, 7)
+    )
+    with pytest.raises(ValueError, match=r"noise_level: 1.5"):
+        part_maps(model, token(), latent, text_conditioning("a man"), 1.5)
+    with pytest.raises(ValueError, match="positive: its text embedding is 8 wide, but the model takes 64"):
+        part_maps(model, token(), latent, text_conditioning("a man", width=8))

@@ -1,0 +1,96 @@
+"""Text grounding on small transformers models that are saved for it: loading, boxes, and messages."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from support.tiny_segmenters import DETECTORS
+from tools.bootstrap import load_pack
+
+load_pack()
+from partedit_oir.core.vision.grounding import GroundingModel
+
+
+@pytest.fixture(scope="module", params=sorted(DETECTORS))
+def folder(request, tmp_path_factory):
+    made = tmp_path_factory.mktemp("grounding") / request.param
+    made.mkdir()
+    DETECTORS[request.param](made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    return GroundingModel.from_folder(folder)
+
+
+def test_boxes_lie_in_the_picture_best_first(detector, folder):
+    assert detector.kind == folder.name
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    boxes, scores = detector.boxes(image, "cat", threshold=0.0, limit=5)
+    assert 0 < len(boxes) <= 5 and boxes.shape[1] == 4
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert boxes.min() >= 0 and (boxes[:, 0::2] <= 60).all() and (boxes[:, 1::2] <= 40).all()
+    assert torch.equal(scores, scores.sort(descending=True).values)
+    assert scores.min() >= 0 and scores.max() <= 1
+
+
+def test_the_text_and_the_threshold_matter(detector):
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    _, cat = detector.boxes(image, "cat", threshold=0.0)
+    _, dog = detector.boxes(image, "dog", threshold=0.0)
+    assert not torch.equal(cat, dog)
+    some, scores = detector.boxes(image, "cat", threshold=float(cat[1]) - 1e-7)
+    assert len(some) == 2 and torch.equal(scores, cat[:2])
+    none, _ = detector.boxes(image, "cat", threshold=1.0)
+    assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize("height, width", [(40, 60), (60, 40)])
+def test_boxes_agree_with_transformers_own_reading(detector, folder, height, width):
+    """The published post-processing, on the same picture, gives the same boxes and scores."""
+    image = torch.rand((height, width, 3), generator=torch.Generator().manual_seed(0))
+    pixels = (image * 255).round().to(torch.uint8).numpy()
+    text = "cat ." if folder.name == "grounding-dino" else [["cat"]]
+    inputs = detector.processor(images=pixels, text=text, return_tensors="pt")
+    with torch.no_grad():
+        output = detector.model(**inputs)
+    read = detector.processor.post_process_grounded_object_detection
+    more = {"input_ids": inputs["input_ids"]} if folder.name == "grounding-dino" else {}
+    expected = read(output, threshold=0.0, target_sizes=[(height, width)], **more)[0]
+    best = expected["scores"].argmax()
+    boxes, scores = detector.boxes(image, "cat", threshold=0.0)
+    limit = torch.tensor([width, height, width, height])
+    assert torch.allclose(boxes[0], expected["boxes"][best].clamp(min=0).minimum(limit), atol=1e-3)
+    assert scores[0].item() == pytest.approx(expected["scores"][best].item(), abs=1e-6)
+
+
+def test_several_names_in_one_text(detector):
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    boxes, _ = detector.boxes(image, "Cat, dog.", threshold=0.0, limit=100)
+    assert len(boxes) >= len(detector.boxes(image, "cat", threshold=0.0, limit=1)[0])
+    with pytest.raises(ValueError, match="text: is empty"):
+        detector.boxes(image, " . , ")
+
+
+def test_a_text_beyond_the_detectors_context_is_named(detector, folder):
+    """The small detectors read 16 tokens: OWL-ViT of each name, GroundingDINO of all together."""
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"^text: 'cat cat .* is too long .* it reads at most 16 (a name|in all)"):
+        detector.boxes(image, "cat " * 20)
+    if folder.name != "grounding-dino":
+        assert len(detector.boxes(image, "cat, " * 20, threshold=0.0, limit=1)[0]) == 1
+
+
+def test_missing_files_say_where_they_come_from(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r"grounding-dino-tiny.*models/grounding"):
+        GroundingModel.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(ValueError, match="'clip'"):
+        GroundingModel.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match=r"processor|tokenizer"):
+        GroundingModel.from_folder(tmp_path)

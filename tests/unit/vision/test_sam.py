@@ -1,0 +1,142 @@
+"""The SAM path, run for real on small weights: boxes, points, sizes, and checkpoints that must not be trusted."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from support.tiny_segmenters import small_sam
+from tools.bootstrap import load_pack
+
+load_pack()
+from partedit_oir.core.vision.sam import SamModel, _architecture, build_sam, parse_boxes, parse_points, read_tensors
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sams") / "small.pth"
+    torch.save(small_sam().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sam(weights):
+    return SamModel.from_file(weights)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand((48, 72, 3), generator=torch.Generator().manual_seed(1))
+
+
+def test_a_box_gives_what_the_package_itself_gives(sam, image):
+    from segment_anything import SamPredictor
+
+    predictor = SamPredictor(small_sam())
+    predictor.set_image((image * 255).round().to(torch.uint8).numpy())
+    expected, score, _ = predictor.predict(box=torch.tensor([10.0, 8.0, 50.0, 40.0]).numpy(), multimask_output=False)
+    masks, scores = sam.masks(image, boxes=torch.tensor([[10.0, 8.0, 50.0, 40.0]]))
+    assert masks.shape == (1, 48, 72) and masks.dtype == torch.bool
+    assert masks[0].any() and not masks[0].all()
+    assert torch.equal(masks[0], torch.from_numpy(expected[0]))
+    assert scores[0].item() == pytest.approx(float(score[0]), abs=1e-5)
+
+
+def test_points_give_what_the_package_itself_gives(sam, image):
+    from segment_anything import SamPredictor
+
+    points, labels = parse_points("20, 20\n60 40 0")
+    predictor = SamPredictor(small_sam())
+    predictor.set_image((image * 255).round().to(torch.uint8).numpy())
+    expected, _, _ = predictor.predict(points.numpy(), labels.int().numpy(), multimask_output=False)
+    masks, _ = sam.masks(image, points=points, labels=labels)
+    assert torch.equal(masks[0], torch.from_numpy(expected[0]))
+    without, _ = sam.masks(image, points=points[:1])
+    assert not torch.equal(masks, without)
+
+
+def test_boxes_and_points_together(sam, image):
+    boxes = parse_boxes("10, 8, 50, 40; 0 0 30 30")
+    masks, scores = sam.masks(image, boxes, torch.tensor([[20.0, 20.0]]))
+    assert masks.shape == (3, 48, 72) and scores.shape == (3,)
+    alone, _ = sam.masks(image, boxes[1:])
+    assert torch.equal(masks[1], alone[0])
+
+
+def test_safetensors_load_alike(weights, sam, image, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "small.safetensors"
+    save_file({name: value.clone().contiguous() for name, value in read_tensors(weights).items()}, str(path))
+    box = torch.tensor([[10.0, 8.0, 50.0, 40.0]])
+    assert torch.equal(SamModel.from_file(path).masks(image, box)[0], sam.masks(image, box)[0])
+
+
+@pytest.mark.parametrize("size", ["vit_b", "vit_l", "vit_h"])
+def test_the_registered_sizes_are_recognised_by_their_shapes(size):
+    from segment_anything import sam_model_registry
+
+    with torch.device("meta"):
+        registered = sam_model_registry[size]()
+    encoder, prompt, decoder, transformer = _architecture(registered.state_dict())
+    expected = {
+        "vit_b": (768, 12, 12, (2, 5, 8, 11)),
+        "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
+        "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+    }[size]
+    found = tuple(encoder[key] for key in ("embed_dim", "depth", "num_heads", "global_attn_indexes"))
+    assert found == expected
+    assert (encoder["img_size"], encoder["window_size"], encoder["mlp_ratio"]) == (1024, 14, 4)
+    assert (prompt["mask_in_chans"], decoder["num_multimask_outputs"], decoder["iou_head_depth"]) == (16, 3, 3)
+    assert (transformer["depth"], transformer["mlp_dim"]) == (2, 2048)
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({"weights": Bomb(marker)}, path)
+    with pytest.raises(ValueError, match="could not be read as plain weights"):
+        SamModel.from_file(path)
+    path.write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(ValueError, match="could not be read as plain weights"):
+        SamModel.from_file(path)
+    assert not marker.exists()
+
+
+def test_missing_damaged_and_foreign_files_are_named(tmp_path, weights):
+    with pytest.raises(FileNotFoundError, match=r"sam_vit_b_01ec64\.pth.*models/sams"):
+        SamModel.from_file(tmp_path / "sam_vit_b_01ec64.pth")
+    (tmp_path / "half.pth").write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"half\.pth"):
+        SamModel.from_file(tmp_path / "half.pth")
+    torch.save({"unet.weight": torch.zeros(2)}, tmp_path / "unet.pth")
+    with pytest.raises(ValueError, match=r"'unet\.pth' is no Segment Anything checkpoint"):
+        SamModel.from_file(tmp_path / "unet.pth")
+    state = read_tensors(weights)
+    state.pop("mask_decoder.iou_token.weight")
+    with pytest.raises(ValueError, match="iou_token"):
+        build_sam(state)
+
+
+@pytest.mark.parametrize("text", ["1, 2, 3", "a, b, c, d", "1 2 3 nan"])
+def test_bad_boxes_are_named(text):
+    with pytest.raises(ValueError, match="boxes: the line"):
+        parse_boxes(text)
+
+
+def test_prompts_outside_the_picture_are_refused(sam, image):
+    with pytest.raises(ValueError, match="inside the picture"):
+        sam.masks(image, boxes=torch.tensor([[0.0, 0.0, 100.0, 20.0]]))
+    with pytest.raises(ValueError, match="inside the picture"):
+        sam.masks(image, points=torch.tensor([[72.0, 0.0]]))
+    with pytest.raises(ValueError, match="needs a prompt"):
+        sam.masks(image)

@@ -1,0 +1,70 @@
+"""Writes workflows/*.json from their descriptions, and the thumbnails of those that run on the demo checkpoint.
+
+python3 run.py templates            all of them
+python3 run.py templates NAME ...   only these
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from ..host.graph import problems, to_prompt
+from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
+from ..host.link import link_pack
+from ..host.server import Server
+from . import oir, partedit, partedit_more, tokens
+from .compose import compose
+
+FOLDER = PACK_DIR / "workflows"
+# A template that cannot run here shows the picture of the same graph on the demo checkpoint.
+BORROWED = {"partedit_sdxl": "partedit_demo", "oir_sdxl": "oir_demo", "train_token_from_word": "train_token"}
+ALL = (*partedit.WORKFLOWS, *partedit_more.WORKFLOWS, *oir.WORKFLOWS, *tokens.WORKFLOWS)
+# Pictures that templates load.
+EXAMPLES = PACK_DIR / "workflows" / "input"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py templates", description=__doc__)
+    parser.add_argument("names", nargs="*", help="only these templates")
+    parser.add_argument("--no-run", action="store_true", help="write the files, make no thumbnails")
+    options = parser.parse_args(arguments)
+    chosen = [one for one in ALL if not options.names or one.name in options.names]
+    root = Path(os.environ["COMFYUI_PATH"])
+    host = Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
+    FOLDER.mkdir(exist_ok=True)
+    failed = 0
+    with Server(host, cpu=True, pack_name=link_pack(host)) as server:
+        client = server.start()
+        for path in sorted(EXAMPLES.glob("*.webp")):
+            client.upload_image(path)
+        info = client.object_info()
+        for one in chosen:
+            graph = compose(one, info)
+            write_whole(FOLDER / f"{one.name}.json", json.dumps(graph, indent=2) + "\n")
+            prompt = to_prompt(graph, info)
+            found = problems(prompt, info)
+            print(one.name, found or "ok", flush=True)
+            failed += bool(found)
+            if found or options.no_run or not one.thumbnail:
+                continue
+            number = str(1 + [node.key for node in one.nodes].index(one.thumbnail))
+            images = client.run(prompt).outputs[number]["images"]
+            picture = Image.open(io.BytesIO(client.view(images[0]))).convert("RGB")
+            picture.thumbnail((384, 384))
+            picture.save(FOLDER / f"{one.name}.jpg", quality=85)
+    for name, origin in BORROWED.items():
+        if (FOLDER / f"{origin}.jpg").is_file():
+            shutil.copyfile(FOLDER / f"{origin}.jpg", FOLDER / f"{name}.jpg")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
