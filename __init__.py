@@ -9,7 +9,7 @@ import os
 
 import folder_paths
 
-from partedit_oir.nodes import PartEditOIRExtension, comfy_entrypoint
+from .nodes import PartEditOIRExtension, comfy_entrypoint
 
 WEB_DIRECTORY = "./js"
 
