@@ -137,7 +137,7 @@ class ClipScorer:
             text: what the region should show.
             mask: (H, W), region of interest above 0.5; another size is resized to the picture's. None: everything.
             mode: ``masked`` blocks the patches outside with -inf; ``published_bias`` reproduces the published code,
-                which adds 1 to the logits of the allowed patches and so blocks nothing.
+                which adds 1 to the logits between allowed patches and so blocks nothing.
             fit: ``pad`` keeps the aspect and blocks the padding; ``stretch`` does not keep it.
 
         Raises:
@@ -218,14 +218,14 @@ def attention_bias(region: torch.Tensor, mode: MaskMode) -> torch.Tensor:
     """What is added to every attention logit: (1, 1, 1 + g², 1 + g²) for a (g, g) bool region, class token first.
 
     The class token may always be attended to. Blocking holds for every query, so that nothing of a blocked patch
-    reaches the class token by way of an allowed one.
+    reaches the class token by way of an allowed one. ``published_bias`` adds its 1 only where query and key both
+    belong to the region or are the class token.
     """
-    keys = torch.cat([torch.ones(1, dtype=torch.bool), region.flatten()])
-    if mode == "masked":
-        row = torch.zeros(keys.numel()).masked_fill(~keys, float("-inf"))
-    else:
-        row = keys.float()
-    return row.expand(1, 1, keys.numel(), keys.numel())
+    allowed = torch.cat([torch.ones(1, dtype=torch.bool), region.flatten()])
+    if mode == "published_bias":
+        return torch.outer(allowed, allowed).float()[None, None]
+    row = torch.zeros(allowed.numel()).masked_fill(~allowed, float("-inf"))
+    return row.expand(1, 1, allowed.numel(), allowed.numel())
 
 
 def fit_to_square(image: torch.Tensor, size: int, fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:

@@ -106,7 +106,17 @@ def test_object_smaller_than_a_patch_survives(scorer):
 def test_bias_values():
     region = torch.tensor([[True, False]])
     assert attention_bias(region, "masked")[0, 0, 2].tolist() == [0, 0, float("-inf")]
-    assert attention_bias(region, "published_bias")[0, 0, 0].tolist() == [1, 1, 0]
+    # As published: 1 where query and key both lie in the region, the class token with it; other queries get nothing.
+    assert attention_bias(region, "published_bias")[0, 0].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_the_published_bias_leaves_queries_outside_alone():
+    """A 14 x 14 grid with 36 patches inside: 160 of the 197 rows get no bias."""
+    region = torch.zeros(14, 14, dtype=torch.bool)
+    region[4:10, 4:10] = True
+    bias = attention_bias(region, "published_bias")[0, 0]
+    assert bias.shape == (197, 197) and torch.equal(bias, bias.T)
+    assert int((bias == 0).all(dim=1).sum()) == 160 and float(bias.sum()) == 37 * 37
 
 
 def test_from_parts_takes_a_plain_tokenizer(clip_model):
