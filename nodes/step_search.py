@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..core.oir.candidates import STRATEGIES, parse_steps
 from ..core.oir.report import Thumbnails, contact_sheet, curves, score_plot, summary
 from ..core.oir.search import SearchSettings, picture_decoder, search_steps
-from ..core.oir.types import EditingPair
+from ..core.oir.types import SCORE_TEXTS, EditingPair
 from . import io_types
 from .common import advanced
 
@@ -79,7 +79,7 @@ class InversionStepSearch(io.ComfyNode):
                         options=["masked", "published_bias"],
                         default="masked",
                         tooltip="masked: the scorer sees the object alone, as the paper describes. published_bias: the "
-                        "published code's way, which hides nothing.",
+                        "published code's way, which favours it and hides nothing.",
                     )
                 ),
                 advanced(
@@ -103,6 +103,16 @@ class InversionStepSearch(io.ComfyNode):
                     step=0.1,
                     tooltip="How much S_e, the fit to the target phrase, counts in S = edit_weight · S_e + S_ne. Raise "
                     "it if the edit hardly shows, lower it if the rest changes too much. 1 is the paper's plain sum.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "score_text",
+                        options=list(SCORE_TEXTS),
+                        default=SCORE_TEXTS[0],
+                        optional=True,
+                        tooltip="What S_e compares the object with. target phrase: the object's own words, as in the "
+                        "published code. guided prompt: the whole prompt with the object exchanged, as in the paper.",
+                    )
                 ),
                 *_more_pairs(),
             ],
@@ -144,6 +154,7 @@ class InversionStepSearch(io.ComfyNode):
         published_first: bool,
         overrides: str,
         edit_weight: float = 1.0,
+        score_text: str = SCORE_TEXTS[0],
         more_pairs: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         pairs = all_pairs(pairs, more_pairs)
@@ -158,6 +169,7 @@ class InversionStepSearch(io.ComfyNode):
             published_first=published_first,
             overrides=parse_steps(overrides, len(pairs)),
             edit_weight=edit_weight,
+            score_text=score_text,
         )
         thumbnails = Thumbnails()
         search = search_steps(

@@ -1,7 +1,7 @@
 """The search metric S = S_e + S_ne (Yang et al. 2023).
 
-S_e says how well the masked region fits the target phrase, S_ne how little changed outside; each is brought to 0 … 1
-over the candidates before they are added. S_e may be given a weight, which is not the paper's.
+S_e says how well the masked region fits the target phrase (or the guided prompt), S_ne how little changed outside; each
+is brought to 0 … 1 over the candidates before they are added. S_e may be given a weight, which is not the paper's.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candid
 from .checks import check_inputs
 from .masks import resize_mask
 from .metric import Scorer, check_edit_weight, combine, keep_score
-from .types import EditingPair, PairSearch, StepSearch
+from .types import SCORE_TEXTS, EditingPair, PairSearch, StepSearch
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -37,6 +37,8 @@ class SearchSettings:
         published_first: the image itself stands in for the candidate n = 1, as in the published results.
         overrides: for every pair the step set by hand, or None to search; empty searches all.
         edit_weight: weight of S_e in S; 1 is the paper's plain sum.
+        score_text: what S_e compares the masked region with: ``target phrase`` (the published code) or
+            ``guided prompt`` (the paper, Eq. 1).
     """
 
     cfg: float = 5.0
@@ -49,6 +51,7 @@ class SearchSettings:
     published_first: bool = False
     overrides: Sequence[int | None] = ()
     edit_weight: float = 1.0
+    score_text: str = SCORE_TEXTS[0]
 
 
 @dataclass
@@ -164,6 +167,8 @@ def search_steps(
     check_inputs(model, trajectory, pairs)
     if settings.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+    if settings.score_text not in SCORE_TEXTS:
+        raise ValueError(f"score_text is {settings.score_text!r}; choose one of {', '.join(SCORE_TEXTS)}.")
     check_edit_weight(settings.edit_weight)
     overrides = list(settings.overrides) or [None] * len(pairs)
     if len(overrides) != len(pairs):
@@ -183,7 +188,7 @@ def search_steps(
     ]
     for state in states:
         # whatever the scorer has against a text or a mask, it says before the model runs
-        scorer.score(source, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode)
+        scorer.score(source, scored_text(state.pair, settings), mask=state.mask, mode=settings.mask_mode)
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
     # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
     while any(turn := [state.todo() for state in states]):
@@ -212,7 +217,8 @@ def search_steps(
                         f"candidate {n} of {state.pair.label} is no picture but NaN. The model or the VAE overflows in "
                         "half precision; start ComfyUI with --fp32-vae or --force-fp32, or load another VAE."
                     )
-                fit = float(scorer.score(picture, state.pair.target_phrase, mask=state.mask, mode=settings.mask_mode))
+                text = scored_text(state.pair, settings)
+                fit = float(scorer.score(picture, text, mask=state.mask, mode=settings.mask_mode))
                 state.scores[n] = fit, keep_score(picture, source, state.mask)
                 if on_candidate is not None:
                     on_candidate(position, n, picture)
@@ -226,7 +232,13 @@ def search_steps(
         cfg=settings.cfg,
         exhaustive_rows=sum(state.exhaustive_rows(settings.published_first) for state in states),
         edit_weight=settings.edit_weight,
+        score_text=settings.score_text,
     )
+
+
+def scored_text(pair: EditingPair, settings: SearchSettings) -> str:
+    """The text that S_e compares this pair's region with."""
+    return pair.guided_prompt if settings.score_text == "guided prompt" else pair.target_phrase
 
 
 def _start(

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+# What S_e compares the masked region with: the published code takes the phrase, the paper the whole guided prompt.
+SCORE_TEXTS = ("target phrase", "guided prompt")
+
 
 @dataclass(frozen=True, eq=False)
 class EditingPair:
@@ -44,7 +47,7 @@ class PairSearch:
     Attributes:
         pair: whose candidates these are.
         candidates: inversion steps n that were evaluated, ascending.
-        edit: S_e, cosine similarity of the masked region and the target phrase.
+        edit: S_e, cosine similarity of the masked region and the target phrase (or the guided prompt).
         keep: S_ne, negative mean squared error outside the mask (pixels in 0 … 1).
         edit_norm, keep_norm: both after min-max over the candidates.
         total: S = edit_weight · edit_norm + keep_norm, with the weight of the search.
@@ -100,6 +103,7 @@ class StepSearch:
         exhaustive_rows: rows an exhaustive search of the same range would have taken; a pair whose step was set by
             hand counts with its one candidate in both.
         edit_weight: weight of S_e in S; 1 is the paper's plain sum.
+        score_text: what S_e compares with, one of ``SCORE_TEXTS``.
     """
 
     pairs: tuple[PairSearch, ...]
@@ -108,6 +112,7 @@ class StepSearch:
     cfg: float
     exhaustive_rows: int = 0
     edit_weight: float = 1.0
+    score_text: str = SCORE_TEXTS[0]
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -126,6 +131,7 @@ class StepSearch:
             "strategy": self.strategy,
             "cfg": self.cfg,
             "edit_weight": self.edit_weight,
+            "score_text": self.score_text,
             "unet_rows": self.unet_rows,
             "unet_rows_exhaustive": self.exhaustive_rows,
             "pairs": [p.to_dict() for p in self.pairs],

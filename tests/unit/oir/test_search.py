@@ -123,12 +123,13 @@ def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
 
     def found(weight):
         inputs = (model, FakeVae(), trajectory, tuple(pairs), Growing(), *options)
-        return InversionStepSearch.execute(*inputs, edit_weight=weight).args
+        return InversionStepSearch.execute(*inputs, edit_weight=weight, score_text="guided prompt").args
 
     (edit, _, _, text), rest = found(10.0), found(0.1)[0]
     scores = json.loads(text)
     assert edit.chosen == (9, 9) != rest.chosen
     assert scores["edit_weight"] == edit.edit_weight == 10.0
+    assert scores["score_text"] == edit.score_text == "guided prompt"
     for entry in edit.pairs:
         assert entry.total == pytest.approx([10 * a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
 
