@@ -47,7 +47,7 @@ from demo.training.studio import Studio
 from demo.world import Picture
 
 from .charts import COLOURS, Level, Line, chart
-from .parts import HELD_OUT, PICTURES, iou
+from .part_tokens import HELD_OUT, PICTURES, iou
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .published_training import QUERIES, PublishedRecipe, PublishedTraining
 from .results import write_result
