@@ -1,4 +1,4 @@
-"""LoadCLIPScorer: a local CLIP model that judges regions of pictures."""
+"""LoadCLIPScorer: a local CLIP model that scores regions of an image."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LoadCLIPScorer(io.ComfyNode):
             node_id="LoadCLIPScorer",
             display_name="Load CLIP Scorer",
             category="OIR/scores and masks",
-            description="Loads a CLIP model that says how well a picture, or a masked part of it, fits a text. The "
-            "inversion step search and the edit metrics use it. Nothing is downloaded.",
+            description="Loads a CLIP model that scores how well an image, or a masked region of it, matches a text. "
+            "Used by Inversion Step Search and Edit Metrics. Nothing is downloaded.",
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -32,7 +32,7 @@ class LoadCLIPScorer(io.ComfyNode):
             ],
             outputs=[
                 io_types.ClipScorer.Output(
-                    display_name="clip_scorer", tooltip="For InversionStepSearch and EditMetrics."
+                    display_name="clip_scorer", tooltip="Connect to Inversion Step Search or Edit Metrics."
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""LoadDemoModel: the mini checkpoint that ships with the pack."""
+"""LoadDemoModel: the small checkpoint that ships with the pack."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ class LoadDemoModel(io.ComfyNode):
             node_id="LoadDemoModel",
             display_name="Load Demo Model",
             category="PartEdit/demo",
-            description="A very small SDXL-shaped checkpoint that comes with the pack, to try the workflows without a "
-            "download. It draws simple cats, dogs, rabbits, robots, cars and chairs at 256 x 256 and knows few words.",
+            description="A very small SDXL-shaped checkpoint that comes with the pack, for trying the workflows "
+            "without a download. It draws simple cats, dogs, rabbits, robots, cars and chairs at 256 x 256 and knows "
+            "few words.",
             inputs=[],
             outputs=[
-                io.Model.Output(
-                    display_name="model", tooltip="SDXL-shaped image model; works with every core sampler."
-                ),
-                io.Clip.Output(
-                    display_name="clip", tooltip="Its two text encoders. Unknown words are named in the log."
-                ),
-                io.Vae.Output(display_name="vae", tooltip="Its VAE: 8 pixels a latent step, SDXL's latent format."),
+                io.Model.Output(display_name="model", tooltip="The image model; works with every core sampler."),
+                io.Clip.Output(display_name="clip", tooltip="Both text encoders. Unknown words are listed in the log."),
+                io.Vae.Output(display_name="vae", tooltip="The VAE, with SDXL's latent format and 8x downscaling."),
                 io_types.ClipScorer.Output(
-                    display_name="clip_scorer", tooltip="A tiny CLIP trained on the same pictures."
+                    display_name="clip_scorer", tooltip="A small CLIP trained on the same images."
                 ),
             ],
         )

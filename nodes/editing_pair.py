@@ -1,4 +1,4 @@
-"""EditingPair: one object of the picture and what becomes of it."""
+"""EditingPair: one object in the image and what to turn it into."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .common import advanced
 
 
 class EditingPair(io.ComfyNode):
-    """Phrases and mask → EDITING_PAIR, appended to the pairs before it."""
+    """Phrases and mask → EDITING_PAIR, appended to the previous pairs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,7 +23,7 @@ class EditingPair(io.ComfyNode):
             node_id="EditingPair",
             display_name="Editing Pair",
             category="OIR",
-            description="Names one object, what it shall become, and where it is. Chain several through previous_pairs "
+            description="Names one object, what to turn it into, and where it is. Chain several through previous_pairs "
             "to edit several objects at once.",
             inputs=[
                 io.Clip.Input("clip", tooltip="Encodes the guided prompt."),
@@ -31,19 +31,19 @@ class EditingPair(io.ComfyNode):
                     "source_prompt",
                     multiline=True,
                     default="",
-                    tooltip="Describes the whole picture as it is, the same text for all pairs. Connect "
-                    "InvertLatent's source_prompt.",
+                    tooltip="Describes the whole image as it is; the same text for all pairs. Connect Invert Latent's "
+                    "source_prompt.",
                 ),
                 io.String.Input(
                     "source_phrase",
                     default="",
-                    tooltip="The object as the source prompt calls it: whole words that occur in it, any case.",
+                    tooltip="The object, in the words of the source prompt. Whole words; case does not matter.",
                 ),
-                io.String.Input("target_phrase", default="", tooltip="What the object becomes."),
+                io.String.Input("target_phrase", default="", tooltip="What to turn the object into."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the object is: one mask of the picture's shape, at any resolution. From a "
-                    "segmenter, painted, or from PartAttentionMask.",
+                    tooltip="Where the object is: one mask with the image's aspect ratio, at any resolution. Painted, "
+                    "from a segmentation node, or from Part Attention Mask.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -51,20 +51,20 @@ class EditingPair(io.ComfyNode):
                         default=1,
                         min=1,
                         max=100,
-                        tooltip="Which one, when the phrase comes several times in the prompt.",
+                        tooltip="Which occurrence to use if the phrase appears more than once in the prompt.",
                     )
                 ),
                 io.String.Input(
                     "guided_prompt",
                     multiline=True,
                     default="",
-                    tooltip="Leave it empty to build it: the source prompt with this one phrase exchanged. Write it "
-                    "to use other words; OIRReassemble then needs a target prompt of yours, too.",
+                    tooltip="Empty: the source prompt with this one phrase replaced. Your own text overrides it; OIR "
+                    "Reassemble then needs a target_prompt as well.",
                 ),
                 io_types.EditingPairs.Input(
                     "previous_pairs",
                     optional=True,
-                    tooltip="Pairs that come before this one. Earlier pairs have priority where masks overlap.",
+                    tooltip="The pairs before this one. Where masks overlap, earlier pairs take priority.",
                 ),
             ],
             outputs=[
@@ -106,13 +106,13 @@ def make_pair(
     """Check the inputs and encode the guided prompt.
 
     Raises:
-        ValueError: an input that cannot work, named in the message.
+        ValueError: an input is invalid; the message names it.
     """
     if clip is None:
-        raise ValueError("clip: it is empty. The checkpoint has no text encoder; load one with a CLIP loader.")
+        raise ValueError("clip: is empty. The checkpoint has no text encoder; load one with a CLIP loader.")
     if not target_phrase.strip():
-        raise ValueError("target_phrase is empty. Type what the object shall become.")
-    # Phrases are counted from the prompt's first word, so that all pairs of a prompt mean the same places.
+        raise ValueError("target_phrase: is empty. Write what to turn the object into.")
+    # Positions are counted from the prompt's first word, so that they agree between all pairs of a prompt.
     source_prompt = source_prompt.strip()
     span = None
     if guided.strip():

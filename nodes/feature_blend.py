@@ -21,7 +21,7 @@ from .common import advanced
 
 
 class FeatureBlendSampler(io.ComfyNode):
-    """Sample a source picture and its part edits together."""
+    """Samples a source image and its part edits together."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,19 +29,19 @@ class FeatureBlendSampler(io.ComfyNode):
             node_id="FeatureBlendSampler",
             display_name="Feature Blend Sampler",
             category="PartEdit",
-            description="Edits a part of a picture by text: the edit is blended into the source inside the model, "
-            "under a mask that a part token finds at every step.",
+            description="Edits part of an image by text. Inside the model, the edit is blended into the source under a "
+            "mask that a part token finds at every step.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
-                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt (CLIPTextEncode)."),
+                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edit prompts, from PartEdit Prompt."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt, from CLIP Text Encode."),
                 io.Latent.Input(
                     "latent_image",
                     optional=True,
-                    tooltip="Size of the picture (EmptyLatentImage). Not needed with a trajectory.",
+                    tooltip="Image size and batch size, from Empty Latent Image. Not needed with a trajectory.",
                 ),
                 io_types.PartToken.Input(
-                    "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
+                    "part_token", optional=True, tooltip="Finds the part, from Load Part Token. Optional with a mask."
                 ),
                 io.Int.Input(
                     "seed",
@@ -49,7 +49,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Of the start noise.",
+                    tooltip="Seed for the initial noise.",
                 ),
                 io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
@@ -57,7 +57,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,
                     default="euler",
-                    tooltip="Any sampler; random ones give source and edits the same noise.",
+                    tooltip="Stochastic samplers use the same noise for source and edits.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -70,7 +70,7 @@ class FeatureBlendSampler(io.ComfyNode):
                 io_types.Trajectory.Input(
                     "trajectory",
                     optional=True,
-                    tooltip="A real picture (InvertLatent): it is the source, at its own steps.",
+                    tooltip="A real image, from Invert Latent, as the source. It brings its own steps.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -80,7 +80,8 @@ class FeatureBlendSampler(io.ComfyNode):
                         max=1.0,
                         step=0.01,
                         optional=True,
-                        tooltip="Below 1: start from latent_image (or late in the trajectory) instead of pure noise.",
+                        tooltip="Below 1: start from latent_image, or later in the trajectory, instead of from pure "
+                        "noise.",
                     )
                 ),
                 *blend_inputs(PASTE_BACK_PICTURES),
@@ -91,23 +92,24 @@ class FeatureBlendSampler(io.ComfyNode):
                         min=0,
                         max=64,
                         optional=True,
-                        tooltip="Edits sampled in one batch; 0 for all. Fewer needs less memory and gives the same "
-                        "pictures.",
+                        tooltip="Edits to sample per batch; 0 for all. Fewer need less memory; the results are the "
+                        "same.",
                     )
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="Decodes the edited pictures for the image output."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the edited images for the image output."),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The real picture of a trajectory, for paste_back in pixels instead of the decoded one.",
+                    tooltip="With a trajectory and paste_back pixels: the original image, used instead of the decoded "
+                    "one.",
                 ),
             ],
             outputs=[
-                io.Latent.Output("edited", display_name="edited", tooltip="The edited pictures, edit by edit."),
-                io.Latent.Output("source", display_name="source", tooltip="The source picture."),
-                io.Mask.Output("MASK", display_name="mask", tooltip="Final soft mask of every edited picture."),
+                io.Latent.Output("edited", display_name="edited", tooltip="Edited latents, grouped by edit."),
+                io.Latent.Output("source", display_name="source", tooltip="Latent of the source image."),
+                io.Mask.Output("MASK", display_name="mask", tooltip="Final soft mask of each edited image."),
                 io.Image.Output("step_masks", display_name="masks per step", tooltip="The mask after each step."),
-                io.Image.Output("images", display_name="image", tooltip="The edited pictures, decoded; needs vae."),
+                io.Image.Output("images", display_name="image", tooltip="The edited images, decoded. Needs vae."),
             ],
         )
 
@@ -140,14 +142,14 @@ class FeatureBlendSampler(io.ComfyNode):
         )
         pixels = paste_back == "pixels"
         if pixels and vae is None:
-            raise ValueError("vae: paste_back in pixels needs decoded pictures. Connect the checkpoint's VAE.")
+            raise ValueError("vae: not connected, but paste_back is 'pixels'. Connect the checkpoint's VAE.")
         size = trajectory.latent_image if trajectory is not None else (latent_image or {}).get("samples")
         if pixels and image is not None and size is not None:
             scale = latent_scale(model)
             check_originals(image, size.shape[0], (size.shape[-2] * scale, size.shape[-1] * scale))
         progress = latent_preview.prepare_callback(model, steps)
         result = feature_blend(model, inputs, negative, latent_image, sampling, trajectory, progress)
-        pictures: Any = ExecutionBlocker("vae: connect it to Feature Blend Sampler for its image output.")
+        pictures: Any = ExecutionBlocker("vae: not connected. Feature Blend Sampler needs it for its image output.")
         if vae is not None:
             pictures = vae.decode(result.edited)
             if pixels:

@@ -16,7 +16,7 @@ GUIDER_ROWS = ("edits", "source and edits")
 
 
 class FeatureBlendGuider(io.ComfyNode):
-    """The same edit as a guider, for SamplerCustomAdvanced."""
+    """The edit of FeatureBlendSampler as a guider, for SamplerCustomAdvanced."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,13 +24,13 @@ class FeatureBlendGuider(io.ComfyNode):
             node_id="FeatureBlendGuider",
             display_name="Feature Blend Guider",
             category="PartEdit",
-            description="Part edits as a guider, for SamplerCustomAdvanced with any sampler and sigmas.",
+            description="Part edits as a guider: connect it to SamplerCustomAdvanced, with any sampler and sigmas.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
-                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edited prompts (PartEditPrompt)."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt (CLIPTextEncode)."),
+                io_types.EditPrompt.Input("edit_prompt", tooltip="Source and edit prompts, from PartEdit Prompt."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt, from CLIP Text Encode."),
                 io_types.PartToken.Input(
-                    "part_token", optional=True, tooltip="Finds the part (LoadPartToken). Or give a mask."
+                    "part_token", optional=True, tooltip="Finds the part, from Load Part Token. Optional with a mask."
                 ),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 edit_steps_input(),
@@ -39,17 +39,17 @@ class FeatureBlendGuider(io.ComfyNode):
                     "output_rows",
                     options=list(GUIDER_ROWS),
                     default=GUIDER_ROWS[0],
-                    tooltip="The sampler's output: the edited pictures alone, or source pictures and then edits.",
+                    tooltip="What the sampler returns: the edits only, or the source images followed by the edits.",
                 ),
                 io.Guider.Input(
                     "guider",
                     optional=True,
-                    tooltip="A guider to combine predictions with instead of plain CFG (DualCFGGuider …); its positive "
-                    "prompt is replaced, and cfg and negative above are ignored.",
+                    tooltip="A guider to use instead of plain CFG, such as DualCFGGuider. Its positive prompt is "
+                    "replaced; cfg and negative above are ignored.",
                 ),
                 *blend_inputs(),
             ],
-            outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="Connect to SamplerCustomAdvanced.")],
         )
 
     @classmethod

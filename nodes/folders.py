@@ -1,4 +1,4 @@
-"""Choosing models from ComfyUI's folders, and handing them to its memory management."""
+"""Finding models in ComfyUI's folders, and handing them to its memory management."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import comfy.model_patcher
 import folder_paths
 import torch
 
-# Stands in the list of a loader whose folder is empty; choosing it gives the message that says what to put where.
+# Shown by a loader whose folder is empty. Choosing it gives an error that says which file to put where.
 NONE_FOUND = "(none found)"
 
 
@@ -29,14 +29,14 @@ def model_folder(kind: str, name: str, where: str) -> Path:
     """Path of one of `model_folders`; any other name is refused, so a name never leaves its folder.
 
     Raises:
-        ValueError: nothing of that name is there; the message says where it is published and where it belongs.
+        ValueError: there is none of that name; the message says where to get one and where to put it.
     """
     if name in model_folders(kind):
         for root in folder_paths.get_folder_paths(kind):
             if (Path(root) / name / "config.json").is_file():
                 return Path(root) / name
     places = " or ".join(folder_paths.get_folder_paths(kind))
-    raise ValueError(f"model: no folder {name!r} with a transformers model in {places}. Get one, {where}.")
+    raise ValueError(f"model: no folder {name!r} with a transformers model in {places}. {where}.")
 
 
 def model_files(kind: str) -> list[str]:
@@ -48,7 +48,7 @@ def model_file(kind: str, name: str, where: str) -> Path:
     """Path of a file that `folder_paths` lists under ``kind``; any other name is refused.
 
     Raises:
-        ValueError: nothing of that name is there; the message says where it is published and where it belongs.
+        ValueError: there is none of that name; the message says where to get one and where to put it.
     """
     path = folder_paths.get_full_path(kind, name) if name in model_files(kind) else None
     if path is None:
@@ -58,10 +58,10 @@ def model_file(kind: str, name: str, where: str) -> Path:
 
 
 def is_there(find: Callable[[str, str, str], Path], kind: str, name: str | None, where: str) -> bool | str:
-    """For a node's ``validate_inputs``: True, or what ``find`` says of a missing model.
+    """For a node's ``validate_inputs``: True, or the message of ``find`` about a missing model.
 
-    Without it the host refuses a name that is not in its list with nothing but the list. A linked name (None) is known
-    only when the other node has run.
+    Without it, ComfyUI rejects a name that is not in the list and only prints the list. A linked name (None) is not
+    known before the other node has run.
     """
     try:
         if name is not None:
@@ -72,7 +72,7 @@ def is_there(find: Callable[[str, str, str], Path], kind: str, name: str | None,
 
 
 class _Held(torch.nn.Module):
-    """The host writes ``device`` onto what it manages, which transformers and SAM models do not allow."""
+    """ComfyUI sets ``device`` on the modules it manages, which transformers and SAM models do not allow."""
 
     def __init__(self, inner: torch.nn.Module):
         super().__init__()
@@ -80,7 +80,7 @@ class _Held(torch.nn.Module):
 
 
 def managed(model: Any) -> Callable[[], None]:
-    """Give a torch module to ComfyUI's memory management; the result brings it onto the device before a use."""
+    """Hand a torch module to ComfyUI's memory management; call the result before each use to load it to the device."""
     patcher = comfy.model_patcher.ModelPatcher(
         _Held(model),
         load_device=comfy.model_management.get_torch_device(),

@@ -1,4 +1,4 @@
-"""InvertLatent: an image latent becomes a trajectory."""
+"""InvertLatent: inverts an image latent into a trajectory."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class InvertLatent(io.ComfyNode):
             display_name="Invert Latent",
             category="OIR",
             description="Finds the latents that lead to an image, one for every noise level. "
-            "OIR edits from them, and PartEdit replays them to edit a real picture.",
+            "OIR starts its edits from them; PartEdit replays them to edit a real image.",
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A noise- or v-predicting model: SD1.x, SD2.x, SDXL. Flow models cannot be inverted here.",
+                    tooltip="A model with noise or v prediction: SD1.x, SD2.x, SDXL. Flow models are not supported.",
                 ),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="The image, encoded with the model's VAE. OIR takes one image, PartEdit a batch.",
+                    tooltip="The image, encoded with the model's VAE. One image for OIR; a batch works for PartEdit.",
                 ),
                 io.String.Input(
                     "source_prompt",
                     multiline=True,
                     default="",
-                    tooltip="Describes the image as it is. Needs clip. Leave it empty to use positive, or a captioner.",
+                    tooltip="Describes the image as it is. Needs clip. Leave empty to use positive or a captioner.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="ddim_*: deterministic, needed by OIR. next_timestep is published with OIR, "
-                    "current_timestep the textbook form, fixed_point repeats each step until it can be "
-                    "undone. edit_friendly_ddpm and ledits_pp keep noise maps that bring the image back "
+                    tooltip="ddim_*: deterministic, required by OIR. next_timestep: as published with OIR; "
+                    "current_timestep: textbook DDIM inversion; fixed_point: iterates each step for a closer "
+                    "reconstruction. edit_friendly_ddpm and ledits_pp: keep noise maps that reconstruct the image "
                     "exactly; for PartEdit.",
                 ),
                 io.Int.Input(
@@ -60,7 +60,7 @@ class InvertLatent(io.ComfyNode):
                     default=50,
                     min=1,
                     max=999,
-                    tooltip="Number of inversion steps. The candidates of OIR are counted in them.",
+                    tooltip="Number of inversion steps. OIR chooses its candidates among them.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -68,23 +68,23 @@ class InvertLatent(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance during the inversion. 1: source prompt only, as published for DDIM. "
-                    "edit_friendly_ddpm is published with 3.5; other values than 1 need negative.",
+                    tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. "
+                    "edit_friendly_ddpm is published with 3.5. Values other than 1 need negative.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Noise of edit_friendly_ddpm and ledits_pp; DDIM does not use it.",
+                    tooltip="Seed for the noise of edit_friendly_ddpm and ledits_pp. DDIM does not use it.",
                 ),
                 advanced(
                     io.Combo.Input(
                         "spacing",
                         options=list(SPACINGS),
                         default=SPACINGS[0],
-                        tooltip="Which training timesteps the steps sit at. leading is what both papers' code uses. "
-                        "Not used when sigmas is connected.",
+                        tooltip="How the steps are spaced over the training timesteps. Both papers' code uses leading. "
+                        "Ignored when sigmas is connected.",
                     )
                 ),
                 advanced(
@@ -93,8 +93,8 @@ class InvertLatent(io.ComfyNode):
                         default=3,
                         min=1,
                         max=20,
-                        tooltip="Extra evaluations a step for ddim_fixed_point. More comes closer to the picture and "
-                        "takes longer.",
+                        tooltip="Extra evaluations per step, for ddim_fixed_point. More reconstruct the image better "
+                        "and take longer.",
                     )
                 ),
                 advanced(
@@ -102,24 +102,24 @@ class InvertLatent(io.ComfyNode):
                         "captioner",
                         options=captioners,
                         default=NO_CAPTIONER,
-                        tooltip="Writes the source prompt when there is none: a BLIP model's folder in "
-                        "models/captioners. Needs image and clip.",
+                        tooltip="Writes the source prompt if it is empty: a BLIP model's folder in models/captioners. "
+                        "Needs image and clip.",
                     )
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes source_prompt."),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="Conditioning of the source prompt, instead of source_prompt, for example with ControlNet.",
+                    tooltip="Conditioning to use instead of source_prompt, for example with ControlNet.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Only for cfg other than 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="Noise levels from a scheduler node, instead of steps and spacing. A last 0 becomes the "
-                    "model's lowest level.",
+                    tooltip="Noise levels from a scheduler node, used instead of steps and spacing. A final 0 is "
+                    "replaced by the model's lowest noise level.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="The picture, for the captioner."),
+                io.Image.Input("image", optional=True, tooltip="The image, for the captioner."),
             ],
             outputs=[
                 io_types.Trajectory.Output(
@@ -128,7 +128,7 @@ class InvertLatent(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="source_prompt",
-                    tooltip="The prompt that was used, typed or captioned. Connect it to EditingPair.",
+                    tooltip="The prompt that was used, typed or captioned. Connect to Editing Pair.",
                 ),
             ],
         )
@@ -157,7 +157,10 @@ class InvertLatent(io.ComfyNode):
         if positive is None:
             source_prompt = source_prompt.strip() or _captioned(captioner, image)
             if clip is None:
-                raise ValueError("clip: connect it to encode source_prompt, or connect positive instead.")
+                raise ValueError(
+                    "clip: not connected. It is needed to encode source_prompt; connect it, or connect positive "
+                    "instead."
+                )
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(source_prompt))
         trajectory = invert(
             model,
@@ -175,17 +178,21 @@ class InvertLatent(io.ComfyNode):
 
 
 def _captioned(captioner: str, image: Any) -> str:
-    """A source prompt from the picture, or an error that says how to get one."""
+    """A source prompt written by the captioner.
+
+    Raises:
+        ValueError: no captioner is chosen, it does not exist, or there is no image; the message says how to fix it.
+    """
     roots = folder_paths.get_folder_paths(FOLDER)
     if captioner == NO_CAPTIONER:
         raise ValueError(
-            "source_prompt is empty. Describe the picture, or connect positive, or put a BLIP model's folder into "
-            f"{roots[0]} and choose it as captioner ({WHERE_TO_GET})."
+            "source_prompt: is empty. Describe the image, connect positive, or put a BLIP model's folder into "
+            f"{roots[0]} and choose it as captioner. {WHERE_TO_GET}."
         )
     if image is None:
-        raise ValueError("image: the captioner needs the picture; connect it.")
+        raise ValueError("image: not connected. The captioner needs the image; connect it.")
     if captioner not in captioner_folders(roots):
         raise ValueError(
-            f"captioner: there is no BLIP model in a folder {captioner!r} of {' or '.join(roots)}; {WHERE_TO_GET}."
+            f"captioner: no folder {captioner!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}."
         )
     return caption(model_folder(FOLDER, captioner, WHERE_TO_GET), image[0])

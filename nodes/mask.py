@@ -19,7 +19,7 @@ from .common import advanced
 
 
 class PartAttentionMask(io.ComfyNode):
-    """Where a part token sees its part in a picture."""
+    """Where a part token finds its part in an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,24 +27,24 @@ class PartAttentionMask(io.ComfyNode):
             node_id="PartAttentionMask",
             display_name="Part Attention Mask",
             category="PartEdit/mask",
-            description="Finds a part in any picture with a part token: a soft mask, no edit.",
+            description="Finds a part in an image with a part token. Gives a soft mask; nothing is edited.",
             inputs=[
-                io.Model.Input("model", tooltip="The model the token was made for."),
-                io_types.PartToken.Input("part_token", tooltip="Which part to find (LoadPartToken)."),
+                io.Model.Input("model", tooltip="A model of the family the token was trained for."),
+                io_types.PartToken.Input("part_token", tooltip="The part to find, from Load Part Token."),
                 io.Conditioning.Input(
-                    "positive", tooltip="Prompt of the picture (CLIPTextEncode). An empty prompt works too."
+                    "positive", tooltip="Prompt that describes the image, from CLIP Text Encode. May be empty."
                 ),
-                io.Latent.Input("latent_image", tooltip="The picture, encoded (VAEEncode)."),
+                io.Latent.Input("latent_image", tooltip="The image, from VAE Encode."),
                 io.Float.Input(
                     "noise_level",
                     default=0.25,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much noise the model sees the picture under, 0 to 1. Low finds fine parts, high the "
-                    "layout.",
+                    tooltip="How much noise to add to the image before the model sees it, 0 to 1. Low finds fine "
+                    "parts, high the layout.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of that noise."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed for that noise."),
                 advanced(
                     io.Int.Input(
                         "samples",
@@ -52,30 +52,27 @@ class PartAttentionMask(io.ComfyNode):
                         min=1,
                         max=64,
                         optional=True,
-                        tooltip="Noise draws to average; more is steadier.",
+                        tooltip="Number of noise draws to average. More is steadier and slower.",
                     )
                 ),
                 layers_input(),
                 padding_input(),
-                io.Mask.Input("region", optional=True, tooltip="Where to look: multiplied into the map."),
+                io.Mask.Input("region", optional=True, tooltip="Where to look; multiplied into the map."),
                 advanced(
                     io.Combo.Input(
                         "upsampling",
                         options=list(UPSAMPLINGS),
                         default=UPSAMPLINGS[0],
                         optional=True,
-                        tooltip="guided: the mask's border follows edges of the image, or of the latent without one.",
+                        tooltip="guided: the mask's border follows the edges of image, or of the latent if image is "
+                        "not connected.",
                     )
                 ),
-                io.Image.Input("image", optional=True, tooltip="The picture itself, for guided upsampling."),
+                io.Image.Input("image", optional=True, tooltip="The original image, for guided upsampling."),
             ],
             outputs=[
-                io.Mask.Output(
-                    "MASK", display_name="mask", tooltip="Soft mask of all parts together, one per picture."
-                ),
-                io.Mask.Output(
-                    "parts", display_name="parts", tooltip="Soft masks of the single parts, picture by picture."
-                ),
+                io.Mask.Output("MASK", display_name="mask", tooltip="Soft mask of all parts together, one per image."),
+                io.Mask.Output("parts", display_name="parts", tooltip="A soft mask for each part, grouped by image."),
             ],
         )
 
@@ -107,7 +104,7 @@ class PartAttentionMask(io.ComfyNode):
 
 
 class AdaptiveOtsuThreshold(io.ComfyNode):
-    """Turn a soft mask into one that is certain where it can be."""
+    """Thresholds a soft mask, keeping a soft band around the threshold."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -115,17 +112,20 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
             node_id="AdaptiveOtsuThreshold",
             display_name="Adaptive Otsu Threshold",
             category="PartEdit/mask",
-            description="0 where a soft mask is surely not the part, 1 where it surely is, soft between.",
+            description="Turns a soft mask into 0 where it is clearly off and 1 where it is clearly on, with a soft "
+            "band in between.",
             inputs=[
-                io.Mask.Input("mask", tooltip="Soft mask, 0 to 1. Each mask of a batch gets its own threshold."),
+                io.Mask.Input("mask", tooltip="Soft mask, 0 to 1. Each mask in a batch gets its own threshold."),
                 io.Combo.Input(
                     "method",
                     options=list(THRESHOLDS[:3]),
                     default="adaptive",
-                    tooltip="adaptive: 0 below k/2, soft between, 1 from omega·k, with Otsu's k. otsu: 1 above k. "
-                    "fixed: 1 above fixed_threshold.",
+                    tooltip="adaptive: 0 below k/2, 1 from omega·k, soft in between; k is Otsu's threshold. otsu: 1 "
+                    "above k. fixed: 1 above fixed_threshold.",
                 ),
-                omega_input("Adaptive only: larger keeps more of it soft."),
+                omega_input(
+                    "For adaptive: where the mask reaches 1, in multiples of k. Larger gives a wider soft band."
+                ),
                 fixed_threshold_input(),
                 advanced(
                     io.Boolean.Input(
@@ -139,7 +139,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
             outputs=[
                 io.Mask.Output("MASK", display_name="mask", tooltip="The thresholded mask."),
                 io.Float.Output(
-                    "k", display_name="threshold", tooltip="Threshold of the first mask (Otsu's k, or the fixed one)."
+                    "k", display_name="threshold", tooltip="Threshold of the first mask: Otsu's k, or the fixed value."
                 ),
             ],
         )

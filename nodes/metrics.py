@@ -1,4 +1,4 @@
-"""EditMetrics: what an edit kept and how well it did, in numbers."""
+"""EditMetrics: how much an edit preserved, and how well it matches its text."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LABELS = {
     "ms_ssim": "MS-SSIM",
     "changed_outside": "changed pixels outside the mask",
     "clip_edited_target": "CLIP, edited region and target text",
-    "clip_before_target": "CLIP, the same before the edit",
+    "clip_before_target": "CLIP, same before the edit",
     "clip_edited_source": "CLIP, edited region and source text",
     "clip_unedited": "CLIP, other region and source text",
-    "clip_unedited_before": "CLIP, the same before the edit",
+    "clip_unedited_before": "CLIP, same before the edit",
 }
 
 
 class EditMetrics(io.ComfyNode):
-    """Source and edited pictures → PSNR, SSIM, MS-SSIM, CLIP."""
+    """Source and edited images → PSNR, SSIM, MS-SSIM, CLIP."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,44 +38,58 @@ class EditMetrics(io.ComfyNode):
             node_id="EditMetrics",
             display_name="Edit Metrics",
             category="PartEdit/analysis",
-            description="Compares an edited picture with its source: how well the rest was kept, and how well the "
-            "edited region fits the text. For a batch the numbers are means.",
+            description="Compares an edited image with its source: how well the background was preserved, and how well "
+            "the edited region matches the text. For a batch, the scores are means.",
             is_output_node=True,
             inputs=[
-                io.Image.Input("source", tooltip="Pictures before the edit."),
-                io.Image.Input("edited", tooltip="Pictures after it, of the same size; one source serves many edits."),
+                io.Image.Input("source", tooltip="Images before the edit."),
+                io.Image.Input(
+                    "edited", tooltip="Images after the edit, same size. One source can be compared with many edits."
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The region that was meant to change. With it, the numbers outside say what was kept.",
+                    tooltip="The region meant to change. The scores outside it measure how well the rest was "
+                    "preserved.",
                 ),
                 io_types.ClipScorer.Input(
-                    "clip_scorer", optional=True, tooltip="From LoadCLIPScorer or LoadDemoModel, for the CLIP scores."
+                    "clip_scorer",
+                    optional=True,
+                    tooltip="For the CLIP scores: from Load CLIP Scorer or Load Demo Model.",
                 ),
                 io.String.Input(
-                    "source_text", default="", optional=True, tooltip="What the region showed, for CLIP: 'a cat'."
+                    "source_text",
+                    default="",
+                    optional=True,
+                    tooltip="What the region showed before, for CLIP: 'a cat'.",
                 ),
                 io.String.Input(
-                    "target_text", default="", optional=True, tooltip="What it should show now, for CLIP: 'a dog'."
+                    "target_text",
+                    default="",
+                    optional=True,
+                    tooltip="What the region should show now, for CLIP: 'a dog'.",
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="text", tooltip="All numbers, one a line."),
-                io.String.Output(display_name="json", tooltip="All numbers of each picture, as JSON."),
-                io.Float.Output(display_name="psnr", tooltip="Whole picture, dB; 1000 when nothing differs."),
+                io.String.Output(display_name="text", tooltip="All scores, one per line."),
+                io.String.Output(display_name="json", tooltip="All scores of each image, as JSON."),
+                io.Float.Output(display_name="psnr", tooltip="PSNR of the whole image in dB; 1000 if identical."),
                 io.Float.Output(
-                    display_name="psnr_outside", tooltip="Outside the mask, dB; the whole picture's without a mask."
+                    display_name="psnr_outside",
+                    tooltip="PSNR outside the mask in dB; without a mask, the same as psnr.",
                 ),
-                io.Float.Output(display_name="ssim", tooltip="Whole picture, 1 for equal."),
+                io.Float.Output(display_name="ssim", tooltip="SSIM of the whole image; 1 if identical."),
                 io.Float.Output(
-                    display_name="ssim_outside", tooltip="Outside the mask; the whole picture's without a mask."
+                    display_name="ssim_outside", tooltip="SSIM outside the mask; without a mask, the same as ssim."
                 ),
-                io.Float.Output(display_name="ms_ssim", tooltip="Multi-scale SSIM of the whole picture."),
+                io.Float.Output(display_name="ms_ssim", tooltip="Multi-scale SSIM of the whole image."),
                 io.Float.Output(
-                    display_name="clip_edited", tooltip="Edited region and target text; 0 without scorer or text."
+                    display_name="clip_edited",
+                    tooltip="CLIP score of the edited region and target_text; 0 without clip_scorer or text.",
                 ),
                 io.Float.Output(
-                    display_name="clip_unedited", tooltip="Other region and source text; 0 without scorer or mask."
+                    display_name="clip_unedited",
+                    tooltip="CLIP score of the rest and source_text; 0 without clip_scorer or mask.",
                 ),
             ],
         )
@@ -93,7 +107,7 @@ class EditMetrics(io.ComfyNode):
         count = edited.shape[0]
         for name, batch in (("source", source), ("mask", mask)):
             if batch is not None and batch.ndim > 2 and batch.shape[0] not in (1, count):
-                raise ValueError(f"{name}: expected 1 or {count}, one for each edited picture, got {batch.shape[0]}.")
+                raise ValueError(f"{name}: expected 1 or {count}, one for each edited image, got {batch.shape[0]}.")
         masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
         scores = []
         progress = comfy.utils.ProgressBar(count)

@@ -14,7 +14,7 @@ MAX_TOKENS = 6
 
 
 class LoadPartToken(io.ComfyNode):
-    """Read a part token from a file."""
+    """Loads a part token from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,30 +23,30 @@ class LoadPartToken(io.ComfyNode):
             display_name="Load Part Token",
             category="PartEdit/tokens",
             description=(
-                "Loads a part token: learned text rows that find one part of an object, such as a robot's head."
+                "Loads a part token: learned embedding rows that find one part of an object, such as a robot's head."
             ),
             inputs=[
                 io.Combo.Input(
                     "part_token",
                     options=[*list_tokens(), *published_names(list_tokens())],
                     tooltip=(
-                        f"Token file from models/{FOLDER} or from the pack's own tokens. It must fit the "
-                        "model's family. A published one that is not there says where to get it."
+                        f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
+                        "model's family. Choosing a published token that is not installed tells you where to get it."
                     ),
                 ),
             ],
             outputs=[
                 io_types.PartToken.Output(
-                    "PART_TOKEN", display_name="part_token", tooltip="The token and its part names."
+                    "PART_TOKEN", display_name="part_token", tooltip="The token, with its part names."
                 )
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, part_token: str | None = None) -> Any:
-        if part_token is None:  # linked to another node, whose own inputs decide
+        if part_token is None:  # linked: decided by the other node's inputs
             return None
-        # The same name may hold another token after training.
+        # Training may have replaced the file under the same name.
         try:
             path = find_token(part_token)
         except ValueError:
@@ -55,7 +55,7 @@ class LoadPartToken(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, part_token: str | None = None) -> bool | str:
-        if part_token is None:  # linked to another node: known only when that has run
+        if part_token is None:  # linked: not known before the other node has run
             return True
         try:
             find_token(part_token)
@@ -69,7 +69,7 @@ class LoadPartToken(io.ComfyNode):
 
 
 class CombinePartTokens(io.ComfyNode):
-    """Join part tokens so that several parts are found in one run."""
+    """Joins part tokens, so that one run finds several parts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -82,7 +82,7 @@ class CombinePartTokens(io.ComfyNode):
                 io_types.PartToken.Input(
                     f"part_token_{number}",
                     optional=number > 1,
-                    tooltip="A part token. All must be made for the same model family, and no part may come twice.",
+                    tooltip="A part token. All must be of the same model family, and no part may appear twice.",
                 )
                 for number in range(1, MAX_TOKENS + 1)
             ],
@@ -98,7 +98,7 @@ class CombinePartTokens(io.ComfyNode):
 
 
 class SavePartToken(io.ComfyNode):
-    """Keep a part token as a file."""
+    """Saves a part token to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -107,27 +107,28 @@ class SavePartToken(io.ComfyNode):
             display_name="Save Part Token",
             category="PartEdit/tokens",
             description=(
-                f"Keeps a part token in models/{FOLDER} as one safetensors file with its part names, model family and "
-                "how it was made, ready for LoadPartToken."
+                f"Saves a part token to models/{FOLDER} as a safetensors file, with its part names, model family and "
+                "training settings, for Load Part Token."
             ),
             is_output_node=True,
             inputs=[
-                io_types.PartToken.Input("part_token", tooltip="From TrainPartToken or CombinePartTokens."),
-                io.String.Input("file_name", default="my_part", tooltip="A plain name, without folder or ending."),
+                io_types.PartToken.Input("part_token", tooltip="From Train Part Token or Combine Part Tokens."),
+                io.String.Input("file_name", default="my_part", tooltip="A plain name, without folder or extension."),
                 io.Combo.Input(
                     "if_it_exists",
                     options=["number it", "replace it"],
                     default="number it",
-                    tooltip="number it keeps the older file; replace it only replaces part tokens.",
+                    tooltip="number it: keep the existing file and add a number. replace it: overwrite, if it is a "
+                    "part token.",
                 ),
                 io.String.Input(
-                    "note", default="", multiline=True, optional=True, tooltip="Your own words, kept in the file."
+                    "note", default="", multiline=True, optional=True, tooltip="A note to store in the file."
                 ),
             ],
             outputs=[
                 io_types.PartToken.Output("PART_TOKEN", display_name="part_token", tooltip="The token, unchanged."),
                 io_types.ListEntry.Output(
-                    "COMBO", display_name="file_name", tooltip="The name it was saved under, for LoadPartToken."
+                    "COMBO", display_name="file_name", tooltip="The name it was saved under, for Load Part Token."
                 ),
             ],
         )

@@ -23,21 +23,21 @@ class PartEditPrompt(io.ComfyNode):
             node_id="PartEditPrompt",
             display_name="PartEdit Prompt",
             category="PartEdit",
-            description="Encodes a source prompt and one or more edited prompts, and aligns their words.",
+            description="Encodes a source prompt and one or more edit prompts, and aligns their words.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.String.Input(
                     "source",
                     multiline=True,
                     default="a closeup of a man outdoors",
-                    tooltip="What the source picture shows. For a real picture, describe it.",
+                    tooltip="What the source image shows. For a real image, describe it.",
                 ),
                 io.String.Input(
                     "edit",
                     multiline=True,
                     default="a closeup of a robot outdoors",
-                    tooltip="The source prompt with the part changed. Each line is an edit of its own, giving its own "
-                    "picture.",
+                    tooltip="The source prompt with the part changed. Each line is a separate edit and gives its own "
+                    "image.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -45,9 +45,9 @@ class PartEditPrompt(io.ComfyNode):
                         options=list(MODES),
                         default="auto",
                         optional=True,
-                        tooltip="How the edit's attention follows the source's. auto aligns words and phrases; replace "
-                        "needs equal word counts, refine aligns tokens (both as published); off lets the edit go its "
-                        "own way.",
+                        tooltip="How the edit's attention follows the source's. auto: aligns words and phrases. "
+                        "replace: as published, needs equal word counts. refine: as published, aligns tokens. off: "
+                        "the edit is free.",
                     )
                 ),
                 advanced(
@@ -58,7 +58,7 @@ class PartEditPrompt(io.ComfyNode):
                         max=1.0,
                         step=0.05,
                         optional=True,
-                        tooltip="Share of the steps during which unchanged words follow the source's attention.",
+                        tooltip="Fraction of the steps in which unchanged words follow the source's attention.",
                     )
                 ),
                 advanced(
@@ -69,7 +69,7 @@ class PartEditPrompt(io.ComfyNode):
                         max=1.0,
                         step=0.05,
                         optional=True,
-                        tooltip="The same for changed or inserted words. Lower lets the edit differ more in shape.",
+                        tooltip="The same for changed and inserted words. Lower lets the edit change shape more.",
                     )
                 ),
                 advanced(
@@ -80,7 +80,8 @@ class PartEditPrompt(io.ComfyNode):
                         max=1.0,
                         step=0.05,
                         optional=True,
-                        tooltip="Share of the steps during which self-attention follows the source. Keeps its layout.",
+                        tooltip="Fraction of the steps in which self-attention follows the source. Higher keeps its "
+                        "layout.",
                     )
                 ),
                 advanced(
@@ -89,8 +90,8 @@ class PartEditPrompt(io.ComfyNode):
                         default="",
                         optional=True,
                         tooltip=(
-                            "Shares for single words or phrases of the edit: robot=0.4, red hat=0.8. "
-                            "Override both above."
+                            "Fractions for single words or phrases of the edit: robot=0.4, red hat=0.8. They override "
+                            "cross_replace and changed_words."
                         ),
                     )
                 ),
@@ -99,7 +100,7 @@ class PartEditPrompt(io.ComfyNode):
                         "word_weights",
                         default="",
                         optional=True,
-                        tooltip="Strengthen or weaken words' attention (re-weighting): smiling=2, beard=0.5.",
+                        tooltip="Attention weights for words (re-weighting): smiling=2, beard=0.5.",
                     )
                 ),
                 advanced(
@@ -108,16 +109,15 @@ class PartEditPrompt(io.ComfyNode):
                         default="",
                         optional=True,
                         tooltip=(
-                            "Names of the parts this edit is for, separated by commas. Empty: all parts of the token."
+                            "Names of the parts this edit applies to, separated by commas. Empty: all parts of the "
+                            "token."
                         ),
                     )
                 ),
                 io_types.EditPrompt.Input(
                     "previous",
                     optional=True,
-                    tooltip=(
-                        "Edits of the same source to go on from; its source prompt is used and 'source' is ignored."
-                    ),
+                    tooltip=("Edits of the same source to add to. Its source prompt is used; source above is ignored."),
                 ),
                 advanced(
                     io.Combo.Input(
@@ -125,8 +125,8 @@ class PartEditPrompt(io.ComfyNode):
                         options=[NEW_PICTURE, SAME_PICTURE],
                         default=NEW_PICTURE,
                         optional=True,
-                        tooltip="With 'previous': another picture of its own, or another part of the last picture "
-                        "(a robotic head and a wooden torso; both need a part).",
+                        tooltip="With previous: new picture gives another image; same picture edits another part of "
+                        "the last one (a robotic head and a wooden torso; both edits need a part).",
                     )
                 ),
             ],
@@ -137,11 +137,9 @@ class PartEditPrompt(io.ComfyNode):
                 io.Conditioning.Output(
                     "source_conditioning",
                     display_name="source",
-                    tooltip="The source prompt, for InvertLatent or a KSampler.",
+                    tooltip="Conditioning of the source prompt, for Invert Latent or KSampler.",
                 ),
-                io.String.Output(
-                    "alignment", display_name="alignment", tooltip="What was aligned with what, in words."
-                ),
+                io.String.Output("alignment", display_name="alignment", tooltip="Which words were matched, as text."),
             ],
         )
 

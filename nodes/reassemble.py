@@ -1,4 +1,4 @@
-"""OIRReassemble: all objects edited, each from its own inversion step, in one picture."""
+"""OIRReassemble: edits all objects in one image, each from its own inversion step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import io_types
 
 
 class OIRReassemble(io.ComfyNode):
-    """Trajectory and searched steps → edited latent and picture."""
+    """Trajectory and searched steps → edited latent and image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,20 +31,20 @@ class OIRReassemble(io.ComfyNode):
             node_id="OIRReassemble",
             display_name="OIR Reassemble",
             category="OIR",
-            description="Denoises every object from its own inversion step, puts them together, inverts the whole a "
-            "little to mend the seams, and denoises it with the target prompt.",
+            description="Denoises each object from its own inversion step, splices them into one latent, re-inverts "
+            "it a little to blend the seams, and denoises it with the target prompt.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that the trajectory was made with."),
+                io.Model.Input("model", tooltip="The model the trajectory was made with."),
                 io.Vae.Input("vae", tooltip="Decodes the result."),
-                io_types.Trajectory.Input("trajectory", tooltip="The one that was searched."),
-                io_types.StepSearch.Input("search", tooltip="From InversionStepSearch: pairs and their steps."),
+                io_types.Trajectory.Input("trajectory", tooltip="The trajectory that was searched."),
+                io_types.StepSearch.Input("search", tooltip="From Inversion Step Search: the pairs and their steps."),
                 io.Float.Input(
                     "cfg",
                     default=5.0,
                     min=1.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale. Best the same as in the search.",
+                    tooltip="Guidance scale. Use the same as in the search.",
                 ),
                 io.Float.Input(
                     "reassembly",
@@ -52,9 +52,8 @@ class OIRReassemble(io.ComfyNode):
                     min=0.0,
                     max=999.0,
                     step=0.01,
-                    tooltip="Level at which the objects are put together, counted from the picture: below 1 a "
-                    "fraction of the steps, from 1 on whole steps. The paper's 20 % is 0.2, or 10 of 50 "
-                    "steps.",
+                    tooltip="Inversion level at which the objects are spliced, counted from the image. Below 1: "
+                    "fraction of the steps; 1 and above: number of steps. The paper uses 20 %: 0.2, or 10 of 50 steps.",
                 ),
                 io.Float.Input(
                     "reinversion",
@@ -62,25 +61,24 @@ class OIRReassemble(io.ComfyNode):
                     min=0.0,
                     max=999.0,
                     step=0.01,
-                    tooltip="How far the whole is inverted again before the last denoising, given like reassembly. "
-                    "More mends seams better and changes the picture more. The paper's 20 % is 0.2, or 10 of"
-                    " 50 steps.",
+                    tooltip="How far the spliced latent is inverted again before the final denoising, in the same "
+                    "units. More blends seams better and changes the image more. The paper uses 20 %.",
                 ),
                 io.Combo.Input(
                     "overlap",
                     options=list(OVERLAPS),
                     default=OVERLAPS[0],
-                    tooltip="Where masks overlap: the first or last pair of the chain wins, or blend shares them.",
+                    tooltip="Where masks overlap: the first or last pair of the chain wins, or blend averages them.",
                 ),
                 io.Boolean.Input(
                     "paste_back",
                     default=False,
-                    tooltip="Put the picture's own latent back outside the masks at the end.",
+                    tooltip="Restore the original latent outside the masks at the end.",
                 ),
                 io.Boolean.Input(
                     "pixel_composite",
                     default=False,
-                    tooltip="Put the original pixels back outside the masks. Needs image.",
+                    tooltip="Restore the original pixels outside the masks. Needs image.",
                 ),
                 io.Float.Input(
                     "feather",
@@ -88,33 +86,34 @@ class OIRReassemble(io.ComfyNode):
                     min=0.0,
                     max=128.0,
                     step=1.0,
-                    tooltip="Width of the soft edge of both, in pixels.",
+                    tooltip="Soft edge of paste_back and pixel_composite, in pixels.",
                 ),
                 io.String.Input(
                     "target_prompt",
                     multiline=True,
                     default="",
-                    tooltip="Describes the picture after all edits. Empty: built from the pairs. Needs clip.",
+                    tooltip="Describes the image after all edits. Empty: built from the pairs. Needs clip.",
                 ),
                 io.String.Input(
                     "overrides",
                     default="",
-                    tooltip="Other steps than the search's, one a pair: '24, auto'. Nothing is searched again.",
+                    tooltip="Steps to use instead of the search's, one per pair: '24, auto'. Nothing is searched "
+                    "again.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes the target prompt."),
                 io.Conditioning.Input(
                     "target",
                     optional=True,
-                    tooltip="Conditioning of the target prompt, used instead of target_prompt.",
+                    tooltip="Conditioning to use instead of target_prompt.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="The original picture, for pixel_composite."),
+                io.Image.Input("image", optional=True, tooltip="The original image, for pixel_composite."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited latent."),
-                io.Image.Output(display_name="image", tooltip="The edited picture."),
+                io.Image.Output(display_name="image", tooltip="The edited image."),
                 io.String.Output(
                     display_name="target_prompt",
-                    tooltip="The prompt of the last denoising; empty when target was connected.",
+                    tooltip="The prompt used for the final denoising; empty if target is connected.",
                 ),
             ],
         )
@@ -144,13 +143,16 @@ class OIRReassemble(io.ComfyNode):
         scale = vae.spacial_compression_decode()
         if pixel_composite:
             if image is None:
-                raise ValueError("image: pixel_composite puts original pixels back; connect the original picture.")
+                raise ValueError("image: not connected, but pixel_composite is on. Connect the original image.")
             check_original(image, *(side * scale for side in trajectory.latents.shape[-2:]))
         prompt = ""
         if target is None:
             prompt = target_prompt.strip() or built_target_prompt(pairs)
             if clip is None:
-                raise ValueError("clip: connect it to encode the target prompt, or connect target instead.")
+                raise ValueError(
+                    "clip: not connected. It is needed to encode the target prompt; connect it, or connect target "
+                    "instead."
+                )
             target = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
         steps = parse_steps(overrides, len(pairs))
         entries = [

@@ -26,15 +26,15 @@ class LoadSAMModel(io.ComfyNode):
             node_id="LoadSAMModel",
             display_name="Load SAM Model (PartEdit/OIR)",
             category="OIR/scores and masks",
-            description="Loads a Segment Anything checkpoint of any size (vit_b, vit_l, vit_h) for GroundedSAMMask.",
+            description="Loads a Segment Anything checkpoint (vit_b, vit_l or vit_h) for Grounded SAM Mask.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=model_files("sams") or [NONE_FOUND],
-                    tooltip="A file in models/sams, for example sam_vit_b_01ec64.pth; the size is read from the file.",
+                    tooltip="A file in models/sams, for example sam_vit_b_01ec64.pth. The size is detected.",
                 ),
             ],
-            outputs=[io_types.SamModel.Output(display_name="sam_model", tooltip="For GroundedSAMMask.")],
+            outputs=[io_types.SamModel.Output(display_name="sam_model", tooltip="Connect to Grounded SAM Mask.")],
         )
 
     @classmethod
@@ -55,8 +55,8 @@ class LoadGroundingModel(io.ComfyNode):
             node_id="LoadGroundingModel",
             display_name="Load Grounding Model",
             category="OIR/scores and masks",
-            description="Loads a detector that finds named objects (GroundingDINO, OWL-ViT or OWLv2), for "
-            "GroundedSAMMask.",
+            description="Loads a detector that finds objects by name (GroundingDINO, OWL-ViT or OWLv2), for Grounded "
+            "SAM Mask.",
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -65,7 +65,9 @@ class LoadGroundingModel(io.ComfyNode):
                     "such as IDEA-Research/grounding-dino-tiny.",
                 ),
             ],
-            outputs=[io_types.GroundingModel.Output(display_name="grounding_model", tooltip="For GroundedSAMMask.")],
+            outputs=[
+                io_types.GroundingModel.Output(display_name="grounding_model", tooltip="Connect to Grounded SAM Mask.")
+            ],
         )
 
     @classmethod
@@ -88,15 +90,15 @@ class GroundedSAMMask(io.ComfyNode):
             node_id="GroundedSAMMask",
             display_name="Grounded SAM Mask",
             category="OIR/scores and masks",
-            description="Masks of the objects that a text, boxes or points name, joined to one mask a picture.",
+            description="Masks the objects given by text, boxes or points, merged into one mask per image.",
             inputs=[
-                io.Image.Input("image", tooltip="Picture or batch; each picture is segmented on its own."),
-                io_types.SamModel.Input("sam_model", tooltip="From LoadSAMModel."),
+                io.Image.Input("image", tooltip="Image or batch; each image is segmented separately."),
+                io_types.SamModel.Input("sam_model", tooltip="From Load SAM Model."),
                 io.String.Input(
                     "text",
                     default="",
-                    tooltip="What to find, several names separated by commas. Needs grounding_model. "
-                    "Leave it empty to use boxes or points only.",
+                    tooltip="What to find; separate several names with commas. Needs grounding_model. "
+                    "Leave empty to use only boxes or points.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -104,38 +106,38 @@ class GroundedSAMMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure the detector must be of a named object. Lower finds more.",
+                    tooltip="Minimum detector confidence for named objects. Lower finds more.",
                 ),
                 io.Int.Input(
                     "max_objects",
                     default=1,
                     min=1,
                     max=100,
-                    tooltip="At most so many named objects a picture, the surest ones.",
+                    tooltip="Maximum number of named objects per image; the most confident are kept.",
                 ),
                 io.String.Input(
                     "boxes",
                     default="",
                     multiline=True,
-                    tooltip="Objects by their boxes: x0, y0, x1, y1 in pixels, one box a line.",
+                    tooltip="Boxes of objects: x0, y0, x1, y1 in pixels, one per line.",
                 ),
                 io.String.Input(
                     "points",
                     default="",
                     multiline=True,
-                    tooltip="One object by its points: x, y in pixels, one point a line; x, y, 0 is a point beside it.",
+                    tooltip="Points on one object: x, y in pixels, one per line. x, y, 0 marks a point outside it.",
                 ),
                 io_types.GroundingModel.Input(
-                    "grounding_model", optional=True, tooltip="From LoadGroundingModel; only needed for text."
+                    "grounding_model", optional=True, tooltip="From Load Grounding Model; only needed for text."
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="One mask a picture: all its objects together."),
+                io.Mask.Output(display_name="mask", tooltip="One mask per image, all its objects together."),
                 io.Mask.Output(
-                    display_name="object_masks", tooltip="Each object's own mask, picture by picture, as a batch."
+                    display_name="object_masks", tooltip="One mask per object, as a batch, grouped by image."
                 ),
                 io.String.Output(
-                    display_name="boxes", tooltip="Boxes of the named objects, one a line, with their scores."
+                    display_name="boxes", tooltip="Boxes of the named objects with their scores, one per line."
                 ),
             ],
         )
@@ -154,9 +156,9 @@ class GroundedSAMMask(io.ComfyNode):
     ) -> io.NodeOutput:
         given, (marks, labels) = parse_boxes(boxes), parse_points(points)
         if text.strip() and grounding_model is None:
-            raise ValueError(f"grounding_model: the text {text!r} needs one; connect LoadGroundingModel.")
+            raise ValueError(f"grounding_model: not connected, but text is {text!r}. Connect Load Grounding Model.")
         if not text.strip() and not len(given) and not len(marks):
-            raise ValueError("text, boxes and points are all empty; fill in at least one of them.")
+            raise ValueError("text, boxes, points: all are empty. Fill in at least one of them.")
         joined: list[torch.Tensor] = []
         single: list[torch.Tensor] = []
         report: list[str] = []
@@ -175,14 +177,14 @@ class GroundedSAMMask(io.ComfyNode):
 def _named(
     model: Any, picture: torch.Tensor, text: str, threshold: float, limit: int, number: int
 ) -> tuple[torch.Tensor, list[str]]:
-    """Boxes (n, 4) of the named objects and a line of text about each; nothing without a text."""
+    """Boxes (n, 4) of the named objects, and one line of text per box. Empty if ``text`` is empty."""
     if not text.strip():
         return torch.empty(0, 4), []
     boxes, scores = model.boxes(picture, text, threshold, limit)
     if not len(boxes):
         raise ValueError(
-            f"text: nothing like {text!r} was found in picture {number + 1} with a threshold of {threshold:g}. "
-            "Lower the threshold, use a plainer word, or give a box."
+            f"text: found no {text!r} in image {number + 1} at threshold {threshold:g}. Lower the threshold, use a "
+            "simpler word, or give a box."
         )
     lines = [
         f"{number + 1}: {', '.join(f'{value:.0f}' for value in box)} ({score:.2f})"

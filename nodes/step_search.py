@@ -1,4 +1,4 @@
-"""InversionStepSearch: from which inversion step is each object edited best?"""
+"""InversionStepSearch: finds the inversion step from which each object is edited best."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ class InversionStepSearch(io.ComfyNode):
             node_id="InversionStepSearch",
             display_name="Inversion Step Search",
             category="OIR",
-            description="Edits each object from several inversion steps, scores the results, and finds the step that "
-            "changes the object as asked and the rest of the picture least.",
+            description="Edits each object from several inversion steps, scores the results, and picks the step that "
+            "best matches the target phrase while preserving the rest of the image.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that the trajectory was made with."),
+                io.Model.Input("model", tooltip="The model the trajectory was made with."),
                 io.Vae.Input("vae", tooltip="Decodes the candidates, one at a time."),
                 io_types.Trajectory.Input(
                     "trajectory",
-                    tooltip="From InvertLatent, with one of the ddim methods, of one picture.",
+                    tooltip="From Invert Latent: one image, inverted with a ddim method.",
                 ),
-                io_types.EditingPairs.Input("pairs", tooltip="One EditingPair, or the last one of a chain."),
+                io_types.EditingPairs.Input("pairs", tooltip="One Editing Pair, or the last of a chain."),
                 io_types.ClipScorer.Input(
                     "clip_scorer",
-                    tooltip="Judges how well an object fits its target phrase. From LoadCLIPScorer or LoadDemoModel.",
+                    tooltip="Scores how well an object matches its target phrase. From Load CLIP Scorer or Load Demo "
+                    "Model.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -45,32 +46,32 @@ class InversionStepSearch(io.ComfyNode):
                     min=1.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale of the candidates. The source prompt takes the place of the negative.",
+                    tooltip="Guidance scale for the candidates. The source prompt serves as the negative prompt.",
                 ),
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
                     default=STRATEGIES[0],
-                    tooltip="coarse-to-fine tries both ends and two between, then only what promises more than it "
-                    "costs: about a third of the work, less with many steps. exhaustive tries every candidate.",
+                    tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
+                    "higher. About a third of the work. exhaustive: tries every step.",
                 ),
-                io.Int.Input("first_step", default=1, min=1, max=999, tooltip="Smallest inversion step to try."),
+                io.Int.Input("first_step", default=1, min=1, max=999, tooltip="First inversion step to try."),
                 io.Int.Input(
                     "last_step",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="Largest inversion step to try; 0 means all steps of the trajectory.",
+                    tooltip="Last inversion step to try. 0: the last step of the trajectory.",
                 ),
-                io.Int.Input("stride", default=1, min=1, max=100, tooltip="Try every n-th step only."),
+                io.Int.Input("stride", default=1, min=1, max=100, tooltip="Try only every n-th step."),
                 advanced(
                     io.Int.Input(
                         "batch_size",
                         default=0,
                         min=0,
                         max=256,
-                        tooltip="Candidates a UNet call; 0 takes what fits into the free memory. The result does not "
-                        "depend on it.",
+                        tooltip="Batch size: candidates per UNet call. 0: as many as fit into free memory. Does not "
+                        "affect the result.",
                     )
                 ),
                 advanced(
@@ -78,22 +79,22 @@ class InversionStepSearch(io.ComfyNode):
                         "mask_mode",
                         options=["masked", "published_bias"],
                         default="masked",
-                        tooltip="masked: the scorer sees the object alone, as the paper describes. published_bias: the "
-                        "published code's way, which favours it and hides nothing.",
+                        tooltip="masked: the scorer sees only the object, as the paper describes. published_bias: as "
+                        "in the published code, which favours the object but hides nothing.",
                     )
                 ),
                 advanced(
                     io.Boolean.Input(
                         "published_first",
                         default=False,
-                        tooltip="Let the unchanged picture stand in for step 1, as in the published results.",
+                        tooltip="Use the unchanged image as the candidate of step 1, as in the published results.",
                     )
                 ),
                 io.String.Input(
                     "overrides",
                     default="",
-                    tooltip="Steps set by hand, one a pair, separated by commas: '24, auto'. Pairs with a number are"
-                    " not searched. Empty: search all.",
+                    tooltip="Steps set by hand, one per pair, separated by commas: '24, auto'. Pairs with a number "
+                    "are not searched. Empty: search all.",
                 ),
                 io.Float.Input(
                     "edit_weight",
@@ -101,8 +102,8 @@ class InversionStepSearch(io.ComfyNode):
                     min=0.1,
                     max=10.0,
                     step=0.1,
-                    tooltip="How much S_e, the fit to the target phrase, counts in S = edit_weight · S_e + S_ne. Raise "
-                    "it if the edit hardly shows, lower it if the rest changes too much. 1 is the paper's plain sum.",
+                    tooltip="Weight of S_e, the match with the target phrase, in S = edit_weight · S_e + S_ne. Raise "
+                    "it if the edit hardly shows, lower it if the rest changes too much. The paper uses 1.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -110,8 +111,9 @@ class InversionStepSearch(io.ComfyNode):
                         options=list(SCORE_TEXTS),
                         default=SCORE_TEXTS[0],
                         optional=True,
-                        tooltip="What S_e compares the object with. target phrase: the object's own words, as in the "
-                        "published code. guided prompt: the whole prompt with the object exchanged, as in the paper.",
+                        tooltip="Text that S_e compares the object with. target phrase: the object's own words, as in "
+                        "the published code. guided prompt: the whole prompt with this object replaced, as in the "
+                        "paper.",
                     )
                 ),
                 *_more_pairs(),
@@ -119,19 +121,19 @@ class InversionStepSearch(io.ComfyNode):
             outputs=[
                 io_types.StepSearch.Output(
                     display_name="search",
-                    tooltip="The step of every pair. Connect it to OIRReassemble.",
+                    tooltip="The step chosen for each pair. Connect to OIR Reassemble.",
                 ),
                 io.Image.Output(
                     display_name="contact_sheet",
-                    tooltip="The candidates with their steps and scores; the chosen ones are framed.",
+                    tooltip="All candidates with step and score; the chosen ones are framed.",
                 ),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="S, S_e and S_ne over the inversion step, one panel a pair.",
+                    tooltip="S, S_e and S_ne against the inversion step, one panel per pair.",
                 ),
                 io.String.Output(
                     display_name="scores",
-                    tooltip="Everything as JSON, with the UNet rows that the search took.",
+                    tooltip="All scores as JSON, with the number of UNet rows the search used.",
                 ),
             ],
         )
@@ -185,22 +187,22 @@ class InversionStepSearch(io.ComfyNode):
 
 
 def _more_pairs() -> list[Any]:
-    """Sockets that grow as they are used; ComfyUI versions without them have EditingPair's chain alone."""
+    """Sockets that grow as they are used. ComfyUI versions without them only have Editing Pair's chain."""
     if not hasattr(io, "Autogrow"):
         return []
-    pairs = io_types.EditingPairs.Input("pairs", tooltip="Another EditingPair, or the last one of another chain.")
+    pairs = io_types.EditingPairs.Input("pairs", tooltip="Another Editing Pair, or the last of another chain.")
     return [
         io.Autogrow.Input(
             "more_pairs",
             optional=True,
-            tooltip="More pairs, behind those of the first input: as many as there are objects.",
+            tooltip="Further pairs, added after those of the first input.",
             template=io.Autogrow.TemplatePrefix(pairs, prefix="pairs_", min=0, max=100),
         )
     ]
 
 
 def all_pairs(pairs: Sequence[EditingPair], more: dict[str, Any] | None) -> tuple[EditingPair, ...]:
-    """The pairs of the first input and of the growing ones, in the order of their sockets."""
+    """The pairs of the first input, then of the growing sockets in order."""
     connected = {name: group for name, group in (more or {}).items() if group is not None}
     ordered = sorted(connected, key=lambda name: int(name.rpartition("_")[2]))
     return (*pairs, *(pair for name in ordered for pair in connected[name]))

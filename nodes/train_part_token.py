@@ -1,4 +1,4 @@
-"""TrainPartToken: a few pictures and painted masks become a part token."""
+"""TrainPartToken: learns a part token from a few images and masks."""
 
 from __future__ import annotations
 
@@ -33,48 +33,61 @@ class TrainPartToken(io.ComfyNode):
             node_id="TrainPartToken",
             display_name="Train Part Token",
             category="PartEdit/tokens",
-            description="Learns a part token from some pictures (10 to 20 are enough) and masks of the part. The model "
+            description="Learns a part token from images (10 to 20 are enough) and masks of the part. The model "
             "itself is not changed.",
             inputs=[
-                io.Model.Input("model", tooltip="The model whose parts are learned; the token fits its family only."),
+                io.Model.Input("model", tooltip="The model to learn for. The token only works with its family."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the pictures are looked at with: CLIPTextEncode, an empty prompt does."
+                    "positive", tooltip="Prompt the images are encoded with, from CLIP Text Encode. May be empty."
                 ),
-                io.Image.Input("images", tooltip="Pictures that show the part, all of one size."),
-                io.Mask.Input("masks", tooltip="Masks of the part, one for each picture, in the same order."),
+                io.Image.Input("images", tooltip="Images that show the part, all of the same size."),
+                io.Mask.Input("masks", tooltip="Masks of the part, one per image, in the same order."),
                 io.String.Input(
                     "part_names",
                     default="head",
-                    tooltip="Name of the part; of several, one each: head, tail.",
+                    tooltip="Name of the part. For several parts, one name each: head, tail.",
                 ),
-                io.Int.Input("steps", default=2000, min=1, max=100000, tooltip="Optimiser steps; paper: 1000 to 2000."),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Same seed, same token."),
+                io.Int.Input(
+                    "steps", default=2000, min=1, max=100000, tooltip="Optimiser steps. The paper uses 1000 to 2000."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    tooltip="Seed for the training. The same seed gives the same token.",
+                ),
                 *(
                     io.Mask.Input(
-                        f"masks_{number}", optional=True, tooltip=f"Masks of part {number}, learned with part 1."
+                        f"masks_{number}",
+                        optional=True,
+                        tooltip=f"Masks of part {number}, learned together with part 1.",
                     )
                     for number in range(2, MAX_PARTS + 1)
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Only for init_words."),
+                io.Clip.Input("clip", optional=True, tooltip="Needed for init_words."),
                 io.String.Input(
                     "init_words",
                     default="",
                     optional=True,
-                    tooltip="Word for each part to start from, such as head; needs clip. Empty starts at random.",
+                    tooltip="Word to start from, one per part, such as head. Needs clip. Empty: random start.",
                 ),
                 *(advanced(entry) for entry in recipe_inputs()),
             ],
             outputs=[
                 io_types.PartToken.Output(
-                    "PART_TOKEN", display_name="part_token", tooltip="To use, or for SavePartToken."
+                    "PART_TOKEN",
+                    display_name="part_token",
+                    tooltip="The token. Use it directly, or save it with Save Part Token.",
                 ),
-                io.Image.Output(display_name="plot", tooltip="Loss and IoU over the steps."),
+                io.Image.Output(display_name="plot", tooltip="Loss and IoU against the step."),
                 io.Image.Output(
                     display_name="overlays",
-                    tooltip="Held-out pictures (or the training ones) with the learned map; white: the painted mask.",
+                    tooltip="Held-out images (or training images) with the learned map in colour and the given mask in "
+                    "white.",
                 ),
-                io.String.Output(display_name="report", tooltip="Scores, times and memory, as JSON."),
+                io.String.Output(display_name="report", tooltip="Scores, times and memory use, as JSON."),
             ],
         )
 
@@ -103,7 +116,7 @@ class TrainPartToken(io.ComfyNode):
         pictures, targets = training_inputs.paired(images, all_masks)
         settings = TrainingSettings(part_names=names, steps=steps, seed=seed, init=init, **recipe)
         state_file = _state_file(resume_name)
-        checked_inputs(model, targets, len(pictures), positive, settings)  # before pictures are encoded
+        checked_inputs(model, targets, len(pictures), positive, settings)  # before images are encoded
         views, view_masks, sources = augmented_views(pictures, targets, flip, crops, seed)
         latents = training_inputs.encode_pictures(vae, views, _progress())
         token, report = train_part_token(
@@ -118,15 +131,17 @@ class TrainPartToken(io.ComfyNode):
 
 
 def _parts(text: str, words: str, clip: Any, count: int) -> tuple[tuple[str, ...], torch.Tensor | None]:
-    """Part names, and the rows to start from."""
+    """Part names, and the embedding rows to start from."""
     names = training_inputs.part_names(text, count)
     if not words.strip():
         return names, None
     if clip is None:
-        raise ValueError(f"clip: init_words {words!r} need the model's CLIP; connect it, or leave init_words empty.")
+        raise ValueError(
+            f"clip: not connected, but init_words is {words!r}. Connect the model's CLIP, or leave init_words empty."
+        )
     starts = tuple(word.strip() for word in words.split(",") if word.strip())
     if len(starts) != count:
-        raise ValueError(f"init_words: {words!r} gives {len(starts)} words for {count} parts. Write one a part.")
+        raise ValueError(f"init_words: {words!r} gives {len(starts)} words for {count} parts. Write one per part.")
     return names, training_inputs.word_rows(clip, starts)
 
 
@@ -138,7 +153,7 @@ def _state_file(name: str) -> Path | None:
 
 
 def _progress() -> Any:
-    """Shows progress, and stops when the user cancels."""
+    """A callback that shows progress and stops when the user cancels."""
     bar: list[Any] = []
 
     def report(done: int, total: int) -> None:

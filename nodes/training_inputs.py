@@ -1,4 +1,4 @@
-"""The inputs of TrainPartToken that are settings of the training itself."""
+"""The inputs of TrainPartToken that set the training itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, SOFTMAXES, Tra
 
 
 def recipe_inputs() -> list[Any]:
-    """The inputs that are settings of the training itself, named as in `TrainingSettings`."""
+    """Inputs named after the fields of `TrainingSettings`, plus augmentation and resuming."""
     standard = TrainingSettings()
     return [
         io.Boolean.Input(
-            "flip", default=True, optional=True, tooltip="Also train on mirrored copies. Off for left and right parts."
+            "flip",
+            default=True,
+            optional=True,
+            tooltip="Also train on mirrored copies. Turn off for left and right parts.",
         ),
-        io.Int.Input("crops", default=0, min=0, max=8, optional=True, tooltip="Random crops of each picture to add."),
+        io.Int.Input(
+            "crops", default=0, min=0, max=8, optional=True, tooltip="Number of random crops to add per image."
+        ),
         io.String.Input(
             "layers",
             default=standard.layers,
@@ -31,7 +36,7 @@ def recipe_inputs() -> list[Any]:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="The model sees the pictures under noise up to here, 0 to 1; 0.25 in the paper.",
+            tooltip="Upper end of the noise range for training, 0 to 1. The paper uses 0.25.",
         ),
         io.Float.Input(
             "noise_low",
@@ -40,24 +45,29 @@ def recipe_inputs() -> list[Any]:
             max=0.99,
             step=0.01,
             optional=True,
-            tooltip="... and from here on. Big parts gain from a middle stretch, 0.25 to 0.6.",
+            tooltip="Lower end of the noise range. Large parts do better with a middle range, 0.25 to 0.6.",
         ),
         io.Int.Input(
-            "noise_count", default=standard.noise_count, min=1, max=50, optional=True, tooltip="Levels in that stretch."
+            "noise_count",
+            default=standard.noise_count,
+            min=1,
+            max=50,
+            optional=True,
+            tooltip="Number of noise levels in that range.",
         ),
         io.Combo.Input(
             "loss",
             options=list(LOSSES),
             default=standard.loss,
             optional=True,
-            tooltip="bce: binary cross-entropy. l2: the published one. bce_dice: bce and overlap, for small parts.",
+            tooltip="bce: binary cross-entropy. l2: as published. bce_dice: bce plus overlap (Dice), for small parts.",
         ),
         io.Combo.Input(
             "softmax",
             options=list(SOFTMAXES),
             default=standard.softmax,
             optional=True,
-            tooltip="full: attention over the 77 rows that the edit sees. two_way: over background and part only.",
+            tooltip="full: attention over all 77 rows, as in the edit. two_way: over background and part only.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -66,17 +76,18 @@ def recipe_inputs() -> list[Any]:
             max=1000.0,
             step=0.1,
             optional=True,
-            tooltip="30 in the paper. See learning_rate_rule.",
+            tooltip="The paper uses 30. See learning_rate_rule.",
         ),
         io.Combo.Input(
             "learning_rate_rule",
             options=list(LEARNING_RATE_RULES),
             default=standard.learning_rate_rule,
             optional=True,
-            tooltip="logit: scaled by this model's queries and keys. embedding: as it is, the paper's way on SDXL.",
+            tooltip="logit: scales the rate to this model's queries and keys. embedding: uses it as is, like the "
+            "paper.",
         ),
         io.Int.Input(
-            "batch_size", default=standard.batch_size, min=1, max=64, optional=True, tooltip="Pictures a step."
+            "batch_size", default=standard.batch_size, min=1, max=64, optional=True, tooltip="Images per step."
         ),
         io.Float.Input(
             "held_out",
@@ -85,7 +96,7 @@ def recipe_inputs() -> list[Any]:
             max=0.9,
             step=0.05,
             optional=True,
-            tooltip="Share of the pictures kept apart to judge the token; the best step on them is returned.",
+            tooltip="Fraction of the images held out to evaluate the token. The best step on them is returned.",
         ),
         io.Int.Input(
             "patience",
@@ -93,12 +104,12 @@ def recipe_inputs() -> list[Any]:
             min=0,
             max=1000,
             optional=True,
-            tooltip="Stop after so many looks (one in 50 steps) without a better IoU on held-out pictures. 0: never.",
+            tooltip="Stop after this many evaluations (every 50 steps) without a better held-out IoU. 0: never.",
         ),
         io.String.Input(
             "resume_name",
             default="",
             optional=True,
-            tooltip="A name under which unfinished training is kept, so that it goes on after a stop. Empty: not kept.",
+            tooltip="Name to save unfinished training under, so that it can resume after a stop. Empty: not saved.",
         ),
     ]

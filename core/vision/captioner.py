@@ -11,7 +11,7 @@ from .clip_scorer import read_config
 
 MODEL_TYPES = ("blip", "blip-2")
 WHERE_TO_GET = (
-    "for example 'Salesforce/blip-image-captioning-base' on huggingface.co: its files config.json, model.safetensors, "
+    "Get one from huggingface.co, for example 'Salesforce/blip-image-captioning-base': config.json, model.safetensors, "
     "preprocessor_config.json and the tokenizer files"
 )
 

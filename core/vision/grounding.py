@@ -17,9 +17,9 @@ from .clip_scorer import load_pretrained, read_config
 
 MODEL_TYPES = ("grounding-dino", "owlvit", "owlv2")
 WHERE_TO_GET = (
-    "for example 'IDEA-Research/grounding-dino-tiny' or 'google/owlvit-base-patch32' on huggingface.co: config.json, "
-    "model.safetensors, preprocessor_config.json and the tokenizer files, in a folder of their own under ComfyUI's "
-    "models/grounding"
+    "Get one from huggingface.co, for example 'IDEA-Research/grounding-dino-tiny' or 'google/owlvit-base-patch32': "
+    "config.json, model.safetensors, preprocessor_config.json and the tokenizer files, in a folder of their own under "
+    "ComfyUI's models/grounding"
 )
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 WHERE_TO_GET = (
-    "Published at github.com/facebookresearch/segment-anything, section 'Model Checkpoints': sam_vit_b_01ec64.pth "
-    "(375 MB), sam_vit_l_0b3195.pth (1.2 GB), sam_vit_h_4b8939.pth (2.4 GB). Put one into ComfyUI's models/sams folder"
+    "Get one from github.com/facebookresearch/segment-anything, section 'Model Checkpoints': sam_vit_b_01ec64.pth "
+    "(375 MB), sam_vit_l_0b3195.pth (1.2 GB), sam_vit_h_4b8939.pth (2.4 GB). Put it into ComfyUI's models/sams folder"
 )
 PACKAGE_HINT = (
     "The package 'segment-anything' is missing. Install the pack's requirements.txt into ComfyUI's Python "
-    "(ComfyUI-Manager does it by itself)."
+    "(ComfyUI-Manager does this automatically)."
 )
 
 # What the shapes of the weights do not tell; the same in all registered sizes.

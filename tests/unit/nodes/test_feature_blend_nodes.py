@@ -176,7 +176,7 @@ def test_pixels_outside_the_mask_are_the_sources(nodes, model, prompts):
     *_, pasted = run(vae=vae, paste_back="pixels", image=real)
     assert torch.equal(pasted[3, :, :80], real[1, :, :80])
     assert isinstance(run()[-1], ExecutionBlocker)
-    with pytest.raises(ValueError, match="vae: paste_back in pixels"):
+    with pytest.raises(ValueError, match="vae: not connected, but paste_back is 'pixels'"):
         run(paste_back="pixels")
     with pytest.raises(ValueError, match="image: expected 2 picture"):
         run(vae=vae, paste_back="pixels", image=real[:1])

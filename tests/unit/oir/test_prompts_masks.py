@@ -126,7 +126,7 @@ def test_masks_that_cannot_be_used_are_refused(node, mask, message):
 def test_a_missing_clip_or_target_is_named(node):
     with pytest.raises(ValueError, match=r"^clip"):
         node.execute(None, SOURCE, "cat", "tiger", box()[None], 1, "")
-    with pytest.raises(ValueError, match="target_phrase is empty"):
+    with pytest.raises(ValueError, match=r"^target_phrase: is empty"):
         node.execute(FakeClip(), SOURCE, "cat", " ", box()[None], 1, "")
 
 

@@ -221,9 +221,9 @@ def test_node_names_what_is_missing(oir, setting):
     from partedit_oir.core.oir.types import StepSearch
 
     search = StepSearch.fixed(setting[2], [8, 4], steps=STEPS, cfg=CFG)
-    with pytest.raises(ValueError, match=r"^clip: connect it"):
+    with pytest.raises(ValueError, match=r"^clip: not connected"):
         execute(setting, search)
-    with pytest.raises(ValueError, match=r"^image: pixel_composite"):
+    with pytest.raises(ValueError, match=r"^image: not connected, but pixel_composite"):
         execute(setting, search, clip=FakeClip(), pixel_composite=True)
 
 
@@ -288,13 +288,13 @@ def test_inversion_node_needs_words_from_somewhere(pack, setting):
 
     model = setting[0]
     inputs = (model, {"samples": latent()}, "", "ddim_next_timestep", 4, 1.0, 0, "leading", 3, "none")
-    with pytest.raises(ValueError, match=r"source_prompt is empty.*captioners"):
+    with pytest.raises(ValueError, match=r"^source_prompt: is empty.*captioners"):
         InvertLatent.execute(*inputs, clip=FakeClip())
-    with pytest.raises(ValueError, match=r"^image: the captioner"):
+    with pytest.raises(ValueError, match=r"^image: not connected\. The captioner"):
         InvertLatent.execute(*inputs[:-1], "blip", clip=FakeClip())
-    with pytest.raises(ValueError, match=r"there is no BLIP model in a folder '\.\./blip'"):
+    with pytest.raises(ValueError, match=r"^captioner: no folder '\.\./blip' with a BLIP model"):
         InvertLatent.execute(*inputs[:-1], "../blip", clip=FakeClip(), image=torch.zeros(1, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"^clip: connect it"):
+    with pytest.raises(ValueError, match=r"^clip: not connected"):
         InvertLatent.execute(model, {"samples": latent()}, SOURCE, *inputs[3:])
 
 
