@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..core.oir.masks import one_mask
 from ..core.oir.prompts import common_source_prompt, find_phrase, guided_prompt
 from ..core.oir.types import EditingPair as Pair
+from ..core.text import composed
 from . import io_types
 from .common import advanced
 
@@ -112,8 +113,8 @@ def make_pair(
         raise ValueError("clip: is empty. The checkpoint has no text encoder; load one with a CLIP loader.")
     if not target_phrase.strip():
         raise ValueError("target_phrase: is empty. Write what to turn the object into.")
-    # Positions are counted from the prompt's first word, so that they agree between all pairs of a prompt.
-    source_prompt = source_prompt.strip()
+    # Positions are counted from the prompt's first character, so that they agree between all pairs of a prompt.
+    source_prompt = composed(source_prompt)
     span = None
     if guided.strip():
         prompt = guided.strip()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from ..text import composed, find_words
 from .types import EditingPair
 
 
 def find_phrase(prompt: str, phrase: str, occurrence: int = 1) -> tuple[int, int]:
-    """Characters [start, end) of a phrase in a prompt: whole words, any case, any white space between the words.
+    """Characters [start, end) of a phrase in a prompt: whole words in any case, accents in either form, any white space
+    between the words; see `text.find_words`.
 
     Args:
         occurrence: which one when the phrase comes several times, from 1.
@@ -17,11 +18,9 @@ def find_phrase(prompt: str, phrase: str, occurrence: int = 1) -> tuple[int, int
     Raises:
         ValueError: the phrase is empty, does not occur, or not often enough; the message shows the prompt.
     """
-    words = phrase.split()
-    if not words:
+    if not phrase.strip():
         raise ValueError("source_phrase is empty. Type the words of the source prompt that name the object to edit.")
-    pattern = r"(?<!\w)" + r"\s+".join(re.escape(word) for word in words) + r"(?!\w)"
-    found = [match.span() for match in re.finditer(pattern, prompt, flags=re.IGNORECASE)]
+    found = find_words(prompt, phrase)
     if not found:
         raise ValueError(
             f"source_phrase: {phrase!r} does not occur in the source prompt {prompt!r}. "
@@ -63,7 +62,7 @@ def check_source_prompt(pairs: Sequence[EditingPair], inverted_with: str) -> Non
     ``inverted_with`` is "" when that prompt's words are unknown (a conditioning was connected).
     """
     prompt = common_source_prompt(pairs)
-    if inverted_with.strip() and inverted_with.strip() != prompt.strip():
+    if inverted_with.strip() and composed(inverted_with) != composed(prompt):
         raise ValueError(
             f"pairs: they were written for the source prompt {prompt!r}, but the picture was inverted with "
             f"{inverted_with!r}. Connect InvertLatent's source_prompt to every EditingPair."

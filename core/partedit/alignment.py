@@ -4,55 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..attention import PromptStep
+from ..text import fold, is_punctuation
+from .words import TokenizedPrompt, Word, joined, shown
 
-Tokenize = Callable[[str], list[list[tuple]]]
 MODES = ("auto", "replace", "refine", "off")
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a prompt and the positions of its tokens in the (flattened) text conditioning."""
-
-    text: str
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TokenizedPrompt:
-    """A prompt as the text encoder sees it.
-
-    Attributes:
-        text: as written.
-        words: in order; an embedding counts as one word.
-        ids: one hashable id a position, start, end and padding included; length is a multiple of 77 for CLIP.
-        used: positions up to and including the first end token of the last section.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    ids: tuple[object, ...]
-    used: int
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
-
-    def find(self, phrase: str) -> tuple[int, ...]:
-        """Positions of every occurrence of a phrase of one or more words (punctuation at its ends is ignored)."""
-        wanted = [_bare(w) for w in phrase.split()]
-        own = [_bare(w.text) for w in self.words]
-        found: list[int] = []
-        for start in range(len(own) - len(wanted) + 1 if wanted else 0):
-            if own[start : start + len(wanted)] == wanted:
-                found += [p for word in self.words[start : start + len(wanted)] for p in word.positions]
-        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -82,71 +43,6 @@ class Alignment:
 
     def replaces_self(self, index: int, steps: int) -> bool:
         return index < int(self.self_fraction * steps)
-
-
-def _bare(word: str) -> str:
-    return word.strip(".,;:!?()[]\"'").lower()
-
-
-# --- words ---------------------------------------------------------------------------------------------
-
-
-def tokenize_prompt(tokenize: Tokenize, text: str) -> TokenizedPrompt:
-    """Find each word's positions.
-
-    Args:
-        tokenize: text → sections of (token, weight, word id); word id 0 marks start, end and padding. This is what
-            ``clip.tokenize(text, return_word_ids=True)`` gives for one of its encoders.
-        text: the prompt, ComfyUI's weights and embeddings included.
-    """
-    sections = tokenize(text)
-    ids: list[object] = []
-    content: list[int] = []
-    used = 0
-    for section in sections:
-        end_seen = False
-        for place, (token, _, word_id) in enumerate(section):
-            is_content = word_id != 0
-            if is_content:
-                content.append(len(ids))
-            ids.append(_identity(token))
-            if not is_content and place > 0 and not end_seen:
-                end_seen = True
-                used = len(ids)
-    words: list[Word] = []
-    cursor = 0
-    for word in split_words(text):
-        count = _token_count(tokenize, word)
-        positions = tuple(content[cursor : cursor + count])
-        cursor += count
-        if positions:
-            words.append(Word(word, positions))
-    if cursor != len(content):
-        # A tokenizer that joins across spaces: fall back to one word a token, so that alignment still works.
-        words = [Word(str(ids[p]), (p,)) for p in content]
-    return TokenizedPrompt(text, tuple(words), tuple(ids), used or len(ids))
-
-
-def _identity(token: Any) -> object:
-    """What makes two tokens the same: the id of a word piece, the values of an embedding's row."""
-    if isinstance(token, torch.Tensor):
-        return token.detach().float().cpu().numpy().tobytes()
-    return token if isinstance(token, int) else id(token)
-
-
-def split_words(text: str) -> list[str]:
-    """Words of a prompt without ComfyUI's weighting syntax, split at spaces."""
-    from comfy.sd1_clip import escape_important, token_weights, unescape_important
-
-    words: list[str] = []
-    for segment, _ in token_weights(escape_important(text), 1.0):
-        words += unescape_important(segment).split()
-    return words
-
-
-def _token_count(tokenize: Tokenize, word: str) -> int:
-    escaped = word.replace("(", "\\(").replace(")", "\\)")
-    return sum(item[2] != 0 for section in tokenize(escaped) for item in section)
 
 
 # --- maps from source positions to edit positions ------------------------------------------------------
@@ -253,12 +149,11 @@ def auto_map(
     mapper = torch.zeros(source.length, edit.length)
     keep = torch.zeros(edit.length)
     changes: list[tuple[str, str]] = []
-    old_words, new_words = [w.text.lower() for w in source.words], [w.text.lower() for w in edit.words]
     taken = set()
-    for kind, i0, i1, j0, j1 in difflib.SequenceMatcher(None, old_words, new_words, autojunk=False).get_opcodes():
-        old, new = source.words[i0:i1], edit.words[j0:j1]
+    for kind, i0, i1, j0, j1 in _opcodes(source, edit):
+        old, new = source.units[i0:i1], edit.units[j0:j1]
         if kind != "equal":
-            changes.append((" ".join(w.text for w in old), " ".join(w.text for w in new)))
+            changes.append((shown(old), shown(new)))
         groups = zip(old, new) if len(old) == len(new) else [(old, new)]
         for one, other in groups:
             before = [p for w in (one if isinstance(one, tuple) else (one,)) for p in w.positions]
@@ -269,7 +164,7 @@ def auto_map(
             else:
                 keep[after] = 1.0
     # Start, end and padding follow their counterparts, counted from the end token: both prompts' n-th padding agree.
-    content = {p for word in source.words for p in word.positions}
+    content = {p for word in source.units for p in word.positions}
     shift = source.used - edit.used
     for j in range(edit.length):
         if j in taken:
@@ -344,12 +239,14 @@ def align(
 
 
 def _changed_positions(source: TokenizedPrompt, edit: TokenizedPrompt) -> list[int]:
-    old, new = [w.text.lower() for w in source.words], [w.text.lower() for w in edit.words]
-    positions: list[int] = []
-    for kind, _, _, j0, j1 in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind != "equal":
-            positions += [p for w in edit.words[j0:j1] for p in w.positions]
-    return positions
+    changed = [edit.units[j0:j1] for kind, _, _, j0, j1 in _opcodes(source, edit) if kind != "equal"]
+    return [p for words in changed for word in words for p in word.positions]
+
+
+def _opcodes(source: TokenizedPrompt, edit: TokenizedPrompt) -> Sequence[tuple[str, int, int, int, int]]:
+    """What became of which units, as difflib tells it."""
+    old, new = ([fold(word.text) for word in prompt.units] for prompt in (source, edit))
+    return difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
 
 
 def _found(edit: TokenizedPrompt, phrase: str, name: str) -> tuple[int, ...]:
@@ -372,20 +269,20 @@ def describe(
 ) -> str:
     """The alignment as a few lines of text."""
     lines = [f"source: {source.text}", f"edit:   {edit.text}"]
-    shared = len({w.text.lower() for w in source.words} & {w.text.lower() for w in edit.words})
-    if shared == 0:
+    known, own = ({fold(w.text) for w in prompt.units if not is_punctuation(w.text)} for prompt in (source, edit))
+    if not known & own:
         lines.append("  no common word: nothing could be aligned, so the whole prompt counts as changed")
     for old, new in changes:
         lines.append(f"  {old} -> {new}" if old and new else f"  + {new}" if new else f"  - {old}")
     if not changes:
         lines.append("  (no word changes)")
-    levels: dict[float, list[str]] = {}
-    for word in edit.words:
-        levels.setdefault(float(fractions[word.positions[0]]), []).append(word.text)
-    for level, names in sorted(levels.items(), reverse=True):
-        lines.append(f"  follow the source for {level:.0%} of the steps: {' '.join(names)}")
+    levels: dict[float, list[Word]] = {}
+    for word in edit.units:
+        levels.setdefault(float(fractions[word.positions[0]]), []).append(word)
+    for level, words in sorted(levels.items(), reverse=True):
+        lines.append(f"  follow the source for {level:.0%} of the steps: {joined(words)[0]}")
     weighted = [
-        f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.words if float(gains[w.positions[0]]) != 1.0
+        f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.units if float(gains[w.positions[0]]) != 1.0
     ]
     if weighted:
         lines.append(f"  attention weights: {', '.join(weighted)}")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..attention import EditStep, PromptStep
-from .alignment import Alignment, TokenizedPrompt, align, tokenize_prompt
+from .alignment import Alignment, align
+from .words import TokenizedPrompt, tokenize_prompt
 
 Conditioning = list[Any]
 
@@ -115,7 +116,10 @@ def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
         # All encoders of a CLIP object are joined along channels, position by position: any of them will do.
         return next(iter(sections.values())) if isinstance(sections, dict) else sections
 
-    return tokenize_prompt(tokenize, text)
+    def spell(token: Any) -> str:
+        return clip.tokenizer.untokenize([(token, 1.0)])[0][1]
+
+    return tokenize_prompt(tokenize, text, spell)
 
 
 def encode(clip: Any, text: str) -> Conditioning:

@@ -83,7 +83,8 @@ def _alignment(settings: dict[str, Any]) -> Any:
     """Prompt-to-prompt of a case, through the product's tokenisation and alignment; None without ``p2p``."""
     from comfy.sd1_clip import SD1Tokenizer
 
-    from partedit_oir.core.partedit.alignment import align, tokenize_prompt
+    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.words import tokenize_prompt
 
     p2p = settings["p2p"]
     if p2p is None:

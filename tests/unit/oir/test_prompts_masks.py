@@ -42,6 +42,48 @@ def test_a_phrase_is_found_as_whole_words_in_any_case(prompts):
     assert prompts.find_phrase("a cat and a cat", "cat", occurrence=2) == (12, 15)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "phrase", "found"),
+    [
+        ("一个男人在海滩上", "男人", ["男人"]),
+        ("浜辺の女の子と、女の子の帽子", "女の子", ["女の子", "女の子"]),
+        ("ผู้ชายบนชายหาด", "ชายหาด", ["ชายหาด"]),
+        ("一只cat在椅子上", "cat", ["cat"]),
+        ("ｶﾞﾗｽの靴", "ガラス", ["ｶﾞﾗｽ"]),
+        ("un cafe\u0301 noir", "caf\u00e9", ["cafe\u0301"]),
+        ("un caf\u00e9 noir", "CAFE\u0301 noir", ["caf\u00e9 noir"]),
+        ("eine STRASSE", "straße", ["STRASSE"]),
+        ("한 남자가 있다", "\u1112\u1161\u11ab", ["한"]),
+        # what is only a piece of a word or of a character is none
+        ("category of a cat", "cat", ["cat"]),
+        ("हिन्दी", "हिन", []),
+        ("cafe\u0301", "cafe", []),
+        ("㍿", "会社", []),
+    ],
+)
+def test_a_phrase_is_found_in_any_script_and_normal_form(prompts, prompt, phrase, found):
+    for number, words in enumerate(found, start=1):
+        start, end = prompts.find_phrase(prompt, phrase, number)
+        assert prompt[start:end] == words
+    with pytest.raises(ValueError, match=f"occurs {len(found)} time|does not occur"):
+        prompts.find_phrase(prompt, phrase, len(found) + 1)
+
+
+def test_a_pair_in_chinese_gets_its_guided_prompt(node):
+    result = node.execute(FakeClip(), "一个男人在海滩上", "男人", "机器人", box()[None], 1, "")
+    assert result[1] == "一个机器人在海滩上"
+
+
+def test_accents_in_either_form_are_one_source_prompt(node, prompts):
+    decomposed, composed = "un cafe\u0301 et un chat", "un caf\u00e9 et un chat"
+    first = node.execute(FakeClip(), decomposed, "caf\u00e9", "the", box()[None], 1, "")
+    pairs = node.execute(FakeClip(), composed, "chat", "tigre", box()[None], 1, "", first[0])[0]
+    assert prompts.target_prompt(pairs) == "un the et un tigre"
+    prompts.check_source_prompt(pairs, decomposed)
+    with pytest.raises(ValueError, match="inverted with 'un chat'"):
+        prompts.check_source_prompt(pairs, "un chat")
+
+
 def test_a_missing_phrase_shows_the_prompt(prompts):
     with pytest.raises(ValueError, match=r"'dog' does not occur in the source prompt 'a cat and a chair'"):
         prompts.find_phrase(SOURCE, "dog")

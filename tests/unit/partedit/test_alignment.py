@@ -27,6 +27,64 @@ def test_words_and_positions(words):
     assert prompt.length == 77 and prompt.used == 10
 
 
+def test_punctuation_is_a_word_of_its_own_in_the_alignment(words):
+    from partedit_oir.core.partedit.alignment import align, auto_map
+
+    source, edit = words("red hair, blue eyes"), words("red hair, blue eyes, glasses")
+    _, keep, changes = auto_map(source, edit)
+    assert changes == [("", "glasses")]
+    assert keep.nonzero().flatten().tolist() == [6, 7]  # the comma and the word behind it
+    found = align(source, edit)
+    assert [found.fractions[p].item() for p in range(1, 8)] == [1.0] * 5 + [0.4] * 2
+    assert "+ glasses" in found.text and "eyes ->" not in found.text
+    for old, new, expected in [
+        ("a man, outdoors.", "a robot, outdoors.", ("man", "robot")),
+        ("red hair,blue eyes", "red hair,green eyes", ("blue", "green")),
+        ("a “wooden” chair", "a “golden” chair", ("wooden", "golden")),
+        ("(a man:1.2)! sits", "(a robot:1.2)! sits", ("man", "robot")),
+        ("a 1.5m t-shirt", "a 1.5m robot's", ("t-shirt", "robot's")),
+    ]:
+        assert auto_map(words(old), words(new))[2] == [expected]
+
+
+def test_replace_still_counts_words_at_spaces(words):
+    """As the published code does: 'eyes' and 'eyes,' are one changed word."""
+    from partedit_oir.core.partedit.alignment import replace_map
+
+    source, edit = words("blue eyes here"), words("blue eyes, here")
+    assert [w.text for w in edit.words] == ["blue", "eyes,", "here"]
+    mapper = replace_map(source, edit)
+    assert mapper[2, 2] == mapper[2, 3] == 0.5
+
+
+def test_words_of_scripts_without_spaces_are_aligned_and_found(words):
+    """A token that joins two characters belongs where it begins; '男人' are two tokens here, 一 and 个 two each."""
+    from partedit_oir.core.partedit.alignment import align
+
+    source, edit = words("一个男人在海滩上"), words("一个机器人在海滩上")
+    assert "".join(w.text for w in source.units) == "一个男人在海滩上" and len(source.units) > 4
+    found = align(source, edit, words={"机器人": 0.2})
+    changed = edit.find("机器人")
+    assert 0 < len(changed) < len(edit.words[0].positions)
+    assert all(found.fractions[p] == (0.2 if p in changed else 1.0) for p in range(edit.used))
+    assert source.find("男") and not set(source.find("男")) & set(source.find("海滩"))
+
+
+def test_words_are_compared_in_one_normal_form(words):
+    from partedit_oir.core.partedit.alignment import auto_map
+
+    composed, decomposed = "a caf\u00e9 table", "a Cafe\u0301 chair"
+    assert auto_map(words(composed), words(decomposed))[2] == [("table", "chair")]
+    assert words(composed).find("CAFE\u0301") == words(decomposed).find("caf\u00e9") == (2,)
+
+
+def test_a_phrase_is_found_with_and_without_its_punctuation(words):
+    prompt = words("a red, hat and a man.")
+    assert prompt.find("red hat") == (2, 4) and prompt.find("red, hat") == (2, 3, 4)
+    assert prompt.find("man") == (7,) and prompt.find("man.") == (7, 8) and prompt.find("man!") == (7,)
+    assert prompt.find(",") == (3,) and prompt.find("ma") == ()
+
+
 def test_weights_and_long_prompts_keep_positions(words):
     plain, weighted = words("a red robot head"), words("a (red robot:1.3) head")
     assert [(w.text, w.positions) for w in plain.words] == [(w.text, w.positions) for w in weighted.words]
