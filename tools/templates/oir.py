@@ -9,59 +9,58 @@ from .partedit import DEMO_LAYERS
 
 HOW = """## Several objects at once (OIR)
 
-1. **Invert Latent** finds the noisy latents that lead to the picture, one for each step.
-2. An **Editing Pair** names one object, what it becomes, and its mask. Pairs are chained by `previous_pairs`.
-3. **Inversion Step Search** edits each object from several steps and scores the results: S_e, does the object fit its
-   new words, S_ne, is the rest as it was. The best step is framed in the contact sheet.
-4. **OIR Reassemble** takes each object from its own best step, puts all together, and mends the seams.
+1. **Invert Latent** finds the noisy latents that lead to the image, one per step.
+2. An **Editing Pair** names one object, what to turn it into, and its mask. Pairs are chained through `previous_pairs`.
+3. **Inversion Step Search** edits each object from several steps and scores the results: S_e, how well the object
+   matches its new words, and S_ne, how well the rest is preserved. The contact sheet frames the best step.
+4. **OIR Reassemble** takes each object from its own best step, puts them together, and blends the seams.
 """
 
-TURN = """### What to turn
+TURN = """### Settings to try
 
-- `strategy`: `coarse-to-fine` looks only where a better step can still be, `exhaustive` everywhere.
+- `strategy`: `coarse-to-fine` only tries steps that may score higher, `exhaustive` tries all.
 - `first_step`, `last_step`, `stride`: which steps to try at all.
-- `overrides`: steps set by hand, one a pair, such as `12, auto`.
+- `overrides`: steps set by hand, one per pair, such as `12, auto`.
 - `edit_weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
-- `reinversion`: more mends seams better and changes the picture more.
-- `paste_back`, `pixel_composite`: the picture's own latent or pixels outside the masks.
+- `reinversion`: higher blends seams better and changes the image more.
+- `paste_back`, `pixel_composite`: restore the original latent or pixels outside the masks.
 """
 
-DEMO_NOTE = """This graph needs no download. It makes its picture itself; for one of yours put **Load Image** in its
-place and describe it in *What the picture shows*.
+DEMO_NOTE = """This workflow needs no download. It generates its own image; to use yours, replace the nodes that make it
+with **Load Image** and describe the image in *Image description*.
 
-The phrases have their article, as the demo's scorer was taught: `a red cat`, not `red cat`.
+Write phrases with their article, as the demo's scorer learned them: `a red cat`, not `red cat`.
 
-`cfg` and `edit_weight` of the search are what suits the demo checkpoint; the paper's plain sum is `edit_weight` 1.
+`cfg` and `edit_weight` of the search are set for the demo model; the paper uses an `edit_weight` of 1.
 
-The masks are plain boxes around the objects, made by core nodes. A painted mask, a segmenter's or
-*Part Attention Mask* do as well (templates `oir_sdxl` and `oir_part_token`).
+The masks are plain boxes around the objects, made with core nodes. Painted masks, a segmentation node or
+*Part Attention Mask* work as well (templates `oir_sdxl` and `oir_part_token`).
 """
 
 PART_NOTE = """## Part tokens as OIR masks
 
-No segmenter and no painting: **Part Attention Mask** finds each part in the picture with its token,
-**Adaptive Otsu Threshold** makes the soft map certain, and an **Editing Pair** takes it as mask. So each
-part is edited from its own best inversion step.
+No segmentation model, no painting: **Part Attention Mask** finds each part in the image with its token,
+**Adaptive Otsu Threshold** turns the soft map into a mask, and an **Editing Pair** uses it. Each part is
+edited from its own best inversion step: the cat's head becomes green, the robot's torso yellow.
 
-1. The head of the cat becomes green, the torso of the robot yellow.
-2. `noise_level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several draws.
+`noise_level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several noise draws.
 """
 
-REAL_NOTE = """## Models this graph needs
+REAL_NOTE = """## Models this workflow needs
 
 - an SDXL checkpoint in `models/checkpoints`
 - a CLIP model in the transformers format in `models/clip_scorers/NAME` (openai/clip-vit-large-patch14)
 - a Segment Anything checkpoint in `models/sams` (sam_vit_b_01ec64.pth)
 - a detector in the transformers format in `models/grounding/NAME` (IDEA-Research/grounding-dino-tiny)
 
-Choose them in the four loaders. Nothing is downloaded by itself. Any other MASK does as well: painted in the mask
-editor, from SAM 3 of ComfyUI, or from *Part Attention Mask*; then the last two are not needed.
+Choose them in the four loaders. Nothing is downloaded automatically. Any other MASK works as well: painted in the mask
+editor, from ComfyUI's SAM 3 nodes, or from *Part Attention Mask*; the last two models are then not needed.
 """
 
-REAL_HOW = """### Describe the picture
+REAL_HOW = """### Describe the image
 
-*What the picture shows* must contain each pair's `source_phrase` word by word. *Upscale Image* brings the picture
-to a size that the checkpoint knows (about 1024 × 1024).
+*Image description* must contain each pair's `source_phrase` word for word. *Upscale Image* brings the image to a size
+the checkpoint was trained on (about 1024 × 1024).
 """
 
 DEMO_EDIT_WEIGHT = 3.0
@@ -70,10 +69,10 @@ PART_SOURCE = "a red cat on the left and a blue robot on the right, in the snow"
 
 
 def _picture(source: str, seed: int) -> tuple[Node, ...]:
-    """The demo checkpoint and a picture that it makes, inverted."""
+    """The demo checkpoint and an image it generates, inverted."""
     return (
         Node("demo", "LoadDemoModel", 0),
-        Node("source", "PrimitiveStringMultiline", 0, {"value": source}, {}, "What the picture shows"),
+        Node("source", "PrimitiveStringMultiline", 0, {"value": source}, {}, "Image description"),
         Node("positive", "CLIPTextEncode", 0, {}, {"clip": "demo.CLIP", "text": "source"}, "Prompt"),
         Node("negative", "CLIPTextEncode", 0, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
         Node("size", "EmptyLatentImage", 0, {"width": 256, "height": 256}),
@@ -83,10 +82,10 @@ def _picture(source: str, seed: int) -> tuple[Node, ...]:
             1,
             {"seed": seed, "steps": 25, "cfg": 5.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
             {"model": "demo.MODEL", "positive": "positive", "negative": "negative", "latent_image": "size"},
-            "A picture to edit",
+            "Image to edit",
         ),
-        Node("picture", "VAEDecode", 1, {}, {"samples": "draw", "vae": "demo.VAE"}, "A picture to edit"),
-        Node("show_picture", "PreviewImage", 1, {}, {"images": "picture"}, "Picture"),
+        Node("picture", "VAEDecode", 1, {}, {"samples": "draw", "vae": "demo.VAE"}, "Image to edit"),
+        Node("show_picture", "PreviewImage", 1, {}, {"images": "picture"}, "Image"),
         Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": "demo.VAE"}),
         Node(
             "invert",
@@ -114,7 +113,7 @@ def _box_mask(name: str, x: int, y: int, width: int, height: int) -> tuple[Node,
 
 
 def _part_mask(name: str, token: str) -> tuple[Node, ...]:
-    """A mask of one part of the picture, by its token."""
+    """A mask of one part, found by its token."""
     return (
         Node(f"{name}_token", "LoadPartToken", 2, {"part_token": token}),
         Node(
@@ -146,9 +145,9 @@ def _pair(key: str, before: str, after: str, mask: str, clip: str, previous: str
 def _search(
     model: str, vae: str, clip: str, scorer: str, image: str, pairs: str, demo: bool = False
 ) -> tuple[Node, ...]:
-    """Search, reassembly, and what they show."""
+    """Search and reassembly, with previews."""
     trajectory = "invert.trajectory"
-    # The demo checkpoint's objects keep their looks up to the noisiest steps, which the plain sum hardly chooses.
+    # The demo checkpoint changes objects only near the noisiest steps, which the plain sum rarely chooses.
     guidance: dict[str, object] = {"cfg": CFG} if demo else {}
     choice: dict[str, object] = {**guidance, "edit_weight": DEMO_EDIT_WEIGHT} if demo else {}
     return (
@@ -160,7 +159,7 @@ def _search(
             {"model": model, "vae": vae, "trajectory": trajectory, "pairs": pairs, "clip_scorer": scorer},
         ),
         Node("sheet", "PreviewImage", 5, {}, {"images": "search.contact_sheet"}, "Candidates"),
-        Node("curve", "PreviewImage", 5, {}, {"images": "search.plot"}, "Scores over the step"),
+        Node("curve", "PreviewImage", 5, {}, {"images": "search.plot"}, "Scores per step"),
         Node(
             "reassemble",
             "OIRReassemble",
@@ -184,7 +183,7 @@ DEMO = Workflow(
     (Note(HOW, 0), Note(DEMO_NOTE, 2), Note(TURN, 4)),
     (
         *_picture(SOURCE, 3),
-        Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "An empty mask"),
+        Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "Empty mask"),
         *_box_mask("left", 4, 72, 120, 180),
         *_box_mask("right", 132, 72, 120, 180),
         _pair("left_pair", "a red cat", "a green dog", "left_mask", "demo.CLIP"),
@@ -210,7 +209,7 @@ PART_TOKEN = Workflow(
 
 
 def _named_mask(name: str, text: str) -> tuple[Node, ...]:
-    """A mask by an object's name, and its view."""
+    """A mask from an object's name, with a preview."""
     return (
         Node(
             f"{name}_mask",
@@ -233,7 +232,7 @@ SDXL = Workflow(
         Node("scorer", "LoadCLIPScorer", 0, {"model": "clip-vit-large-patch14"}),
         Node("sam", "LoadSAMModel", 0, {"checkpoint": "sam_vit_b_01ec64.pth"}),
         Node("grounding", "LoadGroundingModel", 0, {"model": "grounding-dino-tiny"}),
-        Node("loaded", "LoadImage", 1, {"image": "example.png"}, {}, "Your picture"),
+        Node("loaded", "LoadImage", 1, {"image": "example.png"}, {}, "Your image"),
         Node(
             "picture",
             "ImageScale",
@@ -248,7 +247,7 @@ SDXL = Workflow(
             1,
             {"value": "a photo of a cat and a chair in a room"},
             {},
-            "What the picture shows",
+            "Image description",
         ),
         Node(
             "invert",

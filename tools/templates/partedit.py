@@ -9,29 +9,29 @@ from .compose import Node, Note, Workflow
 
 HOW = """## Part edit
 
-1. **PartEdit Prompt** holds what the picture shows (`source`) and what shall become of the part (`edit`).
-   The two should differ only in the words of the part.
-2. **Load Part Token** says which part: the token finds it inside the model while the picture is made.
-3. **Feature Blend Sampler** makes source and edit together and blends the edit in under the token's mask.
+1. **PartEdit Prompt**: `source` describes the image, `edit` is the same prompt with the part changed.
+   The two should differ only in the words for the part.
+2. **Load Part Token** chooses the part: the token finds it inside the model during sampling.
+3. **Feature Blend Sampler** samples source and edit together and blends the edit in under the token's mask.
 
-Run it: the pictures on the right are source, mask and edit.
+Run it: the images on the right are source, mask and edit.
 """
 
-TURN = """### What to turn
+TURN = """### Settings to try
 
-- `omega`: from how sure a point is edited in full. Larger is softer.
-- `edit_steps`: how long the edit is held to the mask (1 = all steps).
+- `omega`: softness of the mask. Larger is softer.
+- `edit_steps`: how long the edit is confined to the mask (1 = all steps).
 - More lines in `edit` give more edits of the same source in one run.
 """
 
-DEMO_NOTE = """This graph needs no download: the mini checkpoint and its tokens come with the pack. `layers`, `omega`,
-`cfg` and `scheduler` of the sampler and `changed_words` of the prompt are what suits them; the template `partedit_sdxl`
-has those of a real checkpoint.
+DEMO_NOTE = """This workflow needs no download: the demo model and its tokens come with the pack. `layers`, `omega`,
+`cfg` and `scheduler` of the sampler and `changed_words` of the prompt are set for them. For a real checkpoint, use the
+template `partedit_sdxl`.
 
 """
 
-# What suits the demo checkpoint, as the benchmark of its part edits measures it. Its omega, 0.5, changes a few more
-# parts and is meant for a latent pasted back; alone, 0.7 keeps more of the rest.
+# Settings for the demo checkpoint, measured by `run.py bench part_edits`. The benchmark's omega of 0.5 changes a few
+# more parts and goes with paste_back; without it, 0.7 preserves more of the rest.
 DEMO_SAMPLING: dict[str, object] = {
     "seed": 5,
     "steps": STEPS,
@@ -45,7 +45,7 @@ DEMO_PROMPT: dict[str, object] = {"changed_words": CHANGED_WORDS}
 
 
 def blend(model: str, sampling: dict[str, object], column: int = 2, **links: str) -> Node:
-    """The sampler of a part edit; ``links`` replace or add to its usual inputs, an empty one takes it away."""
+    """The sampler of a part edit; ``links`` override or add to its usual inputs, an empty string removes one."""
     usual = {
         "model": model,
         "edit_prompt": "prompt",
@@ -58,7 +58,7 @@ def blend(model: str, sampling: dict[str, object], column: int = 2, **links: str
 
 
 def results(vae: str, column: int = 3, source: str = "Source", prefix: str = "partedit") -> tuple[Node, ...]:
-    """Source, mask and edit of `blend` as pictures; the edit is saved."""
+    """Source, mask and edit of `blend` as images; the edit is saved."""
     return (
         Node("source_image", "VAEDecode", column, {}, {"samples": "edit.source", "vae": vae}),
         Node("mask_image", "MaskToImage", column, {}, {"mask": "edit.mask"}),
@@ -116,8 +116,8 @@ SDXL = Workflow(
     (
         Note(HOW, 0),
         Note(
-            "Choose an SDXL checkpoint, and a part token made for SDXL (folder `models/part_tokens`; "
-            "`tokens/index.json` of the pack says where the published ones are).\n\n" + TURN,
+            "Choose an SDXL checkpoint and a part token for SDXL (folder `models/part_tokens`; the pack's "
+            "`tokens/index.json` says where to get the published ones).\n\n" + TURN,
             2,
         ),
     ),

@@ -1,4 +1,4 @@
-"""The PartEdit templates beyond one edit of one part: two parts, several edits, and a real picture."""
+"""The PartEdit templates beyond one edit of one part: two parts, several edits, and a real image."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 
 TO_REAL = """### With an SDXL checkpoint
 
-Put **Load Checkpoint** in the place of *Load Demo Model*, choose tokens made for SDXL, set the size to 1024 × 1024, in
-the prompt `changed_words` back to 0.4, and in the sampler `layers` back to `published` and `omega` to 1.5; 50 steps,
-cfg 7.5, `ddim`, `normal` are the paper's values.
+Replace *Load Demo Model* with **Load Checkpoint**, choose tokens for SDXL and set the size to 1024 × 1024. In the
+prompt, set `changed_words` back to 0.4; in the sampler, `layers` to `published` and `omega` to 1.5. The paper uses
+50 steps, cfg 7.5, `ddim` and `normal`.
 """
 
-PARTS = """## Two parts, each with an edit of its own
+PARTS = """## Two parts, each with its own edit
 
-1. **Combine Part Tokens** joins two tokens; the two parts are then told from each other at every point of the picture.
-2. Each part has its own **PartEdit Prompt**. `part` names the part as its token calls it. The second one takes the
-   first as `previous`, with `join` set to *same picture*: both edits go into one picture.
-3. **Feature Blend Sampler** makes source and edit together: a blue head, a green torso, the rest stays red.
+1. **Combine Part Tokens** joins two tokens, so that the two parts compete for every point of the image.
+2. Each part has its own **PartEdit Prompt**; `part` is the part's name in its token. The second one takes the first as
+   `previous`, with `join` set to *same picture*: both edits go into one image.
+3. **Feature Blend Sampler** samples source and edit together: a blue head, a green torso, the rest stays red.
 
-With `join` on *new picture* the two prompts would give two pictures instead.
+With `join` set to *new picture*, the two prompts would give two images.
 """
 
 EDITS = """## Several edits at once
 
-Every line of `edit` is an edit of its own. All of them share one source, so N edits cost N + 1 pictures instead
-of 2 N, and they are comparable: same seed, same source, same mask.
+Each line of `edit` is a separate edit. They share one source, so N edits cost N + 1 images instead of 2 N, and they
+are comparable: same seed, same source, same mask.
 
-When memory is short, set `edits_per_pass` of the sampler to 1 or 2: the pictures stay the same.
+If memory is short, set `edits_per_pass` of the sampler to 1 or 2. The images stay the same.
 """
 
-REAL = """## Edit a part of a real picture
+REAL = """## Edit part of a real image
 
-1. The picture goes through **VAE Encode** into **Invert Latent**, with a prompt that describes it as it is.
-   `edit_friendly_ddpm` keeps noise maps, with which the source row of the edit gives the picture back exactly
-   (as exactly as the VAE does).
-2. **Feature Blend Sampler** takes the *trajectory*: it replays the picture as its source and edits the part.
-   Steps, sampler and size are those of the trajectory.
+1. The image goes through **VAE Encode** into **Invert Latent**, with a prompt that describes it as it is.
+   `edit_friendly_ddpm` keeps noise maps that reconstruct the image exactly (up to the VAE).
+2. **Feature Blend Sampler** takes the *trajectory*: it replays the image as its source and edits the part.
+   Steps, sampler and size come from the trajectory.
 
-### Your own picture
+### Your own image
 
-This graph makes its picture itself, so that it runs at once. Put **Load Image** in the place of the nodes titled
-*A picture to edit*, and describe your picture in `source_prompt` of Invert Latent and `source` of PartEdit Prompt.
+This workflow generates its own image, so that it runs as it is. Replace the nodes titled *Image to edit* with
+**Load Image**, and describe your image in `source_prompt` of Invert Latent and `source` of PartEdit Prompt.
 """
 
-REAL_TURN = """### What to turn
+REAL_TURN = """### Settings to try
 
-- `denoise` below 1: skip the noisiest steps. The edit stays closer to the picture's shapes.
+- `denoise` below 1: skip the noisiest steps. The edit stays closer to the image's shapes.
 - `cfg` of Invert Latent: 3.5 is published; 1 needs no negative prompt.
-- `method`: `ledits_pp` also gives the picture back exactly and works with fewer steps; the `ddim` ones need no noise
-  maps and give it back approximately.
-- `paste_back`: the picture's own latent outside the mask.
+- `method`: `ledits_pp` also reconstructs the image exactly, with fewer steps; the `ddim` methods need no noise maps and
+  reconstruct it approximately.
+- `paste_back`: restore the original latent outside the mask.
 """
 
 
@@ -134,7 +133,7 @@ REAL_IMAGE = Workflow(
     (
         Node("demo", "LoadDemoModel", 0),
         _demo("token", "demo_robot_head.safetensors"),
-        Node("drawn", "CLIPTextEncode", 1, {"text": "a yellow robot on the beach"}, {"clip": "demo.CLIP"}, "A picture"),
+        Node("drawn", "CLIPTextEncode", 1, {"text": "a yellow robot on the beach"}, {"clip": "demo.CLIP"}, "Prompt"),
         Node("negative", "CLIPTextEncode", 1, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
         Node("size", "EmptyLatentImage", 1, {"width": 256, "height": 256}),
         Node(
@@ -143,10 +142,10 @@ REAL_IMAGE = Workflow(
             1,
             {"seed": 3, "steps": 25, "cfg": 5.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
             {"model": "demo.MODEL", "positive": "drawn", "negative": "negative", "latent_image": "size"},
-            "A picture to edit",
+            "Image to edit",
         ),
-        Node("picture", "VAEDecode", 1, {}, {"samples": "draw", "vae": "demo.VAE"}, "A picture to edit"),
-        Node("show_picture", "PreviewImage", 2, {}, {"images": "picture"}, "Picture"),
+        Node("picture", "VAEDecode", 1, {}, {"samples": "draw", "vae": "demo.VAE"}, "Image to edit"),
+        Node("show_picture", "PreviewImage", 2, {}, {"images": "picture"}, "Image"),
         Node("encode", "VAEEncode", 2, {}, {"pixels": "picture", "vae": "demo.VAE"}),
         Node(
             "invert",
@@ -169,14 +168,14 @@ REAL_IMAGE = Workflow(
             {"clip": "demo.CLIP"},
         ),
         blend("demo.MODEL", DEMO_SAMPLING, 3, latent_image="", trajectory="invert.trajectory"),
-        *results("demo.VAE", 4, "The picture, replayed", "partedit_real"),
+        *results("demo.VAE", 4, "Image, replayed", "partedit_real"),
         Node(
             "metrics",
             "EditMetrics",
             6,
             {},
             {"source": "picture", "edited": "edited_image", "mask": "edit.mask"},
-            "What the edit kept",
+            "What was preserved",
         ),
     ),
     "save",

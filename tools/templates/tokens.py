@@ -1,4 +1,4 @@
-"""The templates that make part tokens: from pictures with masks, and from a word."""
+"""The templates that train part tokens: from images with masks, and from a word."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ from demo.training.parts import LEVELS, LOSS
 from .compose import Node, Note, Workflow
 from .partedit import DEMO_LAYERS, DEMO_PROMPT, DEMO_SAMPLING, blend
 
-HOW = """## Make a part token
+HOW = """## Train a part token
 
-1. **Train Part Token** learns the part from pictures and masks: ten to twenty are enough. Plot and overlays show how
-   well it finds the part in pictures it was not trained on.
-2. **Save Part Token** keeps it in `models/part_tokens`, with its part's name, its model's family and its scores.
-3. **Load Part Token** reads it back, and the graph below edits with it at once.
+1. **Train Part Token** learns the part from images and masks; ten to twenty are enough. Plot and overlays show how well
+   it finds the part in images it was not trained on.
+2. **Save Part Token** saves it to `models/part_tokens` with the part's name, the model family and its scores.
+3. **Load Part Token** loads it, and the rest of the workflow edits with it.
 """
 
 FILES = """### Before you run it: two files
 
-The pictures and masks come with the pack as two short picture series, which *Load Image* loads as batches. Drag
-`workflows/input/robot_pictures.webp` onto *Pictures*, and `workflows/input/robot_head_masks.webp` onto *Masks*
+The images and masks come with the pack as two animated files, which *Load Image* loads as batches. Drag
+`workflows/input/robot_pictures.webp` onto *Images*, and `workflows/input/robot_head_masks.webp` onto *Masks*
 (folder `custom_nodes/ComfyUI-PartEdit-OIR`).
 
-### Your own
+### Your own images
 
-Any IMAGE batch does, and a MASK batch in the same order, all of one size: painted in the mask editor, or from a
-segmenter (template `train_token_from_word`). White is the part.
+Use any IMAGE batch and a MASK batch in the same order, all of the same size: painted in the mask editor, or from a
+segmentation node (template `train_token_from_word`). White is the part.
 """
 
-TRAIN_TURN = """### What to turn
+TRAIN_TURN = """### Settings to try
 
-- `noise_high`: big parts gain from a middle stretch, `noise_low` 0.25 and `noise_high` 0.6.
-- `loss`: `bce_dice` when the map spills over the rest of the object, as with small parts.
-- `part_names` with a comma, and `masks_2`: several parts in one token.
-- `resume_name`: a name, so that a long training goes on after a stop.
+- `noise_low`, `noise_high`: large parts do better with a middle range, 0.25 to 0.6.
+- `loss`: `bce_dice` if the map spills over the rest of the object, as with small parts.
+- `masks_2`, and two names in `part_names`, separated by a comma: several parts in one token.
+- `resume_name`: lets a long training resume after a stop.
 """
 
 DEMO_TURN = f"""
-`layers` is here the demo model's finest level; for SD 1.x, SD 2.x and SDXL the preset `first-8` (the paper's) is right.
-The demo tokens of the pack were trained with the loss `{LOSS}` and noise from {LEVELS["noise_low"]} to
+`layers` is set to the demo model's finest level. For SD 1.x, SD 2.x and SDXL, use the paper's preset `first-8`.
+The pack's demo tokens were trained with the loss `{LOSS}` and noise from {LEVELS["noise_low"]} to
 {LEVELS["noise_high"]}.
 """
 
-WORD = """## A part token from a word: nobody paints anything
+WORD = """## A part token from a word, without painting
 
-1. The checkpoint makes ten pictures from the prompt.
-2. **Grounded SAM Mask** finds the part in each by its name (`text`). Look through the masks before training.
-3. **Train Part Token** learns from them, **Save Part Token** keeps the token, and the graph edits with it.
+1. The checkpoint generates ten images from the prompt.
+2. **Grounded SAM Mask** finds the part in each by name (`text`). Check the masks before training.
+3. **Train Part Token** learns from them, **Save Part Token** saves the token, and the rest edits with it.
 
 ### Models
 
 An SDXL checkpoint; a Segment Anything checkpoint in `models/sams` (sam_vit_b_01ec64.pth); a detector in
-the transformers format in `models/grounding/NAME` (IDEA-Research/grounding-dino-tiny). Nothing is downloaded by itself.
+the transformers format in `models/grounding/NAME` (IDEA-Research/grounding-dino-tiny). Nothing is downloaded
+automatically.
 """
 
 SAM3 = """### With SAM 3
 
-A newer ComfyUI brings **SAM3 Detect**. Load the SAM 3 checkpoint with *Load Checkpoint*, encode the part's name with
-its CLIP in *CLIP Text Encode*, connect both and the pictures, and its `masks` to **Train Part Token** in place of the
-mask of *Grounded SAM Mask*. It often knows parts ("head of the horse") that a detector of objects does not.
+Newer ComfyUI versions have **SAM3 Detect**. Load the SAM 3 checkpoint with *Load Checkpoint*, encode the part's name
+with its CLIP in *CLIP Text Encode*, and connect both and the images. Then connect its `masks` to **Train Part Token**
+instead of the mask of *Grounded SAM Mask*. It often knows parts ("head of the horse") that object detectors do not.
 """
 
 
@@ -71,10 +72,10 @@ def _keep_and_use(
     sampling: dict[str, object],
     follow: dict[str, object] | None = None,
 ) -> tuple[Node, ...]:
-    """Save, load and edit with the token of the node ``train``."""
+    """Saves, loads and edits with the token of the node ``train``."""
     return (
         Node("plot", "PreviewImage", 3, {}, {"images": "train.plot"}, "Loss and IoU"),
-        Node("overlays", "PreviewImage", 3, {}, {"images": "train.overlays"}, "Held-out pictures"),
+        Node("overlays", "PreviewImage", 3, {}, {"images": "train.overlays"}, "Held-out images"),
         Node(
             "keep",
             "SavePartToken",
@@ -107,7 +108,7 @@ DEMO = Workflow(
     (
         Node("demo", "LoadDemoModel", 0),
         Node("nothing", "CLIPTextEncode", 0, {"text": ""}, {"clip": "demo.CLIP"}, "Empty prompt"),
-        Node("pictures", "LoadImage", 1, {"image": "robot_pictures.webp"}, {}, "Pictures"),
+        Node("pictures", "LoadImage", 1, {"image": "robot_pictures.webp"}, {}, "Images"),
         Node("mask_pictures", "LoadImage", 1, {"image": "robot_head_masks.webp"}, {}, "Masks"),
         Node("masks", "ImageToMask", 2, {"channel": "red"}, {"image": "mask_pictures"}),
         Node(
@@ -150,10 +151,10 @@ FROM_WORD = Workflow(
             1,
             {"text": "a photo of a horse outdoors, whole body"},
             {"clip": "checkpoint.CLIP"},
-            "What has the part",
+            "Prompt for the images",
         ),
         Node("nothing", "CLIPTextEncode", 1, {"text": ""}, {"clip": "checkpoint.CLIP"}, "Empty prompt"),
-        Node("ten", "EmptyLatentImage", 1, {"width": 1024, "height": 1024, "batch_size": 10}, {}, "Ten pictures"),
+        Node("ten", "EmptyLatentImage", 1, {"width": 1024, "height": 1024, "batch_size": 10}, {}, "Ten images"),
         Node(
             "draw",
             "KSampler",
@@ -168,10 +169,10 @@ FROM_WORD = Workflow(
             2,
             {"text": "head"},
             {"image": "pictures", "sam_model": "sam", "grounding_model": "grounding"},
-            "The word",
+            "Part, by name",
         ),
         Node("mask_view", "MaskToImage", 2, {}, {"mask": "masks.mask"}),
-        Node("masks_shown", "PreviewImage", 2, {}, {"images": "mask_view"}, "Masks: look through them"),
+        Node("masks_shown", "PreviewImage", 2, {}, {"images": "mask_view"}, "Masks: check them"),
         Node(
             "train",
             "TrainPartToken",

@@ -24,17 +24,17 @@ from . import oir, partedit, partedit_more, tokens
 from .compose import compose
 
 FOLDER = PACK_DIR / "workflows"
-# A template that cannot run here shows the picture of the same graph on the demo checkpoint.
+# A template that cannot run without downloads uses the thumbnail of the same graph on the demo checkpoint.
 BORROWED = {"partedit_sdxl": "partedit_demo", "oir_sdxl": "oir_demo", "train_token_from_word": "train_token"}
 ALL = (*partedit.WORKFLOWS, *partedit_more.WORKFLOWS, *oir.WORKFLOWS, *tokens.WORKFLOWS)
-# Pictures that templates load.
+# Images that templates load.
 EXAMPLES = PACK_DIR / "workflows" / "input"
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="run.py templates", description=__doc__)
     parser.add_argument("names", nargs="*", help="only these templates")
-    parser.add_argument("--no-run", action="store_true", help="write the files, make no thumbnails")
+    parser.add_argument("--no-run", action="store_true", help="write the files without running them for thumbnails")
     options = parser.parse_args(arguments)
     chosen = [one for one in ALL if not options.names or one.name in options.names]
     root = Path(os.environ["COMFYUI_PATH"])
