@@ -153,10 +153,9 @@ def _sample(
     mask: torch.Tensor | None = None,
 ) -> Any:
     """One run with an edit for each of ``kinds`` (source's pooled embedding, blended), under the token's or a mask."""
-    from partedit_oir.core.partedit.edit import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.guider import BlendInputs
+    from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
-    from partedit_oir.core.partedit.run import BlendSettings
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
     prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings(changed=CHANGED_WORDS))
     pooled = prompt.source[0][1]["pooled_output"]
@@ -178,7 +177,7 @@ def _sample(
 
 
 def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, paste_back: str) -> torch.Tensor:
-    from partedit_oir.core.partedit.edit import paste_pixels
+    from partedit_oir.core.partedit.feature_blend import paste_pixels
     from partedit_oir.core.partedit.masks import fit_mask
 
     latent, mask = result.edited[place], result.mask[place]

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES, help="held-out pictures a token")
     count = parser.parse_args().pictures
     studio = Studio()
-    from partedit_oir.core.partedit.attention_mask import part_maps
+    from partedit_oir.core.partedit.part_maps import part_maps
 
     rows: dict[str, dict[str, float]] = {}
     shown: list[torch.Tensor] = []

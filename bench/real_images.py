@@ -77,10 +77,9 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     """Latents of replay, source row and edit."""
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
-    from partedit_oir.core.partedit.edit import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.guider import BlendInputs
+    from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
     from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
-    from partedit_oir.core.partedit.run import BlendSettings
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
     sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
     source = studio.text(case.caption)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -38,7 +38,6 @@ class Probe:
         log_counts: (K,) logarithm of how often each row occurs in the context.
         part_columns: which rows are parts.
         layers: the layers to read.
-        collect: called with (layer, maps (B, P, h, w) float32, summed over heads).
         cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
     """
 
@@ -46,7 +45,6 @@ class Probe:
     log_counts: torch.Tensor
     part_columns: tuple[int, ...]
     layers: frozenset[LayerKey]
-    collect: Callable[[LayerKey, torch.Tensor], None]
     cache: dict[tuple[LayerKey, torch.device], torch.Tensor] | None = field(default_factory=dict)
 
     def keys(self, unet: Any, layer: LayerKey, like: torch.Tensor) -> torch.Tensor:
@@ -59,12 +57,12 @@ class Probe:
             self.cache[at] = keys
         return keys
 
-    def read(self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
-        """``query``: (B, h·w, heads·d) of the source rows."""
+    def read(self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> torch.Tensor:
+        """Maps (B, P, h, w) float32, summed over heads; ``query``: (B, h·w, heads·d) of the source rows."""
         logits = _logits(query, self.keys(unet, layer, query)[None].expand(query.shape[0], -1, -1), heads)
         probabilities = (logits + self.log_counts.to(logits)).softmax(dim=-1)
         parts = probabilities[..., list(self.part_columns)].sum(dim=1)  # over heads: (B, h·w, P)
-        self.collect(layer, parts.transpose(1, 2).reshape(query.shape[0], -1, *grid))
+        return parts.transpose(1, 2).reshape(query.shape[0], -1, *grid)
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -147,6 +145,24 @@ class EditStep:
 # --- one call of the UNet --------------------------------------------------------------------------------
 
 
+class CallMasks(Protocol):
+    """What a call of the UNet gives to the masks of its run, and takes from them. By default nothing is blended."""
+
+    def collect(self, maps: torch.Tensor) -> None:
+        """Take the part maps (B, P, h, w) float32 of one layer, summed over heads."""
+
+    def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
+        """(N·B, h·w, 1) float32 mask for a layer of ``grid`` (h, w), or None for no blending.
+
+        ``last``: it is the last cross-attention layer, so all maps of the call have been collected.
+        """
+        return None
+
+    def shares(self, edit: int, grid: tuple[int, int]) -> torch.Tensor | None:
+        """(prompts, B, h·w, 1) share of each prompt of an edit, or None for equal shares."""
+        return None
+
+
 @dataclass
 class BlendCall:
     """The roles of the rows in one call of the UNet, and what to do with them.
@@ -160,8 +176,7 @@ class BlendCall:
         chunks: number of groups.
         positive: indices of the groups that carry the prompts.
         probe: reads part maps from the source rows of the positive groups, or None.
-        mask_for: (layer, is cross-attention, h, w) → (N·B, h·w, 1) float32 mask, or None for no blending.
-        weights_for: (edit, h, w) → (prompts, B, h·w, 1) share of each prompt of an edit, or None.
+        masks: takes these maps, and gives the masks to blend with.
         self_limit: largest number of queries at which self-attention is replaced.
     """
 
@@ -170,8 +185,7 @@ class BlendCall:
     chunks: int
     positive: Sequence[int]
     probe: Probe | None
-    mask_for: Callable[[LayerKey, bool, int, int], torch.Tensor | None]
-    weights_for: Callable[[int, int, int], torch.Tensor | None]
+    masks: CallMasks
     self_limit: int
 
     def _rows(self, chunk: int, member: int) -> slice:
@@ -244,7 +258,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     Args:
         options: the call's ``transformer_options``; left as it is.
         unet: the UNet that is about to run (its own clone on each device).
-        layers: all of its cross-attention layers.
+        layers: all of its cross-attention layers, in the order in which they run.
         call: what to do.
     """
     options = options.copy()
@@ -256,7 +270,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
         if call.probe is not None and layer in probed:
             for rows in call.source_rows():
-                call.probe.read(unet, layer, q[rows], heads, grid)
+                call.masks.collect(call.probe.read(unet, layer, q[rows], heads, grid))
         out = occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
         if not rewriting:
             return out
@@ -264,7 +278,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         for number, edit, source, rows in call.pairs():
             if not edit.rewrites_cross:
                 continue
-            weights = call.weights_for(number, *grid) if len(edit.prompts) > 1 else None
+            weights = call.masks.shares(number, grid) if len(edit.prompts) > 1 else None
             new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, weights)
             if occupant:
                 # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
@@ -288,7 +302,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
 
     def blend(n, extra_options, is_cross):
         grid = grid_of(extra_options)
-        mask = call.mask_for(layer_of(extra_options), is_cross, *grid)
+        mask = call.masks.blend(grid, last=is_cross and layer_of(extra_options) == layers[-1])
         if mask is None:
             return n
         if n.shape[1] != grid[0] * grid[1]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.partedit.guider import PASTE_BACK, BlendInputs
+from ..core.partedit.guider import PASTE_BACK
 from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS
 from ..core.partedit.prompt import EditPrompt
-from ..core.partedit.run import MAP_SIZES, TIMINGS, BlendSettings
+from ..core.partedit.settings import MAP_SIZES, TIMINGS, BlendInputs, BlendSettings
 from ..core.partedit.tokens import PADDINGS, PartToken
 from .common import advanced
 

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..core.partedit.edit import SampleSettings, check_originals, feature_blend, latent_scale, paste_pixels
+from ..core.partedit.feature_blend import SampleSettings, check_originals, feature_blend, latent_scale, paste_pixels
 from ..core.partedit.guider import PASTE_BACK_PICTURES
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.partedit import guider as core_guider
+from ..core.partedit.guider import BlendGuider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
 from . import io_types
@@ -68,9 +68,7 @@ class FeatureBlendGuider(io.ComfyNode):
         **options: Any,
     ) -> io.NodeOutput:
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
-        blend = core_guider.FeatureBlendGuider(
-            model, inputs, guider, output_rows == GUIDER_ROWS[1], paste_back == "latent"
-        )
+        blend = BlendGuider(model, inputs, guider, output_rows == GUIDER_ROWS[1], paste_back == "latent")
         blend.set_negative(negative)
         blend.set_cfg(cfg)
         return io.NodeOutput(blend)

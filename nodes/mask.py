@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.partedit.attention_mask import map_cell, part_maps, soft_masks
-from ..core.partedit.edit import latent_scale
+from ..core.partedit.feature_blend import latent_scale
 from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS, fit_mask, normalise, threshold
+from ..core.partedit.part_maps import map_cell, part_maps, soft_masks
 from ..core.partedit.tokens import PADDINGS, PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from . import io_types

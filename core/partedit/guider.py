@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.hooks
@@ -14,44 +13,24 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
+from ..attention import Probe
 from ..unet import all_cross_layers, check_text_width, context_width
 from .layers import choose_layers
-from .masks import fit_mask
 from .noise import check_sampler, share_noise
-from .prompt import Conditioning, EditPrompt, batch_prompt
-from .run import BlendRun, BlendSettings
-from .tokens import PartToken
+from .prompt import Conditioning, batch_prompt
+from .settings import BlendInputs
+from .step_masks import StepMasks
+from .wrappers import BlendWrappers
 
 PASTE_BACK = ("off", "latent")
 PASTE_BACK_PICTURES = (*PASTE_BACK, "pixels")
 
 
-@dataclass(frozen=True)
-class BlendInputs:
-    """What a run works on besides the model.
-
-    Attributes:
-        prompt: source and edits.
-        token: finds the parts; may be None with ``mask``.
-        mask: ComfyUI MASK to use instead of the token's.
-        region: ComfyUI MASK multiplied into the token's map.
-        extras: CONDITIONING whose settings besides text every row takes over.
-        settings: of the blending.
-    """
-
-    prompt: EditPrompt
-    token: PartToken | None = None
-    mask: torch.Tensor | None = None
-    region: torch.Tensor | None = None
-    extras: Conditioning | None = None
-    settings: BlendSettings = BlendSettings()
-
-
-class FeatureBlendGuider(comfy.samplers.CFGGuider):
+class BlendGuider(comfy.samplers.CFGGuider):
     """Rows [source, edit₁ … edit_N] × B through one guider, with the edits blended into the source (PartEdit).
 
     A latent of B pictures goes in; B·N edited ones come out (edit by edit), with the B sources before them when
-    ``include_source`` is set. After sampling, ``last_run`` holds the masks.
+    ``include_source`` is set. After sampling, ``last_masks`` holds its masks.
 
     Args:
         model: a ``ModelPatcher``; only clones of it are changed.
@@ -78,7 +57,7 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
         self.inputs = inputs
         self.include_source = include_source
         self.paste_back = paste_back
-        self.last_run: BlendRun | None = None
+        self.last_masks: StepMasks | None = None
         self.layers = all_cross_layers(model)
         self.read_layers = choose_layers(self.layers, inputs.settings.layers)
         width = context_width(model)
@@ -124,15 +103,16 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
             if callback is not None:
                 callback(step, x0[keep], x[keep], total)
 
-        inner, run = self._prepare(batch, tuple(latent_image.shape[-2:]))
-        run.check_steps(len(sigmas) - 1)
-        self.last_run = run
+        masks = StepMasks(self.inputs, batch, tuple(latent_image.shape[-2:]))
+        masks.check_steps(len(sigmas) - 1)
+        inner, wrappers = self._prepare(masks, batch)
+        self.last_masks = masks
         repeated = (rows, 1, 1, 1)
         if denoise_mask is not None and denoise_mask.shape[0] == batch and batch > 1:
             denoise_mask = denoise_mask.repeat(rows, *([1] * (denoise_mask.ndim - 1)))
         key = f"partedit_{uuid.uuid4().hex}"
         try:
-            for kind, wrapper in run.wrappers().items():
+            for kind, wrapper in wrappers.items():
                 inner.model_patcher.add_wrapper_with_key(kind, key, wrapper)
             out = inner.sample(
                 noise.repeat(repeated),
@@ -145,13 +125,14 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
                 seed,
             )
         finally:
-            for kind in run.wrappers():
+            for kind in wrappers:
                 inner.model_patcher.remove_wrappers_with_key(kind, key)
         if self.paste_back:
-            out = paste_back(out, run, batch)
+            out = paste_back(out, masks, batch)
         return out[keep]
 
-    def _prepare(self, batch: int, latent: tuple[int, int]) -> tuple[comfy.samplers.CFGGuider, BlendRun]:
+    def _prepare(self, masks: StepMasks, batch: int) -> tuple[comfy.samplers.CFGGuider, dict[str, Any]]:
+        """The guider of this run on a clone of the model, and the wrappers to put around it."""
         inputs = self.inputs
         joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
         inner = copy.copy(self.base) if self.base is not None else comfy.samplers.CFGGuider(self.model_patcher)
@@ -164,20 +145,17 @@ class FeatureBlendGuider(comfy.samplers.CFGGuider):
             name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch) for name, entries in conds.items()
         }
         inner.inner_set_conds({"positive": joined.conditioning})
-        run = BlendRun(
-            inputs.settings,
-            inputs.prompt,
-            joined,
-            self.layers,
-            self.read_layers,
-            batch,
-            latent,
-            inputs.token,
-            inputs.mask,
-            inputs.region,
-            constant_weights=not _has_hooks(inner.original_conds),
-        )
-        return inner, run
+        probe = self._probe(constant_weights=not _has_hooks(inner.original_conds))
+        return inner, BlendWrappers(inputs.prompt, joined, self.layers, masks, probe, batch).by_kind()
+
+    def _probe(self, constant_weights: bool) -> Probe | None:
+        inputs = self.inputs
+        if inputs.mask is not None or inputs.token is None:
+            return None
+        end_of_text = inputs.prompt.source[0][0][0, -1]
+        rows, log_counts = inputs.token.context(inputs.settings.padding, end_of_text)
+        cache: dict | None = {} if constant_weights else None
+        return Probe(rows, log_counts, inputs.token.part_rows, frozenset(self.read_layers), cache)
 
 
 def _has_hooks(conds: dict[str, list[dict]]) -> bool:
@@ -201,19 +179,11 @@ def _repeat_rows(entries: list[dict], rows: int, batch: int) -> list[dict]:
     return repeated
 
 
-def paste_back(samples: torch.Tensor, run: BlendRun, batch: int) -> torch.Tensor:
+def paste_back(samples: torch.Tensor, masks: StepMasks, batch: int) -> torch.Tensor:
     """Rows (1 + N)·B with the source's latent outside the final mask of each edit."""
-    masks = final_masks(run, (samples.shape[-2], samples.shape[-1]))
-    if masks is None:
+    final = masks.fitted_masks((samples.shape[-2], samples.shape[-1]))
+    if final is None:
         return samples
     source, edits = samples[:batch], samples[batch:]
-    mask = masks.flatten(0, 1)[:, None].to(samples)
-    return torch.cat([source, mask * edits + (1 - mask) * source.repeat(masks.shape[0], 1, 1, 1)])
-
-
-def final_masks(run: BlendRun, size: tuple[int, int], step: int | None = None) -> torch.Tensor | None:
-    """(N, B, *size) masks after a step (the last one for None), or None when no mask came about."""
-    masks = run.edit_masks(step)
-    if masks is None:
-        return None
-    return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])
+    mask = final.flatten(0, 1)[:, None].to(samples)
+    return torch.cat([source, mask * edits + (1 - mask) * source.repeat(final.shape[0], 1, 1, 1)])

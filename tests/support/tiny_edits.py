@@ -37,15 +37,15 @@ def token(name: str = "head", width: int = WIDTH, parts: int = 1) -> Any:
 def blend_guider(
     model: Any, prompt: Any, cfg: float = 4.0, base: Any = None, negative: Any = None, **inputs: Any
 ) -> Any:
-    """A FeatureBlendGuider that returns source and edits; keywords of BlendSettings and BlendInputs are told apart."""
+    """A BlendGuider that returns source and edits; keywords of BlendSettings and BlendInputs are told apart."""
     load_pack()
-    from partedit_oir.core.partedit.guider import BlendInputs, FeatureBlendGuider
-    from partedit_oir.core.partedit.run import BlendSettings
+    from partedit_oir.core.partedit.guider import BlendGuider
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
     given = {name: inputs.pop(name) for name in ("token", "mask", "region", "extras") if name in inputs}
     paste = inputs.pop("paste_back", False)
     settings = BlendSettings(**inputs)
-    guider = FeatureBlendGuider(model, BlendInputs(prompt, settings=settings, **given), base, True, paste)
+    guider = BlendGuider(model, BlendInputs(prompt, settings=settings, **given), base, True, paste)
     source = prompt.source[0]
     shape = {"width": source[0].shape[-1], "pooled": pooled_width(prompt.source)}
     guider.set_negative(negative if negative is not None else text_conditioning("negative", **shape))

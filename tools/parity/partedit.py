@@ -124,10 +124,10 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
     load_pack()
     import comfy.samplers
 
-    from partedit_oir.core.partedit.guider import BlendInputs, FeatureBlendGuider
+    from partedit_oir.core.partedit.guider import BlendGuider
     from partedit_oir.core.partedit.masks import resize
     from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
-    from partedit_oir.core.partedit.run import BlendSettings
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
     from partedit_oir.core.partedit.tokens import PartToken
 
     settings = checked(settings)
@@ -151,7 +151,7 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
         padding=PADDINGS[settings["padding"]],
         map_size="published",
     )
-    guider = FeatureBlendGuider(model, BlendInputs(prompt, token, settings=blend), include_source=True)
+    guider = BlendGuider(model, BlendInputs(prompt, token, settings=blend), include_source=True)
     guider.set_negative(conditioning("negative", "negative_pooled"))
     guider.set_cfg(settings["cfg"])
 
@@ -168,9 +168,9 @@ def compute_case(settings: dict[str, Any], inputs: dict[str, torch.Tensor]) -> d
     latents = torch.stack([*before[1:], model.model.process_latent_in(out)])
     if settings["scheduler"] == "ddim":
         latents = latents / (sigmas[1:].reshape(-1, 1, 1, 1, 1) ** 2 + 1).sqrt()
-    run = guider.last_run
-    assert run is not None
-    each = [run.edit_masks(step) for step in range(steps)]
+    recorded = guider.last_masks
+    assert recorded is not None
+    each = [recorded.edit_masks(step) for step in range(steps)]
     masks = torch.stack([one[0] for one in each if one is not None])
     return {
         "source_latents": latents[:, 0], "edit_latents": latents[:, 1],

@@ -140,16 +140,16 @@ def part_edit(model, text):
     """Rows [source, edit] of a part edit with the demo's own token and layers."""
     import comfy.samplers
 
-    from partedit_oir.core.partedit.guider import BlendInputs, FeatureBlendGuider
+    from partedit_oir.core.partedit.guider import BlendGuider
     from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
-    from partedit_oir.core.partedit.run import BlendSettings
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
     from partedit_oir.core.partedit.tokens import load_token
 
     token = load_token(REPOSITORY / "tokens" / "demo_robot_head.safetensors")
     edit = Edit((PartPrompt("a blue robot", text("a blue robot"), None),))
     prompt = EditPrompt("a red robot", text("a red robot"), (edit,))
     settings = BlendSettings(layers="output.2, output.3")
-    guider = FeatureBlendGuider(model, BlendInputs(prompt, token=token, settings=settings), None, True, False)
+    guider = BlendGuider(model, BlendInputs(prompt, token=token, settings=settings), None, True, False)
     guider.set_negative(text(""))
     guider.set_cfg(4.0)
     plan = comfy.samplers.KSampler(model, 3, torch.device("cpu"), "euler", "normal", 1.0)

@@ -129,7 +129,7 @@ def test_a_perturbed_pass_does_not_change_the_mask_of_a_step(model):
     plainly, perturbed = (blend_guider(m, edit_prompt(), token=token()) for m in (model, pag(model)))
     sample(plainly)
     sample(perturbed)
-    assert torch.equal(plainly.last_run.history[0], perturbed.last_run.history[0])
+    assert torch.equal(plainly.last_masks.history[0], perturbed.last_masks.history[0])
 
 
 def lora(patcher):
@@ -145,7 +145,7 @@ def test_lora_reaches_source_edit_and_mask(model):
     out = sample(guider)
     assert relative(out[:1], plain(changed, text_conditioning("source"))) < 1e-5
     sample(before)
-    assert not torch.equal(guider.last_run.history[0], before.last_run.history[0])
+    assert not torch.equal(guider.last_masks.history[0], before.last_masks.history[0])
     changed.detach()
 
 
@@ -265,12 +265,12 @@ def test_parts_with_prompts_of_their_own_share_a_picture(model):
     assert out.shape[0] == 2 and torch.isfinite(out).all()
     same = blend_guider(model, parts_prompt({first: "robotic", second: "robotic"}), token=both)
     apart = sample(same)
-    mask = same.last_run.edit_masks(0)
+    mask = same.last_masks.edit_masks(0)
     one = blend_guider(model, parts_prompt({first: "robotic"}), token=both)
     sample(one)
     # The picture's mask holds each part's own (up to rounding: contexts of two prompts are longer).
-    assert (mask >= one.last_run.edit_masks(0) - 1e-3).float().mean() > 0.99
-    assert mask.mean() > one.last_run.edit_masks(0).mean() + 0.01
+    assert (mask >= one.last_masks.edit_masks(0) - 1e-3).float().mean() > 0.99
+    assert mask.mean() > one.last_masks.edit_masks(0).mean() + 0.01
     assert relative(apart[1], out[1]) > 1e-3
 
 

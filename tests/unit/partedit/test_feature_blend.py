@@ -187,7 +187,7 @@ def test_aspect_ratios_and_odd_sizes(model, size):
     guider = blend_guider(model, edit_prompt(), token=token())
     out = sample(guider, size=size, steps=2)
     assert out.shape == (2, 4, *size) and torch.isfinite(out).all()
-    assert guider.last_run.edit_masks().shape == (1, 1, *size)
+    assert guider.last_masks.edit_masks().shape == (1, 1, *size)
     assert relative(out[:1], plain(model, text_conditioning("source"), size=size, steps=2)) < 1e-5
 
 
@@ -226,7 +226,7 @@ def test_paste_back_keeps_the_source_outside_the_mask(model, half):
 def test_region_limits_the_mask(model, half):
     guider = blend_guider(model, edit_prompt(), token=token(), region=half)
     sample(guider)
-    mask = guider.last_run.edit_masks()
+    mask = guider.last_masks.edit_masks()
     assert mask[..., :7].max() == 0 and mask[..., 9:].max() == 1
 
 
@@ -235,7 +235,7 @@ def test_region_leaves_the_parts_their_joint_scale(model):
     guiders = [blend_guider(model, edit_prompt(), token=both, region=r) for r in (None, torch.ones(1, 8, 8))]
     for guider in guiders:
         sample(guider, steps=2)
-    plainly, everywhere = (guider.last_run.history[0] for guider in guiders)
+    plainly, everywhere = (guider.last_masks.history[0] for guider in guiders)
     assert torch.allclose(plainly, everywhere, atol=1e-4)
 
 

@@ -161,7 +161,7 @@ def test_summing_maps_first_equals_resizing_every_layer(pack):
 
 
 def test_part_maps_follow_the_token_and_not_the_sampler(pack):
-    from partedit_oir.core.partedit.attention_mask import part_maps
+    from partedit_oir.core.partedit.part_maps import part_maps
 
     model, latent = tiny_sdxl(), drawn("latent", 2, 4, 16, 24)
     maps = part_maps(model, token(parts=2), latent, text_conditioning("a man"), 0.4, 2, 7)

@@ -79,7 +79,7 @@ def test_each_picture_and_part_by_itself(upsampling):
 
 
 def test_cells_follow_the_layers_that_are_read(model):
-    from partedit_oir.core.partedit.attention_mask import map_cell
+    from partedit_oir.core.partedit.part_maps import map_cell
 
     # Levels of the small model: its encoder's and decoder's transformers sit one and two halvings down.
     assert map_cell(model, "input.4") == 2.0 and map_cell(model, "middle") == 4.0

@@ -13,9 +13,10 @@ import torch
 
 from ..inversion.replay import TrajectorySampler
 from ..inversion.trajectory import Trajectory
-from .guider import BlendInputs, FeatureBlendGuider, final_masks
+from .guider import BlendGuider
 from .prompt import Conditioning
-from .run import BlendRun
+from .settings import BlendInputs
+from .step_masks import StepMasks
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
@@ -95,11 +96,11 @@ def feature_blend(
             if callback is not None:
                 callback(number * total + step, x0, x, total * len(starts))
 
-        out, run = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
+        out, run_masks = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
         batch = samples.shape[0]
         source = out[:batch] if source is None else source
         edited.append(out[batch:])
-        final, every = _masks_of(run, samples, latent_scale(model))
+        final, every = _masks_of(run_masks, samples, latent_scale(model))
         masks.append(final)
         steps.append(every)
     return BlendResult(torch.cat(edited), source, torch.cat(masks), torch.cat(steps, dim=2))
@@ -136,8 +137,8 @@ def _one_pass(
     settings: SampleSettings,
     trajectory: Trajectory | None,
     callback: Callback,
-) -> tuple[torch.Tensor, BlendRun]:
-    guider = FeatureBlendGuider(model, inputs, include_source=True, paste_back=settings.paste_back)
+) -> tuple[torch.Tensor, StepMasks]:
+    guider = BlendGuider(model, inputs, include_source=True, paste_back=settings.paste_back)
     guider.set_negative(negative)
     guider.set_cfg(settings.cfg)
     batch = samples.shape[0]
@@ -173,13 +174,13 @@ def _one_pass(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
-    assert guider.last_run is not None
-    return out.float().cpu(), guider.last_run
+    assert guider.last_masks is not None
+    return out.float().cpu(), guider.last_masks
 
 
-def _masks_of(run: BlendRun, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _masks_of(run: StepMasks, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
     size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
-    found = (final_masks(run, size, step) for step in sorted(run.history))
+    found = (run.fitted_masks(size, step) for step in sorted(run.history))
     every = [masks.flatten(0, 1) for masks in found if masks is not None]
     return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every])
 

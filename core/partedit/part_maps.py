@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import BlendCall, Probe, blended_options, replace_options
+from ..attention import BlendCall, CallMasks, Probe, blended_options, replace_options
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
 from ..unet import all_cross_layers, check_text_width, context_width
 from .layers import choose_layers
@@ -15,6 +15,14 @@ from .masks import MapSum, fit_mask, map_size, normalise
 from .prompt import Conditioning
 from .tokens import PartToken
 from .upsampling import cell_size, guided_upsampling
+
+
+class _OnlyCollecting(CallMasks):
+    def __init__(self, total: MapSum) -> None:
+        self._total = total
+
+    def collect(self, maps: torch.Tensor) -> None:
+        self._total.add(maps)
 
 
 def part_maps(
@@ -57,13 +65,12 @@ def part_maps(
     rows, log_counts = token.context(padding, conditioning[0][0][0, -1])
     batch = latent.shape[0]
     total = MapSum()
-    cache: dict = {}
+    probe = Probe(rows, log_counts, token.part_rows, frozenset(chosen))
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         def install(options: dict[str, Any]) -> dict[str, Any]:
             chunks = len(options["uuids"])
-            probe = Probe(rows, log_counts, token.part_rows, frozenset(chosen), lambda _, maps: total.add(maps), cache)
-            call = BlendCall(batch, (), chunks, range(chunks), probe, lambda *_: None, lambda *_: None, 0)
+            call = BlendCall(batch, (), chunks, range(chunks), probe, _OnlyCollecting(total), self_limit=0)
             return blended_options(options, executor.class_obj, [layer.key for layer in known], call)
 
         args, kwargs = replace_options(args, kwargs, install)

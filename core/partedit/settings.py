@@ -1,0 +1,84 @@
+"""What a run of the method is given besides the model: its settings and its inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .masks import THRESHOLDS, check_omega
+from .prompt import Conditioning, EditPrompt
+from .tokens import PADDINGS, PartToken
+
+TIMINGS = ("clean", "clean, first step twice", "published")
+MAP_SIZES = ("latent", "published")
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """Settings of feature blending (PartEdit, Sec. 4.3 and 4.4).
+
+    Attributes:
+        edit_steps: tₑ, how long edits are blended: up to 1.0 a share of the steps, above that a number of steps.
+        threshold, omega, fixed: how maps become masks, see `masks.threshold`.
+        layers: where the maps are read, see `layers.choose_layers`.
+        timing: ``clean``: every layer of step i uses the mask of step i − 1, for 0 < i < tₑ (a given mask: from
+            step 0). ``clean, first step twice`` evaluates the first step twice, so that it has a mask too.
+            ``published``: as ``clean``, but the last cross-attention layer already uses the mask of step i, for
+            0 < i + 1 < tₑ; this is how the published code counts.
+        padding: what fills the token's context, see `PartToken.context`.
+        map_size: size of the map that is thresholded: ``latent`` or ``published`` (1024 on the longer side).
+        keep_pooled: edits get the source's pooled embedding.
+    """
+
+    edit_steps: float = 1.0
+    threshold: str = "adaptive"
+    omega: float = 1.5
+    fixed: float = 0.5
+    layers: str = "published"
+    timing: str = "clean"
+    padding: str = "background"
+    map_size: str = "latent"
+    keep_pooled: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("timing", self.timing, TIMINGS),
+            ("padding", self.padding, PADDINGS),
+            ("map_size", self.map_size, MAP_SIZES),
+            ("threshold", self.threshold, THRESHOLDS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}.")
+        for name in ("edit_steps", "omega", "fixed"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: expected a number, got {getattr(self, name)}.")
+        if self.edit_steps < 0:
+            raise ValueError(f"edit_steps: {self.edit_steps} is negative. Give a share (0 to 1) or a number of steps.")
+        check_omega(self.threshold, self.omega)
+
+    def blended_steps(self, steps: int) -> int:
+        """tₑ in steps of a run of ``steps``."""
+        return round(self.edit_steps * steps) if self.edit_steps <= 1.0 else round(self.edit_steps)
+
+
+@dataclass(frozen=True)
+class BlendInputs:
+    """What a run works on besides the model.
+
+    Attributes:
+        prompt: source and edits.
+        token: finds the parts; may be None with ``mask``.
+        mask: ComfyUI MASK to use instead of the token's.
+        region: ComfyUI MASK multiplied into the token's map.
+        extras: CONDITIONING whose settings besides text every row takes over.
+        settings: of the blending.
+    """
+
+    prompt: EditPrompt
+    token: PartToken | None = None
+    mask: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    extras: Conditioning | None = None
+    settings: BlendSettings = BlendSettings()

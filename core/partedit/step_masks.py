@@ -1,0 +1,226 @@
+"""The masks of one run, step by step: from part maps to what a layer blends with."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from ..attention import CallMasks
+from .masks import MapSum, fit_mask, map_size, normalise, resize, threshold, union
+from .settings import TIMINGS, BlendInputs
+
+# One mask (B, H, W) for each group of parts.
+GroupMasks = list[torch.Tensor]
+
+
+class StepMasks:
+    """Masks of a run of B pictures by N edits; they belong to that run.
+
+    A step begins with `begin`, collects the part maps of its layers, and ends with `finish`. Prompts may apply to
+    different parts; each set of parts that occurs (a group) has a mask of its own.
+
+    Args:
+        inputs: prompts, token or mask, settings.
+        batch: B.
+        latent: (h, w) of the latent.
+
+    Attributes:
+        given: (B, h, w) mask that the user gave instead of a token's, or None.
+        history: step → (groups, B, H, W) masks after it, on the CPU.
+        levels: threshold of the last step's maps, for each group and picture.
+
+    Raises:
+        ValueError: masks that do not fit, parts that the token does not have, or neither token nor mask.
+    """
+
+    def __init__(self, inputs: BlendInputs, batch: int, latent: tuple[int, int]) -> None:
+        self.settings, self.token, self.edits = inputs.settings, inputs.token, inputs.prompt.edits
+        self.latent = latent
+        self.size = map_size(latent, self.settings.map_size == "published")
+        self.region = None if inputs.region is None else fit_mask(inputs.region, batch, self.size, "region")
+        self.given = None if inputs.mask is None else fit_mask(inputs.mask, batch, latent, "mask")[:, 0]
+        self.history: dict[int, torch.Tensor] = {}
+        self.levels: list[list[float]] = []
+        self.step, self.steps = -1, 0
+        self._groups = self._part_groups()
+        if self.given is None and self.token is None:
+            raise ValueError(
+                "part_token: nothing connected. Connect a part token (LoadPartToken), or a mask to use instead."
+            )
+        self._previous: GroupMasks | None = None if self.given is None else [self.given for _ in self._groups]
+        self._current: GroupMasks | None = None
+        self._sum = MapSum()
+        self._resized: dict[tuple, torch.Tensor] = {}
+        # With several GPUs, the host calls the layers from worker threads.
+        self._lock = threading.RLock()
+
+    def check_steps(self, steps: int) -> None:
+        """Raise a ValueError when a run of so many steps would be over before there is a mask."""
+        s = self.settings
+        if steps == 1 and self.given is None and s.timing == TIMINGS[0] and s.blended_steps(steps) > 0:
+            raise ValueError(
+                f"timing: with a single step and {TIMINGS[0]!r} there is no mask before the picture is done, so "
+                f"nothing would be held to the part. Choose {TIMINGS[1]!r}, or give a mask."
+            )
+
+    # --- parts and their groups ---------------------------------------------------------------------------
+
+    def _part_groups(self) -> list[tuple[int, ...]]:
+        """The different sets of parts that prompts apply to; each gets a mask."""
+        groups: list[tuple[int, ...]] = []
+        for edit in self.edits:
+            if self.given is not None and len(edit.prompts) > 1:
+                raise ValueError(
+                    "mask: one given mask cannot be shared by prompts with parts of their own. Use a part token with "
+                    "these parts, or one prompt for the masked region."
+                )
+            for part in edit.prompts:
+                group = (0,) if self.given is not None else self._indices(part.parts)
+                if group not in groups:
+                    groups.append(group)
+        return groups
+
+    def _indices(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        return self.token.part_indices(names) if self.token is not None else (0,)
+
+    def _group(self, names: tuple[str, ...]) -> int:
+        return 0 if self.given is not None else self._groups.index(self._indices(names))
+
+    # --- one step -----------------------------------------------------------------------------------------
+
+    def begin(self, step: int, steps: int) -> None:
+        """A new evaluation of ``step`` of ``steps``: its maps are collected from nothing."""
+        self.step, self.steps = step, steps
+        self._sum, self._current = MapSum(), None
+        if self.given is None:
+            self._resized = {}
+
+    def collect(self, maps: torch.Tensor) -> None:
+        """Take the maps (B, P, h, w) of one layer, summed over heads."""
+        with self._lock:
+            self._sum.add(maps)
+
+    def finish(self) -> None:
+        """End of an evaluation: its masks are the previous ones from now on."""
+        if self.given is None:
+            current = self.current()
+            if current is not None:
+                self._previous = current
+        if self._previous is not None:
+            self.history[self.step] = torch.stack(self._previous).float().cpu()
+
+    def current(self) -> GroupMasks | None:
+        """Masks of this evaluation, made when first asked for; None before its maps are collected."""
+        with self._lock:
+            if self._current is None and self._sum.layers:
+                maps = self._sum.mean(self.size)
+                found, levels = [], []
+                for group in self._groups:
+                    one = normalise(maps[:, list(group)].sum(dim=1))
+                    if self.region is not None:
+                        one = normalise(one * self.region[:, 0].to(one))
+                    mask, k = threshold(one, self.settings.threshold, self.settings.omega, self.settings.fixed)
+                    found.append(mask)
+                    levels.append(k)
+                self.levels, self._current = levels, found
+            return self._current
+
+    @property
+    def begins_without(self) -> bool:
+        """Whether the first step shall be evaluated twice, because it has no mask yet."""
+        return self.settings.timing == TIMINGS[1] and self._previous is None
+
+    @property
+    def needs_current(self) -> bool:
+        """Whether the last layer of this step blends with this step's own mask."""
+        blended = self.settings.blended_steps(self.steps)
+        return self.given is None and self.settings.timing == "published" and 0 < self.step + 1 < blended
+
+    # --- what layers and results take ---------------------------------------------------------------------
+
+    def edit_masks(self, step: int | None = None) -> torch.Tensor | None:
+        """(N, B, H, W) mask of every edit after a step (the last one for None); None when there is none."""
+        if not self.history:
+            return None
+        masks = list(self.history[max(self.history) if step is None else step])
+        return torch.stack([self._edit_mask(masks, number) for number in range(len(self.edits))])
+
+    def fitted_masks(self, size: tuple[int, int], step: int | None = None) -> torch.Tensor | None:
+        """`edit_masks` resized: (N, B, *size)."""
+        masks = self.edit_masks(step)
+        if masks is None:
+            return None
+        return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])
+
+    def for_call(self, area: tuple[int, ...], device: torch.device) -> CallMasks:
+        """The masks as one call of the UNet sees them.
+
+        Args:
+            area: (height, width, top, left) in latent pixels of the region that the call works on; empty for all.
+            device: where its layers run.
+        """
+        return _MasksOfCall(self, area, device)
+
+    def _edit_mask(self, masks: GroupMasks, number: int) -> torch.Tensor:
+        edit = self.edits[number]
+        if not edit.blended:
+            return torch.ones_like(masks[0])
+        return union([masks[self._group(part.parts)] for part in edit.prompts])
+
+    def _at_layer(self, last: bool) -> GroupMasks | None:
+        """The masks that a layer of this step blends with; ``last``: the last cross-attention layer."""
+        blended = self.settings.blended_steps(self.steps)
+        if self.settings.timing != "published":
+            return self._previous if self.step < blended else None
+        if not 0 < self.step + last < blended:
+            return None
+        return self.current() if last and self.given is None else self._previous
+
+    def _layer_mask(
+        self, last: bool, grid: tuple[int, int], area: tuple[int, ...], device: torch.device
+    ) -> torch.Tensor | None:
+        masks = self._at_layer(last)
+        if masks is None:
+            return None
+        key = (id(masks), grid, area, device)
+        with self._lock:
+            if key not in self._resized:
+                each = [self._edit_mask(masks, number) for number in range(len(self.edits))]
+                self._resized[key] = self._to_layer(torch.stack(each).flatten(0, 1), grid, area, device)
+            return self._resized[key]
+
+    def _shares(
+        self, number: int, grid: tuple[int, int], area: tuple[int, ...], device: torch.device
+    ) -> torch.Tensor | None:
+        if self._previous is None:
+            return None
+        groups = [self._group(part.parts) for part in self.edits[number].prompts]
+        each = torch.stack([self._to_layer(self._previous[g], grid, area, device) for g in groups])
+        total = each.sum(dim=0, keepdim=True)
+        return torch.where(total > 1e-4, each / total.clamp(min=1e-4), torch.full_like(each, 1 / len(groups)))
+
+    def _to_layer(
+        self, masks: torch.Tensor, grid: tuple[int, int], area: tuple[int, ...], device: torch.device
+    ) -> torch.Tensor:
+        """(rows, H, W) → (rows, h·w, 1) at a layer's resolution."""
+        published = self.settings.map_size == "published" and self.given is None
+        masks = masks[:, None].to(device)
+        if area:
+            height, width, top, left = area[-4], area[-3], area[-2], area[-1]
+            masks = resize(masks, self.latent, antialias=not published)[..., top : top + height, left : left + width]
+        return resize(masks, grid, antialias=not published).flatten(2).transpose(1, 2).clamp(0, 1)
+
+
+class _MasksOfCall(CallMasks):
+    def __init__(self, masks: StepMasks, area: tuple[int, ...], device: torch.device) -> None:
+        self._masks, self._area, self._device = masks, area, device
+
+    def collect(self, maps: torch.Tensor) -> None:
+        self._masks.collect(maps)
+
+    def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
+        return self._masks._layer_mask(last, grid, self._area, self._device)
+
+    def shares(self, edit: int, grid: tuple[int, int]) -> torch.Tensor | None:
+        return self._masks._shares(edit, grid, self._area, self._device)

@@ -1,0 +1,145 @@
+"""What the host calls during a run: around every prediction, every batch of conditioning and every call of the UNet."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..attention import BlendCall, EditStep, Probe, blended_options, replace_options
+from ..unet import CrossLayer
+from .prompt import BatchPrompt, EditPrompt, edit_steps
+from .step_masks import StepMasks
+
+
+class ConditionalFirst(Exception):
+    """A call without the source's prompt came before the one whose maps it needs (low-memory splitting)."""
+
+
+class BlendWrappers:
+    """The wrappers of one run: they tell its rows and steps apart and install blending in every call of the UNet.
+
+    Args:
+        prompt: source and N edits.
+        joined: the conditioning that all rows run with.
+        layers: all cross-attention layers of the UNet.
+        masks: of this run.
+        probe: reads the part maps; None when the mask is given.
+        batch: B.
+    """
+
+    def __init__(
+        self,
+        prompt: EditPrompt,
+        joined: BatchPrompt,
+        layers: Sequence[CrossLayer],
+        masks: StepMasks,
+        probe: Probe | None,
+        batch: int,
+    ) -> None:
+        self.prompt, self.joined, self.masks, self.batch = prompt, joined, masks, batch
+        self._layers = tuple(layer.key for layer in layers)
+        self._probe = probe
+        self._probed: set[Any] = set()
+        self._positive: set[Any] | None = None
+        self._areas: dict[Any, tuple[int, ...]] = {}
+        self._edits: tuple[EditStep, ...] = ()
+        self._split = False
+
+    def by_kind(self) -> dict[str, Any]:
+        """The wrappers to add to the run's own clone of the model."""
+        return {
+            WrappersMP.PREDICT_NOISE: self._predict_noise,
+            WrappersMP.CALC_COND_BATCH: self._calc_cond_batch,
+            WrappersMP.DIFFUSION_MODEL: self._diffusion_model,
+        }
+
+    # --- one evaluation -----------------------------------------------------------------------------------
+
+    def _predict_noise(self, executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        model_options = args[0] if args else kwargs.get("model_options", {})
+        sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
+        sigma = float(timestep.flatten()[0])
+        first = self._positive is None
+        self._begin(executor.class_obj.conds, sigma, sigmas)
+        if first and self.masks.begins_without:
+            executor(x, timestep, *args, **kwargs)
+            self.masks.finish()
+            self._begin(executor.class_obj.conds, sigma, sigmas)
+        out = executor(x, timestep, *args, **kwargs)
+        self.masks.finish()
+        return out
+
+    def _begin(self, conds: dict[str, list[dict]], sigma: float, sigmas: torch.Tensor | None) -> None:
+        if self._positive is None:
+            self._positive = self._find_positive(conds)
+        levels = [] if sigmas is None else [float(s) for s in sigmas]
+        steps = max(1, len(levels) - 1)
+        # Solvers may evaluate between levels; such an evaluation belongs to the step that it is part of.
+        step = max([i for i, level in enumerate(levels[:steps]) if level >= sigma * (1 - 1e-5)], default=0)
+        self.masks.begin(step, steps)
+        self._probed = set()
+        self._edits = edit_steps(self.prompt, self.joined, step, steps)
+
+    def _find_positive(self, conds: dict[str, list[dict]]) -> set[Any]:
+        """Ids of the entries that carry the prompts; notes the area of every entry."""
+        positive = {c["uuid"] for c in conds.get("positive", [])}
+        for name, entries in conds.items():
+            for number, cond in enumerate(entries):
+                self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
+                if name != "positive" and cond["uuid"] in positive:
+                    # The host copies an entry with an area to its opposite, id included; tell the copies apart.
+                    entries[number] = cond = {**cond, "uuid": uuid.uuid4()}
+                    self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
+        return positive
+
+    # --- one call -----------------------------------------------------------------------------------------
+
+    def _calc_cond_batch(self, executor: Any, model: Any, conds: list, *args: Any, **kwargs: Any) -> list:
+        if not self._split:
+            try:
+                return executor(model, conds, *args, **kwargs)
+            except ConditionalFirst:
+                self._split = True
+        positive = [bool(c) and any(self._carries_prompts(entry["uuid"]) for entry in c) for c in conds]
+        first = executor(model, [c if p else None for c, p in zip(conds, positive)], *args, **kwargs)
+        rest = executor(model, [None if p else c for c, p in zip(conds, positive)], *args, **kwargs)
+        return [a if p else b for a, b, p in zip(first, rest, positive)]
+
+    def _carries_prompts(self, entry: Any) -> bool:
+        return self._positive is not None and entry in self._positive
+
+    def _diffusion_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        unet = executor.class_obj
+
+        def install(options: dict[str, Any]) -> dict[str, Any]:
+            return blended_options(options, unet, self._layers, self._call(options, args[0]))
+
+        args, kwargs = replace_options(args, kwargs, install)
+        return executor(*args, **kwargs)
+
+    def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
+        uuids = options.get("uuids", [])
+        positive = [n for n, one in enumerate(uuids) if self._carries_prompts(one)]
+        area = self._areas.get(uuids[0], ()) if uuids else ()
+        probe = None
+        fresh = [n for n in positive if uuids[n] not in self._probed]
+        # Regions of a prompt see a part of the picture only, and a perturbed second pass (PAG) must not count twice.
+        if self._probe is not None and fresh and not area and len(fresh) == len(positive):
+            probe = self._probe
+            self._probed.update(uuids[n] for n in fresh)
+        if probe is None and not positive and self.masks.needs_current and self.masks.current() is None:
+            raise ConditionalFirst
+        height, width = self.masks.latent
+        return BlendCall(
+            batch=self.batch,
+            edits=self._edits,
+            chunks=len(uuids),
+            positive=positive,
+            probe=probe,
+            masks=self.masks.for_call(area, x.device),
+            self_limit=-(-height // 4) * -(-width // 4),
+        )
