@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tools.host.browser import Browser, find_browser
+from support.editor import both_renderers
 from tools.host.graph import to_prompt
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 
 
-@pytest.fixture(scope="module")
-def page(client) -> Iterator[Browser]:
-    """The editor, loaded and ready."""
-    program = find_browser()
-    if program is None:
-        if os.environ.get("PARTEDIT_REQUIRE_BROWSER"):
-            pytest.fail("no Chromium is installed, and PARTEDIT_REQUIRE_BROWSER is set")
-        pytest.skip("no Chromium is installed (Debian and Ubuntu: apt install chromium)")
-    # Else a new user gets the template browser laid over the editor.
-    client.post_json("/settings/Comfy.TutorialCompleted", True)
-    with Browser(program) as browser:
-        browser.open(client.base_url)
-        browser.wait("Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.KSampler)", limit=180)
-        yield browser
-
-
-def load_workflow(page: Browser, path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    count = f"window.app.graph._nodes.length === {len(json.loads(text)['nodes'])}"
-    for _ in range(10):
-        page.evaluate(f"window.app.loadGraphData({text}).then(() => true)")
-        time.sleep(0.5)
-        # A freshly opened editor may still put its own empty graph over the first one that is loaded.
-        if page.evaluate(count):
-            return
-    raise AssertionError(f"the editor does not keep {path.name}")
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_the_editor_knows_every_node(page, pack):
@@ -57,24 +31,38 @@ def test_the_extension_is_registered(page):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_the_editor_loads_a_workflow_and_queues_the_same_prompt(page, path, object_info):
-    load_workflow(page, path)
-    types = set(page.evaluate("window.app.graph._nodes.map((node) => node.type)"))
-    assert types == {node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
-    editor = page.evaluate("window.app.graphToPrompt().then((result) => result.output)")
-    own = to_prompt(json.loads(path.read_text(encoding="utf-8")), object_info)
+def test_the_editor_loads_a_workflow_and_queues_the_same_prompt(editor, path, object_info):
+    editor.load(read(path))
+    types = set(editor.page.evaluate("window.app.graph._nodes.map((node) => node.type)"))
+    assert types == {node["type"] for node in read(path)["nodes"]}
+    own = to_prompt(read(path), object_info)
     assert {key: (node["class_type"], node["inputs"]) for key, node in own.items()} == {
-        key: (node["class_type"], node["inputs"]) for key, node in editor.items()
+        key: (node["class_type"], node["inputs"]) for key, node in editor.prompt().items()
     }
 
 
-def test_a_node_shows_the_text_and_the_curve_it_reported(page):
-    load_workflow(page, next(path for path in WORKFLOWS if path.stem == "partedit_demo"))
+@both_renderers
+def test_a_template_from_the_template_browser_runs(editor, renderer, pack_name, client):
+    editor.open_template("partedit_demo", pack_name)
+    assert editor.page.evaluate("window.app.graph._nodes.some((node) => node.type === 'FeatureBlendSampler')")
+    if renderer == "vue":
+        editor.node("FeatureBlendSampler").get_by_text("Feature Blend Sampler").wait_for()
+    editor.page.evaluate(
+        "(() => { const sampler = window.app.graph._nodes.find((node) => node.type === 'FeatureBlendSampler');"
+        "sampler.widgets.find((widget) => widget.name === 'steps').value = 3; })()"
+    )
+    made = [item for output in editor.queue().values() for item in output.get("images", [])]
+    assert made and all(client.view(item)[:8] == b"\x89PNG\r\n\x1a\n" for item in made)
+    assert editor.screenshot(f"partedit_demo_{renderer}").stat().st_size > 10_000
+
+
+def test_a_node_shows_the_text_and_the_curve_it_reported(editor):
+    editor.load(read(next(path for path in WORKFLOWS if path.stem == "partedit_demo")))
     output = {
         "text": ["man -> robot"],
         "curve": [{"title": "cat", "x": [1, 2, 3], "series": {"S": [0, 1, 0.5], "S_e": [0.2, None, 1]}, "best": 2}],
     }
-    shown = page.evaluate(
+    shown = editor.page.evaluate(
         "(() => {"
         "const node = window.app.graph._nodes.find((node) => node.type === 'PartEditPrompt');"
         f"node.onExecuted({json.dumps(output)});"
@@ -116,5 +104,5 @@ def test_nodes_of_other_packs_are_left_alone(page):
     assert widgets and not any(name.startswith("partedit_") for name in widgets)
 
 
-def test_nothing_of_the_pack_failed_in_the_page(page, pack_name):
-    assert not [line for line in page.console if pack_name in line or "partedit" in line.lower()]
+def test_nothing_of_the_pack_fails_while_the_editor_loads(new_editor, pack_name):
+    assert not new_editor().errors_of(pack_name)

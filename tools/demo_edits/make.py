@@ -152,7 +152,8 @@ def main(arguments: list[str]) -> int:
     cpu = options.cpu or not has_accelerator(host.python)
     print(f"starting ComfyUI on the {'CPU' if cpu else 'GPU'} ...", flush=True)
     with Server(host, cpu=cpu, pack_name=name) as server:
-        client = server.start()
+        server.start()
+        client = Client(server.base_url, alive=server.alive)
         stats = client.get_json("/system_stats")
         ready = time.monotonic() - started
         entries = run_edits(client, options.output)

@@ -1,9 +1,15 @@
-"""ComfyUI's HTTP and websocket API: queue a prompt, follow it, fetch what it made."""
+"""ComfyUI's HTTP and websocket API: queue a prompt, follow it, fetch what it made.
+
+Needs aiohttp, which ComfyUI brings; run.py itself does without this module.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import queue
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -12,9 +18,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from .websocket import WebSocket
+import aiohttp
 
 # Loopback must not go through a proxy that the user's environment names.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -45,6 +52,95 @@ class RunResult:
 
 
 Progress = Callable[[str, int, int], None]
+
+
+class Events:
+    """The messages that a server sends over its websocket, as a context manager.
+
+    They are read in a thread of their own: the caller's thread may already have a running event loop, and a
+    message that takes long to arrive never costs another one.
+
+    Args:
+        url: ``ws://host:port/path``.
+        timeout: seconds for connecting and for the handshake.
+
+    Raises:
+        ConnectionError: nothing listens there, or it does not answer as a websocket server.
+        TimeoutError: no answer in time.
+    """
+
+    def __init__(self, url: str, timeout: float = 10.0) -> None:
+        self.url = url
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._problem: Exception | None = None
+        self._connected = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._listening = self._loop.create_task(self._listen(timeout))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._connected.wait()
+        if self._problem is not None:
+            self._thread.join()
+            raise self._problem
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._listening)
+        finally:
+            self._loop.close()
+            self._messages.put(None)
+            self._connected.set()
+
+    async def _listen(self, timeout: float) -> None:
+        async with aiohttp.ClientSession() as session:
+            try:
+                # Previews of large batches exceed any limit that fits other messages.
+                patience = aiohttp.ClientWSTimeout(ws_close=1.0)
+                connecting = session.ws_connect(self.url, timeout=patience, max_msg_size=0)
+                socket = await asyncio.wait_for(connecting, timeout)
+            except asyncio.TimeoutError:
+                self._problem = TimeoutError(f"no answer from {self.url} within {timeout:g} s")
+                return
+            except (aiohttp.ClientError, ValueError, OSError) as error:
+                self._problem = ConnectionError(f"no websocket at {self.url}: {error}")
+                return
+            self._connected.set()
+            async with socket:
+                async for message in socket:
+                    # Binary messages are previews.
+                    if message.type == aiohttp.WSMsgType.TEXT:
+                        self._messages.put(json.loads(message.data))
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """The next message.
+
+        Raises:
+            TimeoutError: none arrived whole within ``timeout`` seconds; the connection stays usable.
+            ConnectionError: the server closed the connection.
+        """
+        try:
+            message = self._messages.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"no message from {self.url} within {timeout:g} s") from None
+        if message is None:
+            self._messages.put(None)
+            raise ConnectionError(f"{self.url} closed the connection")
+        return message
+
+    def close(self) -> None:
+        """Say good-bye and close; safe to call twice."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._listening.cancel)
+        self._thread.join()
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Client:
@@ -137,25 +233,23 @@ class Client:
         started = time.monotonic()
         address = self.base_url.replace("http://", "ws://", 1) + f"/ws?clientId={self.client_id}"
         executed: list[str] = []
-        with WebSocket(address) as connection:
+        with Events(address) as events:
             prompt_id = self.submit(prompt)
             while True:
-                if time.monotonic() - started > limit:
+                left = started + limit - time.monotonic()
+                if left < 0:
                     # A server that hangs does not answer this either.
                     with contextlib.suppress(OSError):
                         self.interrupt()
                     raise TimeoutError(f"the prompt did not finish within {limit:.0f} s")
                 try:
-                    message = connection.receive(timeout=2.0)
+                    event = events.receive(timeout=min(0.5, left))
                 except TimeoutError:
                     if self._alive is not None and not self._alive():
                         raise PromptError("the server died while the prompt ran") from None
                     continue
                 except ConnectionError:
                     raise PromptError("the server closed the connection while the prompt ran") from None
-                if isinstance(message, bytes):
-                    continue
-                event = json.loads(message)
                 data = event.get("data") or {}
                 if data.get("prompt_id") not in (None, prompt_id):
                     continue

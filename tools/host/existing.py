@@ -18,6 +18,7 @@ TEST_MODULES = {
     "segment_anything": "segment-anything",
     "ruff": "ruff",
     "mypy": "mypy",
+    "playwright": "playwright",
     **RUN_MODULES,
 }
 

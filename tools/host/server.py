@@ -12,16 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from .client import Client
 from .keeper import PATIENCE
 from .layout import LINK_NAME, RUNTIME, Host
 
 # The first start on a slow machine compiles every module that ComfyUI and its libraries import.
 START_LIMIT = 600.0
 KEEPER = Path(__file__).with_name("keeper.py")
+# Loopback must not go through a proxy that the user's environment names.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
@@ -79,7 +81,7 @@ class Server:
             arguments.append("--disable-api-nodes")
         return arguments
 
-    def start(self, limit: float = START_LIMIT, port: int = 0) -> Client:
+    def start(self, limit: float = START_LIMIT, port: int = 0) -> None:
         """Start and wait until /system_stats answers.
 
         Args:
@@ -94,9 +96,8 @@ class Server:
             chosen = port or free_port()
             self.base_url = f"http://127.0.0.1:{chosen}"
             self._launch(chosen)
-            client = Client(self.base_url, alive=self.alive)
-            if self._wait(client, limit):
-                return client
+            if self._wait(limit):
+                return
             text = self.tail()
             self._end_process()
             if port or attempt == 2 or not ("already in use" in text.lower() or "10048" in text):
@@ -126,11 +127,12 @@ class Server:
                 **options,  # type: ignore[call-overload]
             )
 
-    def _wait(self, client: Client, limit: float) -> bool:
+    def _wait(self, limit: float) -> bool:
         end = time.monotonic() + limit
         while self.alive():
             try:
-                json.loads(client.request("/system_stats", timeout=5))
+                with _OPENER.open(f"{self.base_url}/system_stats", timeout=5) as answer:
+                    json.load(answer)
                 return True
             except (OSError, ValueError, http.client.HTTPException):
                 if time.monotonic() > end:

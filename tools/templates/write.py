@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..host.client import Client
 from ..host.graph import problems, to_prompt
 from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
 from ..host.link import link_pack
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> int:
     FOLDER.mkdir(exist_ok=True)
     failed = 0
     with Server(host, cpu=True, pack_name=link_pack(host)) as server:
-        client = server.start()
+        server.start()
+        client = Client(server.base_url, alive=server.alive)
         for path in sorted(EXAMPLES.glob("*.webp")):
             client.upload_image(path)
         info = client.object_info()
