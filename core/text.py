@@ -165,7 +165,8 @@ def plain_text(text: str) -> str:
     plain = "".join(kept for kept, _ in segments)
     if any(removed for _, removed in segments):
         plain = re.sub(r"\s*,(\s*,)+", ",", plain).strip(" \t\r\n,;")
-    return " ".join(plain.split())
+        plain = re.sub(r" {2,}", " ", plain)
+    return plain.strip()
 
 
 def _without_embeddings(text: str) -> tuple[str, int]:

@@ -54,7 +54,7 @@ def _to_image(picture: Image.Image) -> torch.Tensor:
 
 def _title(entry: PairSearch, position: int) -> str:
     how = "set by hand" if entry.manual else f"best of {len(entry.candidates)}"
-    return f"{position + 1}: {entry.pair.source_phrase} > {entry.pair.target_phrase}   step {entry.chosen} ({how})"
+    return f"{position + 1}: {' > '.join(entry.pair.shown_phrases)}   step {entry.chosen} ({how})"
 
 
 def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..text import plain_text
+
 # What S_e compares the masked region with: the published code takes the phrase, the paper the whole guided prompt.
 SCORE_TEXTS = ("target phrase", "guided prompt")
 
@@ -37,7 +39,13 @@ class EditingPair:
     @property
     def label(self) -> str:
         """How messages call this pair."""
-        return f"'{self.source_phrase}' → '{self.target_phrase}'"
+        return "'{}' → '{}'".format(*self.shown_phrases)
+
+    @property
+    def shown_phrases(self) -> tuple[str, str]:
+        """Source and target phrase as people read them, without ComfyUI's weights."""
+        source, target = (plain_text(phrase) or phrase for phrase in (self.source_phrase, self.target_phrase))
+        return source, target
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from ..attention import EditStep, PromptStep
+from ..text import fold
 from .alignment import Alignment, align
 from .words import TokenizedPrompt, tokenize_prompt
 
 Conditioning = list[Any]
+_OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class EditPrompt:
     @property
     def alignment_text(self) -> str:
         return "\n\n".join(
-            p.alignment.text if p.alignment is not None else f"edit:   {p.text}\n  prompt-to-prompt is off"
+            p.alignment.text if p.alignment is not None else f"edit:   {p.text}\n  {_OFF}"
             for edit in self.edits
             for p in edit.prompts
         )
@@ -154,17 +156,19 @@ def build_edit_prompt(
             "edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'."
         )
     source_words = tokenize_with(clip, source)
+    edit_words = [tokenize_with(clip, text) for text in edits]
+    _check_words(follow.words, edit_words, "word_fractions")
+    _check_words(follow.gains, edit_words, "word_weights")
     built = []
-    for text in edits:
-        words = tokenize_with(clip, text)
+    for text, words in zip(edits, edit_words):
         alignment = align(
             source_words,
             words,
             follow.mode,
             follow.cross,
             follow.changed,
-            _present(follow.words, words, edits, "word_fractions"),
-            _present(follow.gains, words, edits, "word_weights"),
+            _present(follow.words, words),
+            _present(follow.gains, words),
             follow.self_fraction,
         )
         built.append(Edit((PartPrompt(text, encode(clip, text), alignment, tuple(parts)),)))
@@ -172,34 +176,40 @@ def build_edit_prompt(
     return EditPrompt(source, conditioning, tuple(built))
 
 
-def _present(
-    values: Mapping[str, float] | None, words: TokenizedPrompt, edits: Sequence[str], name: str
-) -> dict[str, float] | None:
-    """Settings whose word this edit has. With one edit a missing word is an error, which `align` reports."""
-    if not values or len(edits) == 1:
-        return dict(values) if values else None
-    return {word: value for word, value in values.items() if words.find(word)}
+def _check_words(values: Mapping[str, float] | None, edits: Sequence[TokenizedPrompt], name: str) -> None:
+    """Raise a ValueError for a phrase that none of the edits has, in whatever mode: it is a slip of the pen."""
+    for phrase in values or {}:
+        if not any(words.find(phrase) for words in edits):
+            listed = "; ".join(f"{words.text!r} has {', '.join(w.text for w in words.words)}" for words in edits)
+            where = "the edit prompt" if len(edits) == 1 else f"any of the {len(edits)} edits"
+            raise ValueError(f"{name}: {phrase!r} does not occur in {where}. Use words that do: {listed}.")
+
+
+def _present(values: Mapping[str, float] | None, words: TokenizedPrompt) -> dict[str, float]:
+    """The settings whose phrase this edit has; another of the edits has the others."""
+    return {phrase: value for phrase, value in (values or {}).items() if words.find(phrase)}
 
 
 def parse_word_values(text: str, name: str) -> dict[str, float]:
     """``"robot=0.4, red hat=1"`` → {"robot": 0.4, "red hat": 1.0}.
 
     Raises:
-        ValueError: an entry without a number.
+        ValueError: an entry without a number, or a phrase twice.
     """
     values: dict[str, float] = {}
     for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
         word, _, number = entry.rpartition("=")
-        try:
-            values[word.strip()] = float(number)
-        except ValueError:
-            values[""] = 0.0
-        if not word.strip():
+        word = word.strip()
+        if not word:
             raise ValueError(
                 f"{name}: {entry!r} is not of the form word=number. Separate entries by commas: robot=0.4, hat=1."
             )
-        if "" in values:
-            raise ValueError(f"{name}: {number!r} in {entry!r} is not a number.")
+        if fold(word) in map(fold, values):
+            raise ValueError(f"{name}: {word!r} is given twice in {text!r}. Give each word or phrase one number.")
+        try:
+            values[word] = float(number)
+        except ValueError:
+            raise ValueError(f"{name}: {number!r} in {entry!r} is not a number.") from None
     return values
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from ..text import plain_text
+
 MaskMode = Literal["masked", "published_bias"]
 Fit = Literal["pad", "stretch"]
 MASK_MODES: tuple[MaskMode, ...] = ("masked", "published_bias")
@@ -134,7 +136,7 @@ class ClipScorer:
 
         Args:
             image: (H, W, 3) float, 0..1; any size and aspect.
-            text: what the region should show.
+            text: what the region should show; weights as in a prompt are left out.
             mask: (H, W), region of interest above 0.5; another size is resized to the picture's. None: everything.
             mode: ``masked`` blocks the patches outside with -inf; ``published_bias`` reproduces the published code,
                 which adds 1 to the logits between allowed patches and so blocks nothing.
@@ -172,7 +174,19 @@ class ClipScorer:
             return self._encode_image(pixels.to(weight.device, weight.dtype), bias)
 
     def text_features(self, text: str) -> torch.Tensor:
-        """Unit-length projected feature (D,) of a text, remembered for the next call."""
+        """Unit-length projected feature (D,) of a text, remembered for the next call.
+
+        Prompts are scored by their words: this CLIP does not know ComfyUI's weights and embeddings (`plain_text`).
+
+        Raises:
+            ValueError: no words are left.
+        """
+        written, text = text, plain_text(text)
+        if not text:
+            raise ValueError(
+                f"text: {written!r} holds no words that the scorer could compare with a picture (embeddings are known "
+                "to the model's own text encoder only). Name the object in words."
+            )
         if text not in self._texts:
             if self.prepare is not None:
                 self.prepare()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..text import plain_text
 from .clip_scorer import load_pretrained, read_config
 
 MODEL_TYPES = ("grounding-dino", "owlvit", "owlv2")
@@ -86,7 +87,7 @@ class GroundingModel:
 
         Args:
             image: (H, W, 3), 0..1.
-            text: one name, or several separated by commas or full stops.
+            text: one name, or several separated by commas or full stops; weights as in a prompt are left out.
             threshold: smallest score, 0..1, that counts.
             limit: at most so many boxes, the best ones.
 
@@ -96,7 +97,7 @@ class GroundingModel:
         Raises:
             ValueError: the text is empty, or longer than the detector's context.
         """
-        phrases = [phrase.strip().lower() for phrase in re.split(r"[.,;\n]", text) if phrase.strip()]
+        phrases = names_in(text)
         if not phrases:
             raise ValueError("text: is empty; name what to look for, for example 'cat'.")
         if self.prepare is not None:
@@ -130,3 +131,10 @@ class GroundingModel:
         kept = (scores >= threshold) & ((corners[:, 2:] - corners[:, :2]) >= 1).all(dim=-1)
         order = scores[kept].argsort(descending=True)[:limit]
         return corners[kept][order], scores[kept][order]
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a text, in lower case: separated by commas, semicolons, full stops or lines."""
+    # A full stop between digits is a decimal point.
+    parts = re.split(r"[,;\n]|(?<!\d)\.|\.(?!\d)", plain_text(text))
+    return [part.strip().lower() for part in parts if part.strip()]

@@ -165,6 +165,13 @@ def test_masks_that_cannot_be_used_are_refused(node, mask, message):
     assert "'cat' → 'tiger'" in str(error.value)
 
 
+def test_a_weighted_phrase_is_encoded_with_its_weight_and_shown_without(node):
+    clip = FakeClip()
+    pairs = node.execute(clip, "a (cat:1.2) sits", "cat", "(green dog:1.4)", box()[None], 1, "")[0]
+    assert clip.encoded == ["a ((green dog:1.4):1.2) sits"] and pairs[0].target_phrase == "(green dog:1.4)"
+    assert pairs[0].label == "'cat' → 'green dog'"
+
+
 def test_a_missing_clip_or_target_is_named(node):
     with pytest.raises(ValueError, match=r"^clip"):
         node.execute(None, SOURCE, "cat", "tiger", box()[None], 1, "")

@@ -232,6 +232,25 @@ def test_build_edit_prompt_with_several_lines(clip):
         build_edit_prompt(clip, "a man", [" "], FollowSettings())
 
 
+@pytest.mark.parametrize("name", ["words", "gains"])
+@pytest.mark.parametrize("mode", ["auto", "replace", "refine", "off"])
+@pytest.mark.parametrize("edits", [["a robot outdoors"], ["a robot outdoors", "a statue outdoors"]])
+def test_a_word_that_no_edit_has_is_an_error_that_names_it(clip, name, mode, edits):
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    socket = {"words": "word_fractions", "gains": "word_weights"}[name]
+    with pytest.raises(ValueError, match=rf"{socket}: 'robt' does not occur.*a, robot, outdoors") as error:
+        build_edit_prompt(clip, "a man outdoors", edits, FollowSettings(mode, **{name: {"robt": 0.4}}))
+    assert all(text in str(error.value) for text in edits)
+
+
+def test_off_says_that_words_have_no_effect(clip):
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    prompt = build_edit_prompt(clip, "a man", ["a robot"], FollowSettings("off", words={"robot": 0.4}))
+    assert "fractions and weights of words have no effect" in prompt.alignment_text
+
+
 def test_word_values_are_parsed_or_refused():
     from partedit_oir.core.partedit.prompt import parse_word_values
 
@@ -240,6 +259,8 @@ def test_word_values_are_parsed_or_refused():
     for bad in ("robot", "robot=x", "=0.5"):
         with pytest.raises(ValueError, match="word_fractions"):
             parse_word_values(bad, "word_fractions")
+    with pytest.raises(ValueError, match="word_weights: 'Robot' is given twice"):
+        parse_word_values("robot=0.4, Robot=0.8", "word_weights")
 
 
 def test_joining_pictures_and_parts(clip):

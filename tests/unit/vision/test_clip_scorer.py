@@ -127,6 +127,40 @@ def test_from_parts_takes_a_plain_tokenizer(clip_model):
     assert -1 <= made.score(torch.rand(32, 32, 3), "red cat") <= 1
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a (red cat:1.4)", "a red cat"),
+        ("((red)) cat", "red cat"),
+        ("a \\(red\\) cat", "a (red) cat"),
+        ("a red cat, embedding:style", "a red cat"),
+        ("a (embedding:style:1.2) red cat", "a red cat"),
+    ],
+)
+def test_a_prompts_syntax_does_not_reach_the_scorer(clip_model, written, read):
+    seen: list[str] = []
+
+    def tokenizer(texts):
+        seen.extend(texts)
+        return {"input_ids": torch.tensor([[0, 2, 3, 1]])}
+
+    ClipScorer.from_parts(clip_model, tokenizer).score(torch.rand(32, 32, 3), written)
+    assert seen == [read]
+
+
+def test_a_text_without_words_is_refused(scorer):
+    with pytest.raises(ValueError, match="'embedding:style' holds no words"):
+        scorer.score(torch.rand(32, 32, 3), "embedding:style")
+
+
+def test_edit_metrics_scores_the_words_of_a_prompt(scorer):
+    from partedit_oir.core.metrics import edit_scores
+
+    before, after = torch.rand(32, 32, 3), torch.rand(32, 32, 3)
+    plain = edit_scores(before, after, left_half(), scorer, "a cat", "a red cat")
+    assert edit_scores(before, after, left_half(), scorer, "a (cat:1.3)", "a (red:1.4) cat") == plain
+
+
 def test_a_text_beyond_the_context_is_cut_to_its_beginning(scorer, clip_model):
     """16 tokens: both marks and 14 of the text. A tokenizer that cannot cut is refused in words."""
     image = torch.rand(32, 32, 3)

@@ -11,7 +11,7 @@ from support.tiny_segmenters import DETECTORS
 from tools.bootstrap import load_pack
 
 load_pack()
-from partedit_oir.core.vision.grounding import GroundingModel
+from partedit_oir.core.vision.grounding import GroundingModel, names_in
 
 
 @pytest.fixture(scope="module", params=sorted(DETECTORS))
@@ -74,6 +74,17 @@ def test_several_names_in_one_text(detector):
     assert len(boxes) >= len(detector.boxes(image, "cat", threshold=0.0, limit=1)[0])
     with pytest.raises(ValueError, match="text: is empty"):
         detector.boxes(image, " . , ")
+
+
+def test_weights_of_a_prompt_do_not_reach_the_detector(detector):
+    image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
+    plain, weighted = (detector.boxes(image, text, threshold=0.0) for text in ("cat, dog", "(cat:1.4), ((dog))"))
+    assert torch.equal(plain[0], weighted[0]) and torch.equal(plain[1], weighted[1])
+    assert names_in("a (green Dog:1.4). a 1.5m chair\nembedding:style, cat \\(left\\)") == [
+        "a green dog",
+        "a 1.5m chair",
+        "cat (left)",
+    ]
 
 
 def test_a_text_beyond_the_detectors_context_is_named(detector, folder):
