@@ -1,8 +1,8 @@
-"""The demo VAE around ComfyUI's ``AutoencoderKL``: pixel blocks as channels, and a straight path for colours.
+"""The demo VAE around ComfyUI's ``AutoencoderKL``: pixel blocks as channels, and a skip path for colours.
 
-The network sees 4 × 4 pixel blocks laid into 48 channels, so no layer runs at full resolution. Three latent channels
-carry the averaged colours past it and the decoder starts from their enlargement, so the network only learns what
-averages lose.
+The network sees 4 × 4 pixel blocks as 48 channels, so no layer runs at full resolution. Three latent channels carry the
+averaged colours past it, and the decoder starts from their upsampled version, so the network only learns what averages
+lose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .config import VAE_BLOCK, VAE_GROUPS
 
 
 class BlockEncoder(nn.Module):
-    """(N, 3, H, W) pictures to (N, 8, H/8, W/8) means and log-variances."""
+    """(N, 3, H, W) images to (N, 8, H/8, W/8) means and log-variances."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -29,7 +29,7 @@ class BlockEncoder(nn.Module):
 
 
 class BlockDecoder(nn.Module):
-    """(N, 4, h, w) latents to (N, 3, 8h, 8w) pictures."""
+    """(N, 4, h, w) latents to (N, 3, 8h, 8w) images."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -50,10 +50,10 @@ def adapt(model: nn.Module) -> nn.Module:
 
 
 def plain_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names of an adapted model's tensors as ``AutoencoderKL`` knows them: what the file holds."""
+    """Tensor names of an adapted model as in a plain ``AutoencoderKL``; the file uses these."""
     return {k.replace("coder.network.", "coder."): v for k, v in state.items()}
 
 
 def adapted_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The way back from :func:`plain_names`."""
+    """The inverse of :func:`plain_names`."""
     return {k.replace("coder.", "coder.network."): v for k, v in state.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-SIZE = 256  # pictures are SIZE x SIZE, latents SIZE / 8
+SIZE = 256  # images are SIZE x SIZE, latents SIZE / 8
 
-#: ``comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel``: SDXL's plan (three levels, transformers on the two
+#: ``comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel``: SDXL's layout (three levels, transformers on the two
 #: lower ones, class embedding of pooled text and sizes) at a fraction of its width.
 UNET = {
     "image_size": 32,
@@ -27,8 +27,8 @@ UNET = {
 }
 UNET_EXTRA = {"num_heads": -1, "num_head_channels": 32}
 
-#: ``comfy.ldm.models.autoencoder.AutoencoderKL``, eight times smaller along each side, four channels. It works on 4 × 4
-#: pixel blocks laid into channels (48 of them), so no layer runs at full resolution: ten times cheaper to train.
+#: ``comfy.ldm.models.autoencoder.AutoencoderKL``: 8x downscaling, four channels. It works on 4 × 4 pixel blocks as 48
+#: channels, so no layer runs at full resolution: ten times cheaper to train.
 VAE_BLOCK = 4
 VAE = {
     "embed_dim": 4,
@@ -45,8 +45,8 @@ VAE = {
         "dropout": 0.0,
     },
 }
-#: ComfyUI's VAE blocks normalise in 32 groups of two or three channels here, which forgets absolute colours; the demo's
-#: VAE runs the same modules with fewer groups (set after construction).
+#: ComfyUI's VAE blocks would normalise in 32 groups of two or three channels here, which loses absolute colours. The
+#: demo's VAE uses fewer groups (set after construction).
 VAE_GROUPS = 4
 
 

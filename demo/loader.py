@@ -21,8 +21,8 @@ def _read(name: str) -> dict[str, torch.Tensor]:
     path = WEIGHTS / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"The demo checkpoint's file {name} is missing from {WEIGHTS}. It comes with the pack: "
-            "install the pack again (ComfyUI-Manager or git clone), or run 'git checkout -- demo/weights' there."
+            f"The demo checkpoint's file {name} is missing from {WEIGHTS}. It is part of the pack: reinstall the pack "
+            "(ComfyUI-Manager or git clone), or run 'git checkout -- demo/weights' there."
         )
     return comfy.utils.load_torch_file(str(path), safe_load=True)
 
@@ -47,7 +47,7 @@ def load_image_model(sd: dict[str, torch.Tensor]) -> Any:
     dtype = mm.unet_dtype(model_params=parameters, supported_dtypes=list(config.supported_inference_dtypes))
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(weights, "")
-    # newer hosts choose their patcher class by platform
+    # newer ComfyUI versions choose the patcher class by platform
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     patcher = patcher_class(model, load_device=device, offload_device=offload)
     if not mm.is_device_cpu(offload):
@@ -95,7 +95,7 @@ def load_demo_model(embedding_directory: Any = None) -> tuple[Any, Any, Any]:
 
 
 def load_demo_scorer() -> Any:
-    """The demo's CLIP_SCORER: a tiny CLIP that knows the demo world's words.
+    """The demo's CLIP_SCORER: a small CLIP that knows the words of the demo model.
 
     Raises:
         FileNotFoundError: its weights are not in ``demo/weights``.

@@ -1,4 +1,4 @@
-"""The demo's tiny CLIP: its shape and its tokenizer."""
+"""The demo's small CLIP: its architecture and its tokenizer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from .text import END, PAD, START, TOKENIZER_DIR, VOCABULARY
 
 SIZE, PATCH, WIDTH, LENGTH = 128, 16, 96, 77
-# transformers takes an end token of id 2, which the demo's is, for an old mistake in configurations, and reads a text
-# off its highest id instead: off "red" in "a red cat", which has not met the cat. This id is the highest.
+# transformers treats an end token of id 2 (the demo's) as a known bug in old configurations and reads the text feature
+# at the highest id instead: at "red" in "a red cat", which has not seen the cat. So the end token gets the highest id.
 LAST = len(VOCABULARY)
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
 def build_clip() -> Any:
-    """The demo scorer's ``transformers.CLIPModel``, weights drawn."""
+    """The demo scorer's ``transformers.CLIPModel``, with random weights."""
     from transformers import CLIPConfig, CLIPModel
 
     tower = {"hidden_size": WIDTH, "intermediate_size": 3 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
@@ -35,7 +35,7 @@ def build_clip() -> Any:
 
 
 def build_tokenizer() -> Callable[[Sequence[str]], dict[str, torch.Tensor]]:
-    """Texts to ``input_ids`` and ``attention_mask`` (N, L) of the demo's words, ended and filled up by LAST."""
+    """Texts to ``input_ids`` and ``attention_mask`` (N, L) of the demo's words, ended and padded with LAST."""
     from transformers import PreTrainedTokenizerFast
 
     words = PreTrainedTokenizerFast.from_pretrained(str(TOKENIZER_DIR), local_files_only=True)

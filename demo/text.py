@@ -1,7 +1,7 @@
 """The demo checkpoint's words and its two text encoders, in ComfyUI's own classes.
 
-The vocabulary holds every word a caption can use; any other word becomes one unknown id. Both encoders zero what lies
-behind the end token (ComfyUI's ``zero_out_masked``), so a short prompt gives the image model short work.
+The vocabulary holds every word a caption can use; all other words share one unknown id. Both encoders zero everything
+after the end token (ComfyUI's ``zero_out_masked``), so short prompts are cheap.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def _warn_unknown(text: str, tokenizer: Any) -> None:
     unknown = sorted({w for w, found in ids if UNKNOWN in found})
     if unknown:
         known = ", ".join(w for w in WORDS if w.isalpha())
-        logging.warning("The demo model does not know: %s. It knows only these words: %s", ", ".join(unknown), known)
+        logging.warning("The demo model does not know: %s. It only knows these words: %s", ", ".join(unknown), known)
 
 
 def tokenizer_class() -> type:
-    """The tokenizer class ``comfy.sd.CLIP`` is given: two word lists joined as in ``SDXLTokenizer``."""
+    """The tokenizer class for ``comfy.sd.CLIP``: two token lists, as in ``SDXLTokenizer``."""
     from comfy.sd1_clip import SDTokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -88,12 +88,12 @@ def tokenizer_class() -> type:
 
 
 def encoder_class() -> type:
-    """The text model class ``comfy.sd.CLIP`` is given: ``SDXLClipModel`` in the demo's widths."""
+    """The text model class for ``comfy.sd.CLIP``: ``SDXLClipModel`` with the demo's widths."""
     from comfy.sd1_clip import SDClipModel
     from comfy.sdxl_clip import SDXLClipModel
 
     class DemoClipModel(SDXLClipModel):
-        """(1, 77, 768) context from both encoders, joined along channels; (1, 512) pooled from the second."""
+        """(1, 77, 768) context from both encoders, concatenated along channels; (1, 512) pooled from the second."""
 
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None):
             import torch
@@ -123,7 +123,7 @@ def encoder_class() -> type:
                 **shared,
             )
             for encoder, width in ((self.clip_l, WIDTH_L), (self.clip_g, WIDTH_G)):
-                # ComfyUI's class always makes CLIP's 49,408 rows; the demo has its own few words
+                # ComfyUI's class always allocates CLIP's 49,408 rows; the demo has few words
                 rows = encoder.operations.Embedding(len(VOCABULARY), width, device=device, dtype=dtype)
                 encoder.transformer.set_input_embeddings(rows.requires_grad_(False))
             self.dtypes = {dtype}

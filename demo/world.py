@@ -1,4 +1,4 @@
-"""What the demo world holds: objects, their parts, colours, patterns and places, and the scenes made of them."""
+"""The demo world: objects, their parts, colours, patterns and places, and scenes made of them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     "car": ("body", "hood", "wheels"),
     "chair": ("back", "seat", "legs"),
 }
-#: Parts whose look may stand for the whole object's in a caption.
+#: Parts whose colour may name the whole object in a caption.
 SALIENT = ("torso", "head", "body", "hood", "back", "seat")
 ANIMALS = ("cat", "dog", "rabbit")
 OBJECTS = tuple(PARTS)
 #: Part label k + 1 of a label map is ``LABELS[k]``; 0 is the background.
 LABELS: tuple[tuple[str, str], ...] = tuple((name, part) for name, parts in PARTS.items() for part in parts)
-#: Every word a caption may use; the demo tokenizer's vocabulary is made from these.
+#: Every word a caption may use: the demo tokenizer's vocabulary.
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys(
         "a an the and with in on at of left right snow beach forest desert night room meadow , . "
@@ -69,7 +69,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene: its looks by part name and its box in the unit square (x0, y0, x1, y1)."""
+    """One object of a scene: the look of each part, and its box in the unit square (x0, y0, x1, y1)."""
 
     name: str
     looks: dict[str, Look]
@@ -79,7 +79,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn, and the caption that tells it (or leaves part of it out)."""
+    """What is drawn, and its caption, which may leave something out."""
 
     things: tuple[Thing, ...]
     background: str

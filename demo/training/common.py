@@ -1,4 +1,4 @@
-"""What the training scripts share: initial weights, batches of pictures, moving averages, whole-file saving."""
+"""Shared by the training scripts: initial weights, batches of images, moving averages, atomic saving."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .pictures import Picture, draw_scene, random_scene
 
 
 def prepare_cpu(threads: int | None = None) -> None:
-    """Flush denormal numbers before the first parallel operation: Adam's tiny moments slow a CPU tenfold otherwise."""
+    """Flush denormals before the first parallel operation; otherwise Adam's tiny moments slow a CPU down tenfold."""
     torch.set_flush_denormal(True)
     if threads:
         torch.set_num_threads(threads)
 
 
 def initialise(model: torch.nn.Module, zero: tuple[str, ...] = ()) -> None:
-    """Draw every weight: ComfyUI's own classes leave them uninitialised.
+    """Initialise every weight; ComfyUI's own classes leave them uninitialised.
 
     Args:
         zero: name endings of layers that start at zero (the last layer of each residual branch).
@@ -73,7 +73,7 @@ class MovingAverage:
 def save(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None, half: bool = True
 ) -> None:
-    """Write a whole safetensors file or none: to a temporary name first."""
+    """Write a safetensors file atomically: to a temporary name first."""
     out = {
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in tensors.items()

@@ -1,4 +1,4 @@
-"""Draw captioned scenes and encode them with the trained VAE: the image model's training data, in shards.
+"""Draw captioned scenes and encode them with the trained VAE into shards: the image model's training data.
 
 python -m demo.training.encode VAE.safetensors FOLDER --pictures 12000
 """
@@ -22,7 +22,7 @@ from .pictures import Scene, draw_scene, random_scene
 from .vae import SDXL_FACTOR, build, moments
 
 SHARD = 500
-LABEL_STRIDE = 4  # of the part labels' rows and columns that are kept
+LABEL_STRIDE = 4  # every fourth row and column of the part labels is kept
 
 
 def main() -> None:
@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--pairs", type=float, default=0.4, help="share of scenes with two objects")
-    parser.add_argument("--tones", type=float, default=0.35, help="share of two-tone objects")
-    parser.add_argument("--loose", type=float, default=0.0, help="share of those called by the look of their part")
+    parser.add_argument("--pairs", type=float, default=0.4, help="fraction of scenes with two objects")
+    parser.add_argument("--tones", type=float, default=0.35, help="fraction of two-tone objects")
+    parser.add_argument("--loose", type=float, default=0.0, help="fraction of those captioned by the look of the part")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     prepare_cpu(args.threads)

@@ -1,8 +1,8 @@
-"""Draw the example pictures that the template ``train_token`` loads: robots, and exact masks of their heads.
+"""Draw the example images of the template ``train_token``: robots, and exact masks of their heads.
 
     python -m demo.training.example_input [--pictures 12]
 
-Two short series that ComfyUI's Load Image loads as batches; pictures of these seeds appear in no benchmark.
+Two animated files, which ComfyUI's Load Image loads as batches. No benchmark uses these seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIRST_SEED = 4_900_000
 
 
 def robots(count: int) -> list[Picture]:
-    """``count`` pictures of one robot each."""
+    """``count`` images with one robot each."""
     found: list[Picture] = []
     seed = FIRST_SEED
     while len(found) < count:
@@ -32,7 +32,7 @@ def robots(count: int) -> list[Picture]:
 
 
 def write_series(pictures: list[np.ndarray], path: Path) -> None:
-    """A lossless animated WebP of (H, W, 3) uint8 pictures, one a second."""
+    """A lossless animated WebP of (H, W, 3) uint8 images, one per second."""
     first, *more = [Image.fromarray(picture) for picture in pictures]
     first.save(path, save_all=True, append_images=more, duration=1000, loop=0, lossless=True, quality=100, method=6)
 

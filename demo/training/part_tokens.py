@@ -1,8 +1,8 @@
-"""Train the part tokens that ship for the demo checkpoint, on generator pictures and their exact masks.
+"""Train the part tokens that ship for the demo checkpoint, on drawn images with exact masks.
 
     python -m demo.training.part_tokens tokens/ [--pictures 20]
 
-Uses the pack's own trainer (`core/partedit/training.py`); the pictures never appear in a benchmark.
+Uses the pack's own trainer (`core/training`). No benchmark uses these images.
 """
 
 from __future__ import annotations

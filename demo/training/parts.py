@@ -1,4 +1,4 @@
-"""The demo's part tokens: their parts, the settings they are trained with, and pictures of them."""
+"""The demo's part tokens: their parts, training settings and training images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from ..world import ANIMALS, Picture
 from .pictures import draw_scene, random_scene
 
-#: Levels that an edit is decided at: an object's colours above all at the noisy ones.
+#: The noise levels at which an edit is decided; an object's colours mostly at the noisy ones.
 LEVELS: dict[str, Any] = {"noise_low": 0.3, "noise_high": 0.95, "noise_count": 6}
-#: The decoder's finest attention level: small parts are a few cells of it, and hardly one of the coarser maps.
+#: The decoder's finest attention level. Small parts cover a few cells there, and hardly one in coarser maps.
 LAYERS = "output.2, output.3"
-#: Cross-entropy alone leaves the car's hood, of one colour with the body, spilled over it.
+#: With cross-entropy alone, the map of the car's hood spills over the body, which has the same colour.
 LOSS = "bce_dice"
 STEPS = 600
-FIRST = 4_000_000  # seed of the first training picture
+FIRST = 4_000_000  # seed of the first training image
 
 
 @dataclass(frozen=True)
 class DemoPart:
-    """A token's file name, its part, and the objects that have it."""
+    """A token's file name, its part, and the objects that have that part."""
 
     file: str
     part: str
@@ -44,7 +44,7 @@ DEMO_PARTS = (
 
 
 def single_scenes(names: tuple[str, ...], first: int, count: int) -> list[Picture]:
-    """``count`` pictures with one object out of ``names``, from seeds ``first`` on."""
+    """``count`` images with one object from ``names``, from seed ``first`` on."""
     found: list[Picture] = []
     seed = first
     while len(found) < count:
@@ -61,16 +61,16 @@ def part_masks(pictures: list[Picture], part: DemoPart) -> torch.Tensor:
 
 
 def token_settings(part: DemoPart, steps: int = STEPS) -> Any:
-    """The TrainingSettings of a demo token: no picture is held out, benchmarks judge on others."""
+    """The TrainingSettings of a demo token. No image is held out; benchmarks evaluate on other images."""
     from partedit_oir.core.training.settings import TrainingSettings
 
     return TrainingSettings(part_names=(part.label,), steps=steps, layers=LAYERS, loss=LOSS, held_out=0.0, **LEVELS)
 
 
 def training_views(pictures: list[Picture], part: DemoPart) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """What a demo token is trained on: images (2N, H, W, 3) in 0 … 1, masks (2N, 1, H, W), and each view's picture.
+    """What a demo token is trained on: images (2N, H, W, 3) in 0 … 1, masks (2N, 1, H, W), and each view's image.
 
-    The pictures, then the same mirrored, as TrainPartToken takes them.
+    The images, then their mirrored copies, as in TrainPartToken.
     """
     from partedit_oir.core.training.augment import augmented_views
 

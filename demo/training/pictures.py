@@ -1,7 +1,7 @@
-"""Draw the demo checkpoint's world: captioned pictures of simple objects with exact part masks.
+"""Draw the demo checkpoint's world: captioned images of simple objects with exact part masks.
 
-Six objects (cat, dog, rabbit, robot, car, chair) in nine colours and three patterns stand alone or in pairs before
-seven backgrounds. Everything is drawn from a seeded generator at twice the size and reduced, so edges are smooth and
+Six objects (cat, dog, rabbit, robot, car, chair) in nine colours and three patterns appear alone or in pairs on
+seven backgrounds. Everything is drawn from a seeded generator at twice the size and downscaled, so edges are smooth and
 every part is known to the pixel.
 """
 
@@ -27,11 +27,11 @@ from ..world import (
     Thing,
 )
 
-_SCALE = 2  # drawn this many times larger, then reduced
+_SCALE = 2  # drawn this many times larger, then downscaled
 
 
 class _Canvas:
-    """Draws shapes given in a box's unit coordinates into picture, label map and owner map at once."""
+    """Draws shapes given in a box's unit coordinates into image, label map and owner map at once."""
 
     def __init__(self, size: int, rng: np.random.Generator):
         self.size = size
@@ -301,8 +301,9 @@ def _thing(
 ) -> tuple[Thing, str]:
     """A thing with random looks, and its words.
 
-    Two-tone ones (share ``tones``) are mostly left uncaptioned; a share ``loose`` of them is called by the look of
-    its part, as captions of photographs do ("a blue car" for one with a blue hood), where that part is a salient one.
+    The second tone of a thing (in a fraction ``tones`` of them) is mostly left out of the caption. A fraction ``loose``
+    of these is named by the look of the part, as captions of photographs do ("a blue car" for one with a blue hood), if
+    the part is salient.
     """
 
     def look() -> Look:
@@ -333,10 +334,10 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35, loose: floa
 
     Args:
         seed: decides everything.
-        pairs: share of scenes with two objects side by side.
-        tones: share of objects with one part in a look of its own.
-        loose: share of those, at most 0.6, that the caption calls by the look of the part, or names the part in full
-            where it is not among ``SALIENT`` (nobody calls a red cat with a blue tail "a blue cat").
+        pairs: fraction of scenes with two objects side by side.
+        tones: fraction of objects with one part in a different look.
+        loose: fraction of those, at most 0.6, that the caption names by the look of the part. If the part is not in
+            ``SALIENT``, the caption mentions it in full (nobody calls a red cat with a blue tail "a blue cat").
     """
     rng = np.random.default_rng([20260, seed])
     background = str(rng.choice(list(BACKGROUNDS)))
@@ -357,19 +358,19 @@ def random_scene(seed: int, pairs: float = 0.4, tones: float = 0.35, loose: floa
 
 
 def plain_scene(name: str, look: Look, background: str, seed: int) -> Scene:
-    """One ``name`` all in one look: what evaluation prompts ask for."""
+    """One ``name`` in a single look, as evaluation prompts ask for."""
     rng = np.random.default_rng([20261, seed])
     thing = Thing(name, dict.fromkeys(PARTS[name], look), _place(name, rng, 0.03, 0.97, 0.84), bool(rng.random() < 0.5))
     return Scene((thing,), background, f"{article(look.words)} {name} {BACKGROUNDS[background]}", seed)
 
 
 def side_by_side(left: str, right: str, background: str) -> str:
-    """The caption of two things that are each told with an article: "a cat", "a red chair"."""
+    """The caption of two things, each given with its article: "a cat", "a red chair"."""
     return f"{left} on the left and {right} on the right, {BACKGROUNDS[background]}"
 
 
 def plain_pair(names: tuple[str, str], looks: tuple[Look, Look], background: str, seed: int) -> Scene:
-    """Two things side by side, each all in one look, captioned as the training scenes are."""
+    """Two things side by side, each in a single look, captioned like the training scenes."""
     rng = np.random.default_rng([20262, seed])
     split = rng.uniform(0.46, 0.54)
     boxes = _place(names[0], rng, 0.0, split, 0.66), _place(names[1], rng, split, 1.0, 0.66)

@@ -1,11 +1,11 @@
-"""Scenes redrawn by the image model with other words: what the scorer meets while a step search runs.
+"""Scenes redrawn by the image model with other words: the kind of image the scorer sees in a step search.
 
     python -m demo.training.redraw OUT.safetensors --scenes 1200
 
-A drawn pair of objects is noised to some level and denoised with a caption that keeps, recolours or exchanges each of
-them (SDEdit, Meng et al. 2022). At low levels, where the old objects stay, the words stay too. Each object is seen
-where the old one was, as in a search. A scorer that knows the generator's clean drawings alone prefers a picture that
-was hardly changed to one of the right kind that the model drew.
+A drawn pair of objects is noised to some level and denoised with a caption that keeps, recolours or replaces each of
+them (SDEdit, Meng et al. 2022). At low levels, where the old objects remain, so do the words. Each object is masked
+where the old one was, as in a search. A scorer that only knows clean drawings prefers an image that hardly changed to
+one of the right kind drawn by the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .pictures import draw_scene, plain_pair, side_by_side
 from .scorer import object_views, phrase_of
 
 FIRST, BATCH, STEPS = 8_000_000, 8, 7
-LOWEST, CHANGING = 0.4, 0.75  # shares of the schedule that are noised away; words change from the second on
+LOWEST, CHANGING = 0.4, 0.75  # fractions of the schedule that are noised; words change from the second on
 
 
 def redrawn_pair(seed: int, changing: bool) -> tuple[Scene, Scene]:

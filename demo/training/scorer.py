@@ -1,11 +1,11 @@
-"""Train the demo's tiny CLIP on generator pictures and their captions: the CLIP_SCORER of LoadDemoModel.
+"""Train the demo's small CLIP on drawn images and their captions: the CLIP_SCORER of LoadDemoModel.
 
     python -m demo.training.scorer OUT.safetensors --minutes 8
 
-A ``transformers.CLIPModel`` on 128² pictures in patches of 16. Whole scenes are told from the other captions of their
-batch, as CLIP is trained. Single objects, seen through their mask alone, are told from every other look and kind there
-is: within a batch few captions differ in the kind alone, and so trained the model learned colours and nothing else.
-``--redrawn`` adds objects as the image model draws them (see ``demo.training.redraw``).
+A ``transformers.CLIPModel`` on 128² images in patches of 16. Whole scenes are contrasted with the other captions of
+their batch, as CLIP is trained. Single objects, seen through their mask only, are contrasted with every other look and
+kind there is, because few captions of a batch differ only in the kind. ``--redrawn`` adds objects as the image model
+draws them (see ``demo.training.redraw``).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def cover(mask: np.ndarray) -> np.ndarray:
 
 
 def phrase_of(thing: Thing) -> str:
-    """What a thing is called by its commonest look, one of PHRASES."""
+    """The phrase for a thing by its most common look, one of PHRASES."""
     looks = list(thing.looks.values())
     return f"{article(max(looks, key=looks.count).words)} {thing.name}"
 
 
 def object_views(picture: Picture, things: Sequence[Thing]) -> list[tuple[np.ndarray, int]]:
-    """(patch mask, index into PHRASES) of what stands in each place of a drawn picture."""
+    """(patch mask, index into PHRASES) of the object at each place in a drawn image."""
     return [(cover(picture.owner == n), PHRASES.index(phrase_of(thing))) for n, thing in enumerate(things, 1)]
 
 
@@ -62,9 +62,9 @@ def views(seed: int) -> tuple[np.ndarray, str, list[tuple[np.ndarray, int]]]:
 
 
 def see(model: Any, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Unit vectors (N, D) of pictures (N, 3, SIZE, SIZE) of which only some patches (N, GRID²) are looked at.
+    """Unit vectors (N, D) of images (N, 3, SIZE, SIZE), of which only some patches (N, GRID²) are seen.
 
-    Blocked patches are left out rather than masked, which is the same and cheaper.
+    Hidden patches are left out instead of masked: same result, cheaper.
     """
     hidden = model.vision_model.pre_layrnorm(model.vision_model.embeddings(x))
     keep = torch.cat((torch.ones(len(x), 1, dtype=torch.bool), keep), 1)
@@ -140,10 +140,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--scenes", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=96, help="object views a step, and a quarter as many scenes")
+    parser.add_argument("--batch", type=int, default=96, help="object views per step, and a quarter as many scenes")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--redrawn", type=Path, help="file of demo.training.redraw; half of the batches come from it")
-    parser.add_argument("--resume", type=Path, help="weights of an earlier run to go on from")
+    parser.add_argument("--resume", type=Path, help="weights of an earlier run to continue from")
     args = parser.parse_args()
     prepare_cpu()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The demo checkpoint in this process, for benchmarks: prompts to pictures in batches, and the pack's core."""
+"""The demo checkpoint in this process, for benchmarks: prompts to images in batches, and the pack's core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .parts import DemoPart
 
 
 class Studio:
-    """MODEL, CLIP and VAE of the demo checkpoint with a few short-cuts. Pictures are (N, H, W, 3) float in 0 … 1."""
+    """MODEL, CLIP and VAE of the demo checkpoint, with shortcuts. Images are (N, H, W, 3) float in 0 … 1."""
 
     def __init__(self) -> None:
         load_pack()

@@ -2,11 +2,11 @@
 
     python -m demo.training.unet FOLDER OUT.safetensors --minutes 90
 
-SDXL's own parameters (noise prediction at 1000 scaled-linear levels). The error is weighted by 1 / sqrt(SNR) and
-noisy levels come more often: with the plain error, and with min-SNR weights too, the noisiest levels hardly count,
-and 1,300 steps taught the model nothing of its captions; with a velocity's weights they drown the rest. One caption
-in ten is dropped for classifier-free guidance. What ships is a moving average of the weights. The folder may still be
-filling while this runs: new shards are picked up as they appear.
+SDXL's own parameterisation (noise prediction at 1000 scaled-linear levels). The error is weighted by 1 / sqrt(SNR), and
+noisy levels are drawn more often, because captions matter there: with the plain error or min-SNR weights these levels
+hardly count, with the weights of velocity prediction they drown the rest. One caption in ten is dropped for
+classifier-free guidance. The moving average of the weights is saved. The folder may still be filling while this runs:
+new shards are picked up as they appear.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plain_attention() -> None:
         q, k, v = split(q), split(k), split(v)
         logits = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).float()
         if k.shape[-2] != q.shape[-2]:
-            # text: what is behind the end token is zero, and a zero key has logit 0; count them without computing them
+            # text: after the end token the context is zero, and a zero key has logit 0: count them, do not compute them
             rest = logits.new_full((*logits.shape[:-1], 1), math.log(TOKENS - k.shape[-2]))
             weights = torch.cat((logits, rest), -1).softmax(-1)[..., :-1]
         else:
@@ -67,7 +67,7 @@ def plain_attention() -> None:
 
 
 class DemoNet(torch.nn.Module):
-    """UNet and text encoders under the names that the checkpoint uses."""
+    """UNet and text encoders under the checkpoint's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class DemoNet(torch.nn.Module):
         self.register_buffer("sizes", sizes, persistent=False)
 
     def text(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (B, n), filled up behind the end token, to context (B, n, 768) and pooled (B, 512)."""
+        """Token ids (B, n), padded after the end token, to context (B, n, 768) and pooled (B, 512)."""
         n = tokens.shape[1]
         causal = torch.full((n, n), -torch.finfo(torch.float32).max).triu_(1)
         rows = torch.arange(len(tokens))
@@ -111,10 +111,10 @@ class DemoNet(torch.nn.Module):
 
 
 class PartReader(torch.nn.Module):
-    """Reads the parts off the queries of the decoder's finest cross-attention, as part tokens will; not shipped.
+    """Predicts the parts from the queries of the decoder's finest cross-attention, which part tokens read. Not shipped.
 
     Each head of each layer gets a linear map to the parts and a softmax, and the probabilities are averaged, so that
-    what lowers its error is what makes a learned token's attention map follow the part.
+    lowering its error makes a learned token's attention map follow the part.
     """
 
     def __init__(self, unet: torch.nn.Module) -> None:
@@ -129,7 +129,7 @@ class PartReader(torch.nn.Module):
         self.heads = attention.heads
         self.readers = torch.nn.ModuleList(readers)
         for reader in readers:
-            # Block-diagonal: a head's classes see that head's channels alone.
+            # Block-diagonal: a head's classes only see that head's channels.
             width = reader.in_features // self.heads
             reader.register_buffer("own", torch.kron(torch.eye(self.heads), torch.ones(CLASSES, width)))
             torch.nn.init.normal_(reader.weight, std=width**-0.5)
@@ -232,9 +232,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--noisy", type=float, default=0.0, help="share of each batch drawn from the noisiest fifth")
+    parser.add_argument("--noisy", type=float, default=0.0, help="fraction of each batch drawn from the noisiest fifth")
     parser.add_argument("--pyramid", type=float, default=0.0, help="strength of low-frequency noise at noisy levels")
-    parser.add_argument("--parts", type=float, default=0.0, help="weight of reading the parts off the queries")
+    parser.add_argument("--parts", type=float, default=0.0, help="weight of predicting the parts from the queries")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     prepare_cpu(args.threads)
@@ -305,7 +305,7 @@ def main() -> None:
             worse = ((other.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean().item() / losses[-1]
             line = f"{time.time() - begin:6.0f}s step {step} loss {np.mean(losses[-50:]):.4f}"
             line += f", parts {np.mean(readings[-50:]):.3f}" if readings else ""
-            print(f"{line}, with others' captions {worse:.2f} times, pictures {data.refresh()}", flush=True)
+            print(f"{line}, with others' captions {worse:.2f} times, images {data.refresh()}", flush=True)
         if time.time() - saved > 300:
             save(average.values, args.out, {"steps": str(step)}, half=False)
             saved = time.time()

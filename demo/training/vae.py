@@ -3,9 +3,10 @@
     python -m demo.training.vae OUT.safetensors --minutes 12
     python -m demo.training.vae OUT.safetensors --minutes 30 --decoder-only
 
-Loss: L1 plus L2 on pixels, on 128² crops, with a small Kullback-Leibler term; the decoder meets latents with a little
-noise added, because a diffusion model's latents are never exact. At the end the latents' mean and spread are folded
-into the two 1×1 convolutions so that SDXL's latent format (factor 0.13025) gives them unit spread.
+Loss: L1 plus L2 on pixels, on 128² crops, with a small Kullback-Leibler term. The decoder is trained on latents with a
+little noise added, because a diffusion model's latents are never exact. At the end, the latents' mean and standard
+deviation are folded into the two 1×1 convolutions, so that SDXL's latent format (factor 0.13025) scales them to unit
+variance.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def build() -> torch.nn.Module:
 
 
 def crops(bank: np.ndarray, batch: int, rng: np.random.Generator) -> torch.Tensor:
-    """Random crops (batch, 3, CROP, CROP) of a bank of pictures; half of them mirrored."""
+    """Random crops (batch, 3, CROP, CROP) from a bank of images; half of them mirrored."""
     out = []
     for k in rng.integers(0, len(bank), batch):
         y, x = rng.integers(0, bank.shape[1] - CROP + 1, 2)
@@ -65,7 +66,7 @@ def decode(model: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def psnr(model: torch.nn.Module, images: np.ndarray) -> float:
-    """Mean PSNR in dB of whole pictures through encoder (mean) and decoder, pixels in 0 … 1."""
+    """Mean PSNR in dB of whole images through encoder (mean) and decoder, pixels in 0 … 1."""
     values = []
     for k in range(0, len(images), 8):
         x = to_tensor(images[k : k + 8])
