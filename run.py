@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """One command for everything around the pack: python3 run.py demo | test | serve | parity | bench | train-tokens
 
-Needs nothing but Python 3.10 or newer. The first call makes a private environment with its own ComfyUI in the
-folder .runtime (a few GB); later calls start at once. With COMFYUI_PATH set to a ComfyUI of yours that one is
-used instead, with its own python (the one that runs this file, or COMFYUI_PYTHON), and nothing is installed.
+Needs only Python 3.10 or newer. The first call sets up a private environment with its own ComfyUI in the folder
+.runtime (a few GB); later calls start at once. To use your own ComfyUI instead, set COMFYUI_PATH to its folder and
+COMFYUI_PYTHON to its Python (default: the one that runs this file). Nothing is installed into it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-if sys.version_info < (3, 10):  # noqa: UP036 - the reader may start it with any python
+if sys.version_info < (3, 10):  # noqa: UP036 - users may start it with any Python
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
 from tools.host import existing
@@ -29,20 +29,20 @@ from tools.host.server import Server, ServerError
 
 
 def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
-    """The user's ComfyUI when COMFYUI_PATH is set, else the private one, made as needed; the pack linked in.
+    """The user's ComfyUI if COMFYUI_PATH is set, else the private one, set up as needed; with the pack linked into it.
 
     Raises:
-        SetupError: neither can be used.
+        SetupError: it cannot be used or set up.
     """
     named = os.environ.get("COMFYUI_PATH")
     if named and floor:
-        raise SetupError("--floor runs on a private ComfyUI of its own. Unset COMFYUI_PATH, or leave --floor away.")
+        raise SetupError("--floor uses its own private ComfyUI. Unset COMFYUI_PATH, or drop --floor.")
     host = existing.existing_host(Path(named).expanduser(), modules) if named else prepare_private(floor)
     link_pack(host)
     return host
 
 
-# Not with -m: the python of ComfyUI's portable edition for Windows never looks into the current folder.
+# Not with -m: the Python of ComfyUI's portable edition for Windows does not search the current folder.
 RUN_MODULE = """
 import runpy, sys
 sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
@@ -51,18 +51,18 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 
 
 def run_module(host: Host, module: str, arguments: list[str]) -> int:
-    """Run a module of this repository with the host's python; gives back its exit code."""
+    """Run a module of this repository with the host's Python; returns its exit code."""
     return run_python(host, ["-c", RUN_MODULE, str(PACK_DIR), module, *arguments])
 
 
 def run_python(host: Host, arguments: list[str]) -> int:
-    """Run the host's python in the repository, with COMFYUI_PATH set; gives back its exit code."""
+    """Run the host's Python in the repository, with COMFYUI_PATH set; returns its exit code."""
     environment = dict(os.environ, COMFYUI_PATH=str(host.root), PYTHONIOENCODING="utf-8")
     process = subprocess.Popen([str(host.python), *arguments], cwd=PACK_DIR, env=environment)
     try:
         return process.wait()
     except BaseException as reason:
-        # A Ctrl-C in the terminal has reached it, too; a kill of this program has not.
+        # Ctrl-C in the terminal reaches it too; a kill of this program does not.
         if not isinstance(reason, KeyboardInterrupt):
             process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGINT)
         wait_or_end(process)
@@ -70,7 +70,7 @@ def run_python(host: Host, arguments: list[str]) -> int:
 
 
 def wait_or_end(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
-    """Wait for a process that was told to stop; force it when it takes too long or the user is impatient."""
+    """Wait for a process that was asked to stop; force it if it takes too long or the user presses Ctrl-C again."""
     for force in (process.terminate, process.kill):
         try:
             process.wait(timeout=patience)
@@ -80,7 +80,7 @@ def wait_or_end(process: subprocess.Popen[bytes], patience: float = 20.0) -> Non
     process.wait()
 
 
-# What each command runs with the host's python. Everything in bench/ that can be run stands here by hand.
+# The module each command runs with the host's Python, and the benchmarks of bench/ with their descriptions.
 PROGRAMS = {
     "demo": "tools.demo_edits.make",
     "parity": "tools.parity.compare",
@@ -88,13 +88,13 @@ PROGRAMS = {
     "templates": "tools.templates.write",
 }
 BENCHMARKS = {
-    "demo_quality": "does the demo model draw what the prompt says",
-    "object_edits": "two-object edits: OIR beside other ways, and the step search",
-    "part_edits": "sixty part edits, their parts and backgrounds",
+    "demo_quality": "whether the demo model draws what the prompt says",
+    "object_edits": "two-object edits: OIR compared with other methods, and the step search",
+    "part_edits": "sixty part edits: success in the part, preservation of the background",
     "part_tokens": "how well the demo's tokens find their parts",
-    "real_images": "part edits of pictures, by inversion method",
+    "real_images": "part edits of real images, by inversion method",
     "token_cost": "memory and time of token training at SDXL's size",
-    "token_curves": "how tokens depend on pictures, layers, noise levels and training",
+    "token_curves": "how tokens depend on number of images, layers, noise levels and training",
 }
 
 
@@ -108,7 +108,7 @@ def test(options: argparse.Namespace) -> int:
     host = pick_host(existing.TEST_MODULES, options.floor)
     arguments = list(options.arguments)
     if options.floor and not any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments):
-        # The oldest host proves that the pack loads and runs there; what does not touch it need not run twice.
+        # The oldest host only has to show that the pack loads and runs there; the other tests need not run twice.
         arguments = ["tests/host", *arguments]
     return run_python(host, ["-m", "pytest", *arguments])
 
@@ -122,8 +122,8 @@ def serve(options: argparse.Namespace) -> int:
     with Server(host, cpu=cpu, private=False) as server:
         server.start(port=options.port)
         print(f"the editor is at {server.base_url}  (templates: Workflow > Browse Templates > {templates})")
-        print(f"its log: {server.log}\nCtrl-C ends it.", flush=True)
-        # Without a screen some systems open a browser that takes over the terminal.
+        print(f"its log: {server.log}\nPress Ctrl-C to stop it.", flush=True)
+        # Without a display, some systems open a browser that takes over the terminal.
         screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         if screen and not options.no_browser:
             webbrowser.open(server.base_url)
@@ -134,7 +134,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def offer_pictures(host: Host) -> None:
-    """Copy the example pictures that templates load into the host's input folder; nothing there is overwritten."""
+    """Copy the templates' example images into the host's input folder, without overwriting anything."""
     folder = host.root / "input"
     folder.mkdir(exist_ok=True)
     for picture in sorted((PACK_DIR / "workflows" / "input").iterdir()):
@@ -143,13 +143,13 @@ def offer_pictures(host: Host) -> None:
             partial = target.with_name(picture.name + ".partial")
             shutil.copyfile(picture, partial)
             os.replace(partial, target)
-            print(f"example picture for the templates: {target}")
+            print(f"example image for the templates: {target}")
 
 
 def parity(options: argparse.Namespace) -> int:
     folder = Path(options.folder).absolute()
     if not folder.is_dir():
-        raise SetupError(f"{folder} is no folder; give a folder of golden cases (NAME.json with NAME.safetensors)")
+        raise SetupError(f"{folder} is not a folder. Give a folder of golden cases (NAME.json with NAME.safetensors).")
     return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["parity"], [str(folder), *options.arguments])
 
 
@@ -163,14 +163,14 @@ def bench(options: argparse.Namespace) -> int:
         print("\n".join(f"{name:{width}}  {what}" for name, what in BENCHMARKS.items()))
         return 0
     if options.name not in BENCHMARKS:
-        raise SetupError(f"there is no benchmark {options.name!r}; there are: {', '.join(BENCHMARKS)}")
+        raise SetupError(f"no benchmark {options.name!r}. Benchmarks: {', '.join(BENCHMARKS)}.")
     return run_module(pick_host(existing.TEST_MODULES), f"bench.{options.name}", options.arguments)
 
 
 def train_tokens(options: argparse.Namespace) -> int:
     config = Path(options.config).absolute()
     if not config.is_file():
-        raise SetupError(f"{config} is no file; give a YAML file that lists the tokens to train")
+        raise SetupError(f"{config} is not a file. Give a YAML file that lists the tokens to train.")
     host = pick_host(existing.RUN_MODULES)
     return run_module(host, PROGRAMS["train-tokens"], [str(config), *options.arguments])
 
@@ -179,8 +179,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    one = commands.add_parser("demo", help="edit pictures with the bundled model; results in output/demo")
-    one.add_argument("--output", default=str(PACK_DIR / "output" / "demo"), help="folder for pictures and report.json")
+    one = commands.add_parser("demo", help="edit images with the demo model; results in output/demo")
+    one.add_argument(
+        "--output", default=str(PACK_DIR / "output" / "demo"), help="folder for the images and report.json"
+    )
     one.add_argument("--cpu", action="store_true", help="do not use a GPU")
     one.set_defaults(work=demo)
 
@@ -190,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("serve", help="open the editor with the pack loaded")
     one.add_argument("--no-browser", action="store_true", help="only print the address")
-    one.add_argument("--port", type=int, default=0, help="default: one that is free")
+    one.add_argument("--port", type=int, default=0, help="default: a free one")
     one.add_argument("--cpu", action="store_true", help="do not use a GPU")
     one.set_defaults(work=serve)
 
@@ -198,20 +200,20 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("folder", metavar="DIR")
     one.set_defaults(work=parity)
 
-    one = commands.add_parser("bench", help="run one benchmark; without a name: list them")
+    one = commands.add_parser("bench", help="run a benchmark; without a name, list them")
     one.add_argument("name", nargs="?")
     one.set_defaults(work=bench)
 
-    one = commands.add_parser("templates", help="write the workflow templates again")
+    one = commands.add_parser("templates", help="rebuild the workflow templates")
     one.set_defaults(work=templates)
 
-    one = commands.add_parser("train-tokens", help="train several part tokens from one file")
+    one = commands.add_parser("train-tokens", help="train several part tokens from one config file")
     one.add_argument("config", metavar="CONFIG.yaml")
     one.set_defaults(work=train_tokens)
     return top
 
 
-# These hand what they do not know themselves to the program that they start.
+# These pass arguments they do not know on to the program they start.
 FORWARDING = {"test", "parity", "bench", "templates", "train-tokens"}
 
 

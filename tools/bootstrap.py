@@ -20,12 +20,12 @@ def boot_host(cpu: bool = True) -> Path:
     """Put ComfyUI on ``sys.path`` and set its device before anything of it is imported.
 
     Raises:
-        RuntimeError: ``COMFYUI_PATH`` is not set or holds no ComfyUI.
+        RuntimeError: ``COMFYUI_PATH`` is not set, or is not a ComfyUI folder.
     """
     root = Path(os.environ.get("COMFYUI_PATH", ""))
     if not (root / "comfy" / "sd.py").is_file():
         raise RuntimeError(
-            f"COMFYUI_PATH is {str(root)!r}, which holds no ComfyUI (no comfy/sd.py). "
+            f"COMFYUI_PATH is {str(root)!r}, which is not a ComfyUI folder (no comfy/sd.py). "
             "Run this through 'python3 run.py ...', or set COMFYUI_PATH to a ComfyUI folder."
         )
     if str(root) not in sys.path:
@@ -37,7 +37,7 @@ def boot_host(cpu: bool = True) -> Path:
 
 
 def load_pack() -> ModuleType:
-    """Import this repository as the package ``partedit_oir`` (its folder name is no valid module name)."""
+    """Import this repository as the package ``partedit_oir`` (its folder name is not a valid module name)."""
     if PACK_NAME in sys.modules:
         return sys.modules[PACK_NAME]
     boot_host()

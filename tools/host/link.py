@@ -1,4 +1,4 @@
-"""The pack's place in a host's ``custom_nodes``."""
+"""The link to the pack in a host's ``custom_nodes``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .layout import LINK_NAME, PACK_DIR, Host, SetupError, run_step
 
 
 def link_pack(host: Host, pack: Path = PACK_DIR) -> str:
-    """Make ``custom_nodes/ComfyUI-PartEdit-OIR`` of a host point to this pack; gives back the folder's name.
+    """Make ``custom_nodes/ComfyUI-PartEdit-OIR`` of a host point to this pack; returns the folder's name.
 
     A pack that was cloned straight into custom_nodes, or linked there under another name, is used as it is.
 
     Raises:
-        SetupError: something else stands in the way; it is left alone.
+        SetupError: something else has that name; it is left alone.
     """
     folder = host.root / "custom_nodes"
     folder.mkdir(exist_ok=True)
@@ -24,12 +24,12 @@ def link_pack(host: Host, pack: Path = PACK_DIR) -> str:
             return entry.name
     link = folder / LINK_NAME
     if os.path.lexists(link):
-        # In the private host a link can only be run.py's own, left by a repository that was moved.
+        # In the private host, such a link can only be run.py's own, left by a repository that was moved.
         if not (host.private and (link.is_symlink() or not link.exists())):
-            raise SetupError(f"{link} exists and is not this pack ({pack}). Move it away, or rename it.")
+            raise SetupError(f"{link} exists and is not this pack ({pack}). Move or rename it.")
         unlink_pack(host.root)
     if sys.platform == "win32":
-        # A junction needs no administrator, a symbolic link does. Quoted by hand: & may stand in a path.
+        # A junction needs no administrator rights, a symbolic link does. Quoted by hand: paths may contain &.
         run_step(f'cmd /c mklink /J "{link}" "{pack}"', "linking the pack into custom_nodes")
     else:
         os.symlink(pack, link, target_is_directory=True)
@@ -38,7 +38,7 @@ def link_pack(host: Host, pack: Path = PACK_DIR) -> str:
 
 def unlink_pack(root: Path) -> None:
     """Remove the link from the host at ``root``, if there is one."""
-    # Removed by itself, so that no removal of the folder above can ever reach through a junction into the pack.
+    # Removed separately, so that removing the folder above can never reach through a junction into the pack.
     link = root / "custom_nodes" / LINK_NAME
     if link.is_symlink():
         link.unlink()

@@ -1,7 +1,7 @@
-"""Make a private environment and ComfyUI inside ``.runtime/``.
+"""Set up a private environment and ComfyUI in ``.runtime/``.
 
-Every stage leaves a stamp when it is whole, so a set-up that broke goes on where it stopped, and one that is
-whole is recognised at once.
+Every completed stage leaves a stamp, so an interrupted setup continues where it stopped, and a complete one is
+recognised at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MARK = "made-by-run-py"
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; a second set-up waits. The system frees it when a process dies."""
+    """Hold an exclusive lock on a file; a second setup waits. The system releases it if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as handle:
         waiting = False
         while not _try_lock(handle.fileno()):
             if not waiting:
-                log("another set-up is running; waiting for it")
+                log("another setup is running; waiting for it")
                 waiting = True
             time.sleep(1)
         try:
@@ -72,10 +72,10 @@ def _unlock(descriptor: int) -> None:
 
 
 def stage(name: str, key: str, whole: Path, work: Callable[[], None], runtime: Path | None = None) -> str:
-    """Do ``work`` unless its stamp says that it was done for ``key`` and ``whole`` is still there.
+    """Do ``work`` unless its stamp says that it was done for ``key`` and ``whole`` still exists.
 
     Returns:
-        A key for the stages that build on this one.
+        A key for the stages that depend on this one.
     """
     stamp = (runtime or RUNTIME) / "stamps" / f"{name}.json"
     if stamp.is_file() and whole.exists():
@@ -86,7 +86,7 @@ def stage(name: str, key: str, whole: Path, work: Callable[[], None], runtime: P
     log(name)
     work()
     if not whole.exists():
-        raise SetupError(f"stage {name!r} ended without making {whole}")
+        raise SetupError(f"stage {name!r} finished without creating {whole}")
     stamp.parent.mkdir(parents=True, exist_ok=True)
     write_whole(stamp, json.dumps({"key": key}))
     return digest(name + key)
@@ -97,7 +97,7 @@ def venv_python(folder: Path) -> Path:
 
 
 def find_python() -> str:
-    """An interpreter that torch has builds for: this one, or one on the path.
+    """An interpreter that torch has builds for: this one, or one on PATH.
 
     Raises:
         SetupError: there is none.
@@ -110,14 +110,14 @@ def find_python() -> str:
         if found:
             return found
     raise SetupError(
-        f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]} is needed, this is "
-        f"{sys.version_info[0]}.{sys.version_info[1]}, and no python3.12, 3.11, 3.13 or 3.10 is on the path. "
+        f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]} is required. This is "
+        f"{sys.version_info[0]}.{sys.version_info[1]}, and no python3.12, 3.11, 3.13 or 3.10 is on PATH. "
         "Install one of them and run the command again."
     )
 
 
 def _works(python: Path) -> bool:
-    """Whether the environment's python runs, with its own pip and a version that torch has builds for."""
+    """Whether the environment's Python runs, has pip, and is a version that torch has builds for."""
     low, high = PYTHON_RANGE
     code = f"import sys, pip; sys.exit(not {low} <= sys.version_info[:2] <= {high})"
     try:
@@ -130,7 +130,7 @@ def _make_venv(base: str, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     python = str(venv_python(folder))
-    # A system without the module that puts pip into environments (Debian, Ubuntu) may still have pip itself.
+    # A system without ensurepip (Debian, Ubuntu) may still have pip itself.
     ways = (
         [[base, "-m", "venv", str(folder)]],
         [
@@ -146,26 +146,26 @@ def _make_venv(base: str, folder: Path) -> None:
                 complaints.append(f"{' '.join(command)}\n{(done.stdout + done.stderr).strip()[-1500:]}")
                 break
         else:
-            # Tells this environment from any other that stood here before.
+            # Distinguishes this environment from any earlier one in the same place.
             (folder / MARK).write_text(uuid.uuid4().hex, encoding="utf-8")
             return
     raise SetupError(
-        "no python environment could be made:\n\n"
+        "could not create a Python environment:\n\n"
         + "\n\n".join(complaints)
-        + "\n\nOn Debian and Ubuntu what is missing is a package of its own: sudo apt install python3-venv\n"
-        "(or python3.N-venv for a Python that is not the system's). Then run the same command again."
+        + "\n\nOn Debian and Ubuntu, install the missing package: sudo apt install python3-venv\n"
+        "(or python3.N-venv for a Python other than the system's). Then run the same command again."
     )
 
 
 def _constraints() -> Path:
-    # Keeps the requirements of ComfyUI and of the pack from moving torch to another release.
+    # Keeps the requirements of ComfyUI and the pack from changing the torch version.
     path = RUNTIME / "constraints.txt"
     path.write_text("\n".join(TORCH) + "\n", encoding="utf-8")
     return path
 
 
 def prepare_private(floor: bool = False) -> Host:
-    """The private environment and host, made or completed as needed; at once when whole.
+    """The private environment and host, set up or completed as needed.
 
     Args:
         floor: the oldest ComfyUI the pack supports instead of the current one (same environment).
@@ -177,11 +177,11 @@ def prepare_private(floor: bool = False) -> Host:
     with locked(RUNTIME / "setup.lock"):
         venv = RUNTIME / "venv"
         python = venv_python(venv)
-        # Whichever python runs this file: an environment that works is kept, one whose python is gone made anew.
+        # Whichever Python runs this file: a working environment is kept, a broken one is rebuilt.
         if not _works(python):
             (venv / MARK).unlink(missing_ok=True)
         stage("python environment", "", venv / MARK, lambda: _make_venv(find_python(), venv))
-        # A pip configured for --user would refuse to install into an environment.
+        # A pip configured with --user would refuse to install into a virtual environment.
         install = ["install", "--no-user"]
         key = stage(
             "torch",

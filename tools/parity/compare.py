@@ -1,7 +1,8 @@
-"""Compare the pack with golden cases: ``python3 run.py parity DIR`` (one JSON line a case; 1 if one is too far off).
+"""Compare the pack with golden cases: ``python3 run.py parity DIR`` (one JSON line per case; exit code 1 if one
+is out of tolerance).
 
-A case is a pair NAME.json (settings) and NAME.safetensors (tensors); its settings tell which method it is about. A case
-that cannot be run gives a line with its error, and counts as too far off.
+A case is a pair NAME.json (settings) and NAME.safetensors (tensors); the settings tell which method it is for. A case
+that cannot be run gives a line with its error and counts as out of tolerance.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ def main(folder: Path | str) -> int:
     """Run all cases of ``folder``.
 
     Returns:
-        0 when every case is within its tolerance, 1 when one is not or could not be run, 2 when there is no case.
+        0 if every case is within its tolerance, 1 if one is not or could not be run, 2 if there is no case.
     """
     folder = Path(folder)
     cases = sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").is_file())
     if not cases:
-        print(f"{folder}: no golden case here (pairs NAME.json and NAME.safetensors).", file=sys.stderr)
+        print(f"{folder}: contains no golden case (pairs NAME.json and NAME.safetensors).", file=sys.stderr)
         return 2
     load_pack()
     good = True
     for path in cases:
         try:
             result = run_case(path)
-        except Exception as error:  # one case that cannot be run shall not hide the others
+        except Exception as error:  # one case that cannot be run must not hide the others
             said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             result = {"case": path.stem, "error": said, "ok": False}
         print(json.dumps(result), flush=True)
@@ -44,7 +45,7 @@ def run_case(path: Path) -> dict[str, Any]:
     """Errors of one case of either method.
 
     Raises:
-        ValueError: the file is no case, or has settings that are not known.
+        ValueError: the file is not a case, or has unknown settings.
     """
     from . import oir, partedit
 

@@ -69,7 +69,7 @@ def _checked_p2p(p2p: Any) -> dict[str, Any]:
     for word, value in zip(words, strengths):
         _number(f"p2p.equalizer_strengths {word}", value)
     if bool(words) != (full["edit_type"] == "reweight"):
-        raise ValueError("p2p.equalizer_words: belong to edit_type 'reweight', which needs them.")
+        raise ValueError("p2p.equalizer_words: required for edit_type 'reweight', and only allowed there.")
     return full
 
 

@@ -18,10 +18,10 @@ class Node:
     Attributes:
         key: name within the description.
         kind: node id.
-        column: place from left to right; nodes of a column stand below each other in the order given.
-        values: widget values by input name; what is missing takes the node's default.
+        column: position from left to right; nodes of a column are stacked in the given order.
+        values: widget values by input name; missing ones use the node's default.
         links: input name → "key" or "key.output name" of another node.
-        title: shown instead of the node's own name.
+        title: shown instead of the node's display name.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Note:
-    """A note in Markdown, ``lines`` high, at the head of a column."""
+    """A Markdown note at the top of a column."""
 
     text: str
     column: int
@@ -43,7 +43,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A whole template: file name without suffix, what it holds, and which node's picture is its thumbnail."""
+    """A template: file name without suffix, its notes and nodes, and the node whose image is its thumbnail."""
 
     name: str
     notes: tuple[Note, ...]
@@ -52,7 +52,7 @@ class Workflow:
 
 
 class ComposeError(ValueError):
-    """A description does not fit the nodes as they are; names the workflow, node and input."""
+    """A description does not match the node schemas; names the workflow, node and input."""
 
 
 def compose(workflow: Workflow, info: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def compose(workflow: Workflow, info: dict[str, Any]) -> dict[str, Any]:
         for name, origin in node.links.items():
             key, _, output = origin.partition(".")
             if key not in built:
-                raise ComposeError(f"{workflow.name}: {node.key}.{name} comes from {key!r}, which is not there")
+                raise ComposeError(f"{workflow.name}: {node.key}.{name} comes from {key!r}, which does not exist")
             slot = _output_slot(workflow.name, key, output, info[kinds[key]])
             target = _input_slot(workflow.name, node, name, built[node.key])
             source = built[key]["outputs"][slot]
@@ -154,7 +154,7 @@ def _node(where: str, node: Node, number: int, order: int, info: dict[str, Any])
 
 
 def _grown(name: str, options: dict[str, Any], node: Node) -> list[dict[str, Any]]:
-    """The slots of an autogrow input that are linked, and the empty one behind them."""
+    """The linked slots of an autogrow input, and the empty one after them."""
     template = options["template"]
     kind = next(iter(next(iter(template["input"].values())).values()))[0]
     used = [link for link in node.links if link.startswith(f"{name}.")]

@@ -1,8 +1,8 @@
-"""Pictures with part masks: folders of pairs, and readers of PartImageNet and Pascal-Part that fill such folders.
+"""Images with part masks: folders of pairs, and readers for PartImageNet and Pascal-Part that fill such folders.
 
-PartImageNet (He et al. 2022): one COCO file a split (``train.json``) whose categories are parts ("Quadruped Head"),
-and a folder of pictures. Pascal-Part (Chen et al. 2014): one MATLAB file a picture
-(``Annotations_Part/2008_000008.mat``) with a mask for each part of each object, and the VOC 2010 pictures
+PartImageNet (He et al. 2022): one COCO file per split (``train.json``) whose categories are parts ("Quadruped
+Head"), and a folder of images. Pascal-Part (Chen et al. 2014): one MATLAB file per image
+(``Annotations_Part/2008_000008.mat``) with a mask for each part of each object, and the VOC 2010 images
 (``JPEGImages``). Neither data set is part of this pack.
 """
 
@@ -27,7 +27,7 @@ MAX_ANNOTATION_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class PartExample:
-    """A picture's file and the mask of a part in it, (H, W) bool."""
+    """An image file and the mask of a part in it, (H, W) bool."""
 
     image: Path
     mask: np.ndarray
@@ -36,15 +36,15 @@ class PartExample:
 def read_part_imagenet(
     annotations: Path, images: Path, parts: Sequence[str], limit: int | None = None, min_share: float = 0.0
 ) -> Iterator[PartExample]:
-    """Pictures of PartImageNet that show a part; several part names are joined to one mask.
+    """Images of PartImageNet that show a part; several part names are merged into one mask.
 
     Args:
-        annotations: the COCO file. images: the folder that its ``file_name`` entries start from.
-        parts: category names in any case: "Quadruped Head".
-        limit: at most so many pictures. min_share: leave out pictures whose mask covers less of them.
+        annotations: the COCO file. images: the folder that its ``file_name`` entries are relative to.
+        parts: category names, case-insensitive: "Quadruped Head".
+        limit: maximum number of images. min_share: skip images whose mask covers a smaller fraction of them.
 
     Raises:
-        ValueError: no such part (the message lists those there are), or a file of another format.
+        ValueError: no such part (the message lists the parts there are), or a file in another format.
     """
     content = _json(annotations)
     try:
@@ -55,7 +55,9 @@ def read_part_imagenet(
         }
         entries = [(entry["category_id"], entry["image_id"], entry["segmentation"]) for entry in content["annotations"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{annotations}' is no COCO file: {error} is missing or of another kind.") from error
+        raise ValueError(
+            f"annotations: '{annotations}' is not a COCO file: {error} is missing or has the wrong type."
+        ) from error
     chosen = _categories(names, parts)
     by_picture: dict[Any, list[Any]] = {}
     for category, number, segmentation in entries:
@@ -64,7 +66,9 @@ def read_part_imagenet(
     found = 0
     for number, segmentations in by_picture.items():
         if number not in pictures:
-            raise ValueError(f"'{annotations}' is no whole COCO file: its images lack {number!r}, which has parts.")
+            raise ValueError(
+                f"annotations: '{annotations}' is incomplete: its images lack {number!r}, which has parts."
+            )
         height, width, file_name = pictures[number]
         masks = [decode_segmentation(segmentation, height, width) for segmentation in segmentations]
         mask = np.logical_or.reduce(masks)
@@ -83,26 +87,30 @@ def read_pascal_part(
     limit: int | None = None,
     min_share: float = 0.0,
 ) -> Iterator[PartExample]:
-    """Pictures of Pascal-Part that show parts of a class, joined to one mask.
+    """Images of Pascal-Part that show parts of a class, merged into one mask.
 
     Args:
-        annotations: the folder of .mat files. images: the folder of the VOC 2010 pictures.
+        annotations: the folder of .mat files. images: the folder of the VOC 2010 images.
         object_class: "person", "car", "cat" … parts: names as in the files, such as "head", "hair", "torso".
 
     Raises:
-        ValueError: a file of another format, or a class or part that none of the files has.
+        ValueError: a file in another format, or a class or part that no file has.
     """
     wanted = {part.lower() for part in parts}
     seen: set[str] = set()
     found = 0
     files = sorted(annotations.glob("*.mat"))
     if not files:
-        raise ValueError(f"'{annotations}' holds no .mat file. Give the folder Annotations_Part of Pascal-Part.")
+        raise ValueError(
+            f"annotations: no .mat file in '{annotations}'. Give the folder Annotations_Part of Pascal-Part."
+        )
     for file in files:
         try:
             name, mask = _pascal_mask(file, object_class, wanted, seen)
-        except Exception as error:  # scipy raises whatever its parser stumbles upon
-            raise ValueError(f"'{file}' is no annotation of Pascal-Part ({type(error).__name__}: {error}).") from error
+        except Exception as error:  # scipy's parser raises all kinds of exceptions
+            raise ValueError(
+                f"annotations: '{file}' is not a Pascal-Part annotation ({type(error).__name__}: {error})."
+            ) from error
         if mask is None or not mask.any() or mask.mean() < min_share:
             continue
         yield PartExample(_picture(images, name), mask)
@@ -110,12 +118,12 @@ def read_pascal_part(
         if limit is not None and found >= limit:
             return
     if not found:
-        there = ", ".join(sorted(seen)) or "no parts at all"
+        there = ", ".join(sorted(seen)) or "no parts"
         raise ValueError(f"parts: no {object_class} with {', '.join(parts)} in '{annotations}'. It has: {there}.")
 
 
 def _pascal_mask(file: Path, object_class: str, wanted: set[str], seen: set[str]) -> tuple[str, np.ndarray | None]:
-    """The picture's name and the joined mask (H, W) of the ``wanted`` parts of a class; ``seen`` gathers all of its."""
+    """The image's name and the merged mask (H, W) of the ``wanted`` parts; ``seen`` collects all parts of the class."""
     from scipy.io import loadmat
 
     record = loadmat(str(file), squeeze_me=True, struct_as_record=False)["anno"]
@@ -123,7 +131,7 @@ def _pascal_mask(file: Path, object_class: str, wanted: set[str], seen: set[str]
     for thing in np.atleast_1d(record.objects):
         if str(getattr(thing, "class")).lower() != object_class.lower():
             continue
-        # An object without parts holds an empty array in their place.
+        # An object without parts has an empty array instead.
         for part in (part for part in np.atleast_1d(thing.parts) if hasattr(part, "part_name")):
             name = str(part.part_name).lower()
             seen.add(name)
@@ -134,7 +142,7 @@ def _pascal_mask(file: Path, object_class: str, wanted: set[str], seen: set[str]
 
 
 def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder: Path) -> int:
-    """Write pictures and masks as pairs NAME.png and NAME_mask.png; returns how many."""
+    """Write images and masks as pairs NAME.png and NAME_mask.png; returns their number."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for count, example in enumerate(examples, start=1):
@@ -143,7 +151,7 @@ def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder:
         if picture.size != example.mask.shape[::-1]:
             raise ValueError(
                 f"'{example.image}' is {picture.size[0]} x {picture.size[1]}, its mask "
-                f"{example.mask.shape[1]} x {example.mask.shape[0]}. The pictures do not belong to the annotations."
+                f"{example.mask.shape[1]} x {example.mask.shape[0]}. These are not the images of these annotations."
             )
         name = f"{count:05d}_{example.image.stem}"
         Image.fromarray(example.mask.astype(np.uint8) * 255).save(folder / f"{name}{MASK_ENDING}.png")
@@ -152,10 +160,10 @@ def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder:
 
 
 def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(picture, mask) files of a folder: NAME.* with NAME_mask.*, or images/NAME.* with masks/NAME.*.
+    """(image, mask) files of a folder: NAME.* with NAME_mask.*, or images/NAME.* with masks/NAME.*.
 
     Raises:
-        ValueError: no pairs, or a picture without its mask.
+        ValueError: no pairs, or an image without its mask.
     """
     if not folder.is_dir():
         raise ValueError(f"folder: '{folder}' does not exist.")
@@ -170,14 +178,14 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     if lonely:
         raise ValueError(f"folder: '{folder}' has no mask for {', '.join(lonely[:5])} (expected {lonely[0]}_mask.png).")
     if not pictures:
-        raise ValueError(f"folder: '{folder}' holds no pictures. Put pairs there: cat.png and cat_mask.png.")
+        raise ValueError(f"folder: no images in '{folder}'. Put pairs there: cat.png and cat_mask.png.")
     return [(pictures[stem], masks[stem]) for stem in sorted(pictures)]
 
 
 def load_pairs(folder: Path, size: int, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs as squares of one size.
 
-    Each picture is cropped to a square that holds as much of the mask as possible, then scaled.
+    Each image is cropped to a square that contains as much of the mask as possible, then scaled.
 
     Returns:
         Images (N, size, size, 3) and masks (N, 1, size, size), float32, 0..1.
@@ -198,7 +206,7 @@ def load_pairs(folder: Path, size: int, limit: int | None = None) -> tuple[torch
 
 
 def square_around(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the largest square of a picture, moved so that the mask's middle is in its middle."""
+    """Left, top, right, bottom of the largest square in the image, centred on the mask as far as possible."""
     height, width = mask.shape
     side = min(height, width)
     rows, columns = np.nonzero(mask)
@@ -214,7 +222,7 @@ def _categories(names: dict[int, str], parts: Sequence[str]) -> set[int]:
     unknown = [part for part in parts if part.lower() not in lower]
     if unknown or not parts:
         there = ", ".join(sorted(names.values()))
-        raise ValueError(f"parts: {', '.join(unknown) or 'none given'} cannot be found. The file has: {there}.")
+        raise ValueError(f"parts: {', '.join(unknown) or 'none given'} not found. The file has: {there}.")
     return {lower[part.lower()] for part in parts}
 
 
@@ -226,21 +234,23 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"annotations: '{file}' is no JSON ({error}).") from error
+        raise ValueError(f"annotations: '{file}' is not valid JSON ({error}).") from error
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file below a folder; names that lead out of it are refused."""
+    """A file inside a folder; names that leave it are refused."""
     path = (folder / name).resolve()
     if folder.resolve() not in path.parents:
-        raise ValueError(f"annotations: the picture name {name!a} leads out of '{folder}'.")
+        raise ValueError(f"annotations: the image name {name!a} leaves the folder '{folder}'.")
     if not path.is_file():
-        raise ValueError(f"images: '{path}' does not exist. Give the folder that the annotations' names start from.")
+        raise ValueError(
+            f"images: '{path}' does not exist. Give the folder that the annotations' file names are relative to."
+        )
     return path
 
 
 def _picture(folder: Path, name: str) -> Path:
-    """Pascal's annotations name a picture with or without its ending."""
+    """Pascal's annotations name an image with or without its extension."""
     if Path(name).suffix.lower() in PICTURES:
         return _inside(folder, name)
     ending = next((ending for ending in PICTURES if (folder / (name + ending)).is_file()), ".jpg")

@@ -2,13 +2,13 @@
 
     python3 run.py train-tokens CONFIG.yaml [--no-ray] [--cpu]
 
-    output: my_tokens            # folder for tokens, plots, reports and logs, beside this file
+    output: my_tokens            # folder for tokens, plots, reports and logs, relative to this file
     model: sd_xl_base_1.0.safetensors      # or demo
     size: 1024
-    settings: {steps: 2000, layers: first-8}      # of all tokens; see TrainPartToken
-    retries: 2                   # how often a task whose process died is tried again
-    workers: 1                   # processes at a time without Ray
-    ray: {address: auto, gpus_per_token: 1}       # leave it out to run here
+    settings: {steps: 2000, layers: first-8}      # for all tokens; see TrainPartToken
+    retries: 2                   # how often to retry a task whose process died
+    workers: 1                   # parallel processes without Ray
+    ray: {address: auto, gpus_per_token: 1}       # leave out to run on this machine
     tokens:
       - name: cat_head
         part: head
@@ -19,8 +19,8 @@
         data: {pascal_part: {annotations: Annotations_Part, images: JPEGImages, object_class: person, parts: [hair]}}
         settings: {noise_low: 0.1, noise_high: 0.5}
 
-One token is one task. A task goes on from its last saved state when it is tried again. With Ray, all machines need this
-repository, ComfyUI and the data under the same paths (a shared folder); Ray is an optional extra:
+Each token is a task; a retried task resumes from its last saved state. With Ray, all machines need this repository,
+ComfyUI and the data under the same paths (a shared folder); Ray is an optional extra:
 ``pip install 'ray>=2.30'``.
 """
 
@@ -41,13 +41,13 @@ from .tasks import ConfigError, Plan, read_plan, run_task
 
 
 def run_here(plan: Plan, on_start: Callable[[str, int], None] | None = None) -> list[dict[str, Any]]:
-    """A process for each task, ``plan.workers`` at a time.
+    """Run each task in a process of its own, ``plan.workers`` at a time.
 
     Args:
         on_start: called with the task's name and process id whenever a process starts.
 
     Returns:
-        One result a task, in the file's order; a failed one has the key ``error``.
+        One result per task, in the file's order; a failed one has the key ``error``.
     """
     waiting = [(task, 0) for task in plan.tasks]
     running: list[tuple[subprocess.Popen[str], dict[str, Any], int]] = []
@@ -65,13 +65,16 @@ def run_here(plan: Plan, on_start: Callable[[str, int], None] | None = None) -> 
                 running.remove(entry)
                 process, task, attempt = entry
                 result = _result_of(task, process.returncode)
-                # A task that raised would raise again; one whose process died may have met a full memory.
+                # A task that raised would raise again; one whose process died may have run out of memory.
                 if result is None and attempt < plan.retries:
-                    print(f"{task['name']}: its process died ({process.returncode}); trying again", flush=True)
+                    print(f"{task['name']}: the process died ({process.returncode}); retrying", flush=True)
                     waiting.insert(0, (task, attempt + 1))
                     continue
                 name = task["name"]
-                died = {"name": name, "error": f"its process died {attempt + 1} times (last: {process.returncode})"}
+                died = {
+                    "name": name,
+                    "error": f"the process died {attempt + 1} times (last exit code {process.returncode})",
+                }
                 results[name] = result or died
                 _report(results[name])
     finally:
@@ -83,14 +86,14 @@ def run_here(plan: Plan, on_start: Callable[[str, int], None] | None = None) -> 
 
 
 def run_on_ray(plan: Plan, cpu: bool) -> list[dict[str, Any]]:
-    """One Ray task a token; Ray itself tries a task again whose worker or machine died.
+    """One Ray task per token; Ray itself retries a task whose worker or machine died.
 
     Raises:
         ImportError: Ray is not installed.
     """
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless its user wants it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics unless the user asks for them
     options = plan.ray or {}
     environment = {key: os.environ[key] for key in ("COMFYUI_PATH", "OMP_NUM_THREADS") if key in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACK_DIR), os.environ.get("PYTHONPATH", "")]))
@@ -123,7 +126,7 @@ def run_on_ray(plan: Plan, cpu: bool) -> list[dict[str, Any]]:
 
 
 def run_guarded(task: dict[str, Any]) -> dict[str, Any]:
-    """`run_task` with its words in the token's log file, and an exception as a result instead of a traceback."""
+    """`run_task`, logged to the token's log file, with an exception returned as a result."""
     import traceback
 
     output = Path(task["output"])
@@ -154,7 +157,7 @@ def _result_file(task: dict[str, Any]) -> Path:
 
 
 def _result_of(task: dict[str, Any], code: int) -> dict[str, Any] | None:
-    """The result that a process left behind; None when it died before it could."""
+    """The result a process wrote; None if it died before."""
     file = _result_file(task)
     if code != 0 or not file.is_file():
         return None
@@ -171,7 +174,7 @@ def _report(result: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, nargs="?")
-    parser.add_argument("--no-ray", action="store_true", help="run here even when the file has a 'ray' entry")
+    parser.add_argument("--no-ray", action="store_true", help="run on this machine even if the file has a 'ray' entry")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -194,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             results = run_on_ray(plan, options.cpu)
         except ImportError:
-            print("Ray is not installed (pip install 'ray>=2.30'); running here instead.", flush=True)
+            print("Ray is not installed (pip install 'ray>=2.30'); running on this machine instead.", flush=True)
     if results is None:
         results = run_here(plan)
     plan.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The file that ``run.py train-tokens`` reads, and the work of one token; see `tools.train_tokens.run` for the whole.
+"""The configuration of ``run.py train-tokens``, and the training of one token; see `tools.train_tokens.run`.
 
 A task is a plain dictionary, so it can be sent to another process or machine as JSON.
 """
@@ -28,12 +28,12 @@ MAX_CONFIG_BYTES = 1024**2
 
 
 class ConfigError(ValueError):
-    """The file asks for something that cannot be done; the message names the entry."""
+    """The configuration is invalid; the message names the entry."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A checked file: one task a token, and how to run them."""
+    """A checked configuration: one task per token, and how to run them."""
 
     tasks: list[dict[str, Any]]
     output: Path
@@ -43,10 +43,10 @@ class Plan:
 
 
 def read_plan(file: Path) -> Plan:
-    """Read and check a configuration before anything of it runs.
+    """Read and check a configuration before anything runs.
 
     Raises:
-        ConfigError: unreadable YAML, unknown keys, missing files, or names that are no file names.
+        ConfigError: unreadable YAML, unknown keys, missing files, or invalid names.
     """
     import yaml
 
@@ -54,11 +54,11 @@ def read_plan(file: Path) -> Plan:
 
     load_pack()
     if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{file}: is larger than a configuration can be.")
+        raise ConfigError(f"{file}: is larger than {MAX_CONFIG_BYTES // 1024} KB, so it is not a configuration file.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is no YAML: {error}") from error
+        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
     top = _mapping(content, "the file", TOP_KEYS)
     tokens = top.get("tokens")
     if not isinstance(tokens, list) or not tokens:
@@ -69,23 +69,23 @@ def read_plan(file: Path) -> Plan:
     names = [task["name"] for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"tokens: the name {twice[0]!r} comes twice.")
+        raise ConfigError(f"tokens: the name {twice[0]!r} is used twice. Give each token its own name.")
     cluster = _mapping(top["ray"], "ray", RAY_KEYS) if top.get("ray") is not None else None
     return Plan(tasks, output, _count(top, "retries", 2), max(1, _count(top, "workers", 1)), cluster)
 
 
 def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train one token, and keep it with its plot, overlays and report beside it.
+    """Train one token and save it with its plot, overlays and report.
 
-    A run that died is taken up again from its last whole state.
+    A run that died resumes from its last saved state.
 
     Returns:
-        name, file, part_iou, seconds and where it went on, as the report says.
+        name, file, seconds, and the values of the report (part_iou, resumed_from …).
     """
     from ..bootstrap import boot_host, load_pack
 
     boot_host(cpu=bool(task.get("cpu")) or not _has_accelerator())
-    # The device is settled when this is imported; `load_pack` by itself would settle for the CPU.
+    # Importing this fixes the device; `load_pack` alone would fix it to the CPU.
     import comfy.model_management  # noqa: F401
 
     load_pack()
@@ -104,7 +104,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     log(f"{name}: process {os.getpid()}, loading {task['model']}")
     model, vae, positive = _load_model(task)
     images, masks = _pictures(task)
-    log(f"{name}: {images.shape[0]} pictures of {images.shape[2]} x {images.shape[1]}")
+    log(f"{name}: {images.shape[0]} images of {images.shape[2]} x {images.shape[1]}")
     settings = _settings(task)
     views, view_masks, sources = augmented_views(images, masks, task["flip"], task["crops"], settings.seed)
     latents = encode_pictures(vae, views)
@@ -137,7 +137,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
 
 
 def _has_accelerator() -> bool:
-    """ComfyUI takes a CUDA device for granted unless it is told otherwise."""
+    """Without this check, ComfyUI would assume a CUDA device."""
     import torch
 
     kinds = (torch.cuda, getattr(torch, "xpu", None), getattr(torch.backends, "mps", None))
@@ -164,7 +164,7 @@ def _task(entry: Any, where: str, top: dict[str, Any], base: Path, output: Path)
             if not Path(source[key]).exists():
                 raise ConfigError(f"{where}.data.{kind}.{key}: {source[key]} does not exist.")
         elif key in SOURCES[kind]:
-            raise ConfigError(f"{where}.data.{kind}.{key} is missing.")
+            raise ConfigError(f"{where}.data.{kind}.{key}: is missing.")
     model = str(top.get("model", "demo"))
     if model != "demo":
         model = str((base / model).resolve())
@@ -184,7 +184,7 @@ def _task(entry: Any, where: str, top: dict[str, Any], base: Path, output: Path)
         "output": str(output),
     }
     if task["size"] < 64 or task["size"] % 8:
-        raise ConfigError(f"size: expected a multiple of 8 from 64 on, got {task['size']}.")
+        raise ConfigError(f"size: expected a multiple of 8, at least 64, got {task['size']}.")
     try:
         _settings(task)
     except (TypeError, ValueError) as error:
@@ -198,12 +198,12 @@ def _settings(task: dict[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(TrainingSettings)} - {"part_names", "init"}
     unknown = sorted(set(task["settings"]) - known)
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} is no setting; there are: {', '.join(sorted(known))}.")
+        raise ValueError(f"unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
     return TrainingSettings(part_names=(task["part"],), **task["settings"])
 
 
 def _load_model(task: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """MODEL, VAE and the conditioning that the pictures are looked at with."""
+    """MODEL, VAE and the conditioning the images are encoded with."""
     if task["model"] == "demo":
         from partedit_oir.demo.loader import load_demo_model
 
@@ -213,7 +213,7 @@ def _load_model(task: dict[str, Any]) -> tuple[Any, Any, Any]:
 
         model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(task["model"])
         if clip is None or vae is None:
-            raise ValueError(f"model: {task['model']} holds no text encoder or no VAE; use a whole checkpoint.")
+            raise ValueError(f"model: {task['model']} has no text encoder or no VAE. Use a full checkpoint.")
     return model, vae, clip.encode_from_tokens_scheduled(clip.tokenize(task["prompt"]))
 
 
@@ -233,7 +233,7 @@ def _pictures(task: dict[str, Any]) -> tuple[Any, Any]:
     if not folder.is_dir():
         part = folder.with_name(folder.name + f".{os.getpid()}")
         if not write_pairs(reader(*paths, **options), part):
-            raise ValueError(f"{task['name']}: the data set has no picture of this part.")
+            raise ValueError(f"{task['name']}: the data set has no image of this part.")
         part.rename(folder)
     return load_pairs(folder, task["size"])
 
@@ -254,12 +254,12 @@ def _mapping(value: Any, where: str, known: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{where}: expected keys and values, got {type(value).__name__}.")
     unknown = sorted(str(key) for key in value if key not in known)
     if unknown:
-        raise ConfigError(f"{where}: does not know {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
+        raise ConfigError(f"{where}: unknown key {', '.join(unknown)}. Known keys: {', '.join(sorted(known))}.")
     return value
 
 
 def _count(values: dict[str, Any], key: str, standard: int) -> int:
     value = values.get(key, standard)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{key}: expected a whole number from 0 on, got {value!r}.")
+        raise ConfigError(f"{key}: expected a whole number, 0 or above, got {value!r}.")
     return value

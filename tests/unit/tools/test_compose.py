@@ -61,7 +61,7 @@ def test_nodes_of_a_column_do_not_overlap():
         (Node("x", "Load", 0, {"nmae": "m1"}), r"no inputs \['nmae'\]"),
         (Node("x", "Sample", 0, {}, {"model": "load.vae"}), "no output 'vae'"),
         (Node("x", "Sample", 0, {}, {"modell": "load.model"}), "no input 'modell'"),
-        (Node("x", "Sample", 0, {}, {"model": "gone"}), "'gone', which is not there"),
+        (Node("x", "Sample", 0, {}, {"model": "gone"}), "'gone', which does not exist"),
     ],
 )
 def test_descriptions_that_do_not_fit_the_nodes_are_refused(node, message):

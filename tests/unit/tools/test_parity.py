@@ -124,7 +124,7 @@ def test_no_blending_is_zero_edit_steps(run):
         (p2p(local_blend="man"), "local_blend: unknown p2p setting"),
         (p2p(edit_type="swap"), "p2p.edit_type: 'swap' is not one of replace"),
         (p2p(n_cross_replace={"robot": 2}), "p2p.n_cross_replace robot: 2 is outside 0 to 1"),
-        (p2p(edit_type="reweight"), "p2p.equalizer_words: belong to"),
+        (p2p(edit_type="reweight"), "p2p.equalizer_words: required for edit_type 'reweight'"),
         ({"p2p": "replace"}, "p2p: expected settings"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",

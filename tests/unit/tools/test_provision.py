@@ -52,7 +52,7 @@ def test_a_stage_that_broke_is_done_again(tmp_path):
 
 
 def test_a_stage_that_makes_nothing_is_an_error(tmp_path):
-    with pytest.raises(SetupError, match="without making"):
+    with pytest.raises(SetupError, match="without creating"):
         provision.stage("s", "k", tmp_path / "never", lambda: None, tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_a_stale_link_is_renewed_in_the_private_host_only(tmp_path, make_host):
 
 def test_the_user_s_comfyui_is_checked_and_missing_modules_are_named(tmp_path, make_host, monkeypatch):
     monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
-    with pytest.raises(SetupError, match="holds no ComfyUI"):
+    with pytest.raises(SetupError, match="is not a ComfyUI folder"):
         existing.existing_host(tmp_path, {})
     host = make_host(tmp_path / "host")
     assert existing.existing_host(host.root, {}).root == host.root
@@ -284,7 +284,14 @@ def test_a_pip_that_reaches_no_index_says_what_to_look_at(tmp_path, capfd):
     python = script(tmp_path / "python", "echo 'ERROR: Could not find a version (from versions: none)' >&2\nexit 1\n")
     with pytest.raises(SetupError) as error:
         run_pip(Path(python), ["download", "x"], "downloading x")
-    for word in ("downloading x failed", "network", "HTTPS_PROXY", "pip config list", "COMFYUI_PATH", "again to go on"):
+    for word in (
+        "downloading x failed",
+        "network",
+        "HTTPS_PROXY",
+        "pip config list",
+        "COMFYUI_PATH",
+        "again to continue",
+    ):
         assert word in str(error.value)
     assert "from versions: none" in capfd.readouterr().err
 

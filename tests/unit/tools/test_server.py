@@ -268,7 +268,7 @@ def test_run_py_starts_without_any_installed_package():
 
 def test_run_py_says_what_is_wrong_with_comfyui_path(tmp_path):
     done = cli("demo", COMFYUI_PATH=str(tmp_path))
-    assert done.returncode == 1 and "holds no ComfyUI" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "is not a ComfyUI folder" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_oldest_host_is_not_silently_exchanged_for_the_user_s(tmp_path):
@@ -279,4 +279,4 @@ def test_the_oldest_host_is_not_silently_exchanged_for_the_user_s(tmp_path):
 def test_run_py_refuses_unknown_arguments_and_folders(tmp_path):
     assert cli("demo", "--nonsense").returncode == 2
     done = cli("parity", str(tmp_path / "none"))
-    assert done.returncode == 1 and "is no folder" in done.stderr
+    assert done.returncode == 1 and "is not a folder" in done.stderr

@@ -170,17 +170,17 @@ def workers(log):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("tokens:", "tokenz:", "does not know tokenz"),
+        ("tokens:", "tokenz:", "unknown key tokenz"),
         ("name: square", "name: ../square", r"tokens\[0\].name"),
-        ("name: again", "name: square", "comes twice"),
+        ("name: again", "name: square", "is used twice"),
         ("folder: pairs}", "folder: nowhere}", "nowhere does not exist"),
         ("{folder: pairs}", "{web: pairs}", r"tokens\[0\].data: expected exactly one of"),
-        ("steps: 40", "stepz: 40", "stepz is no setting"),
+        ("steps: 40", "stepz: 40", "unknown setting stepz"),
         ("steps: 40", "steps: 0", "steps: expected at least 1"),
         ("size: 128", "size: 100", "multiple of 8"),
         ("model: demo", "model: missing.safetensors", r"missing.safetensors does not exist"),
-        ("output: out", "output: !!python/object/apply:os.system ['touch ran']", "is no YAML"),
-        ("tokens:", "tokens: [", "is no YAML"),
+        ("output: out", "output: !!python/object/apply:os.system ['touch ran']", "is not valid YAML"),
+        ("tokens:", "tokens: [", "is not valid YAML"),
     ],
 )
 def test_the_file_is_checked_before_anything_runs(config, old, new, words):
