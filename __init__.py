@@ -1,6 +1,6 @@
 """ComfyUI-PartEdit-OIR: edit one part of an object, or several objects at once, by text.
 
-This file only announces the pack to ComfyUI: its model folders, its web folder and its nodes.
+This file only registers the pack with ComfyUI: its model folders, its web folder and its nodes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from .nodes import PartEditOIRExtension, comfy_entrypoint
 
 WEB_DIRECTORY = "./js"
 
-# One folder of ComfyUI's models directory each. An empty set of extensions lists every file, which is what
-# folders that hold whole transformers models need.
+# Folders in ComfyUI's models directory. An empty set of extensions lists every file, as folders with whole transformers
+# models need.
 MODEL_FOLDERS: dict[str, set[str]] = {
     "part_tokens": {".safetensors", ".pt"},
     "sams": {".pth", ".pt", ".safetensors"},
@@ -27,9 +27,9 @@ MODEL_FOLDERS: dict[str, set[str]] = {
 def _register_model_folders() -> None:
     for name, extensions in MODEL_FOLDERS.items():
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        # extra_model_paths.yaml may have made the entry already, and then without extensions.
+        # extra_model_paths.yaml may already have created the entry, without extensions.
         folder_paths.folder_names_and_paths[name][1].update(extensions)
-    # Tokens that ship with the pack stand behind the user's own, so saving never writes into the pack.
+    # The pack's own tokens come after the user's, so saving never writes into the pack.
     folder_paths.add_model_folder_path("part_tokens", os.path.join(os.path.dirname(__file__), "tokens"))
 
 

@@ -1,4 +1,4 @@
-"""How good the demo checkpoint is: right object and colour on seeded prompts, VAE fidelity, seconds a picture.
+"""How good the demo checkpoint is: correct object and colour on seeded prompts, VAE fidelity, seconds per image.
 
 python run.py bench demo_quality
 """

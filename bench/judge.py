@@ -1,10 +1,10 @@
-"""The judge of the benchmarks: which object, part, colour and pattern stands at each pixel of a demo-world picture.
+"""The judge of the benchmarks: which object, part, colour and pattern is at each pixel of a demo-world image.
 
     python -m bench.judge --train bench/judge.safetensors
 
-A small convolutional network trained on generator pictures alone; it never sees the image model. Training prints its
-accuracy on held-out pictures. Scores of edits are read off its label maps, so "the part shows the new colour" and "the
-background stayed" are measured by something that knows the parts to a few pixels.
+A small convolutional network trained on drawn images only; it never sees the image model. Training prints its accuracy
+on held-out images. Edits are scored from its label maps, so "the part has the new colour" and "the background is
+unchanged" are measured by something that knows the parts to within a few pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from demo.training.pictures import COLOURS, LABELS, OBJECTS, PATTERNS, draw_scen
 
 WEIGHTS = Path(__file__).resolve().parent / "judge.safetensors"
 COLOUR_NAMES = tuple(COLOURS)
-INPUT, GRID = 256, 64  # pictures are scaled to INPUT; labels are given on a GRID x GRID raster
+INPUT, GRID = 256, 64  # images are scaled to INPUT; labels are on a GRID x GRID raster
 
 
 def _down(c_in: int, c_out: int) -> nn.Sequential:
@@ -153,7 +153,7 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
 
 
 def _sample(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One training picture with its label, colour and pattern rasters (255: not told)."""
+    """One training image with its label, colour and pattern rasters (255: unknown)."""
     scene = random_scene(seed, tones=0.6)
     picture = draw_scene(scene)
     step = INPUT // GRID

@@ -16,13 +16,13 @@ EDITS = 60
 KINDS_OF_CHANGE = (("colour", "kind"), ("kind", "colour"), ("colour", "colour"), ("kind", "kind"))
 # No training script, judge or scorer has seen pictures of these seeds.
 FIRST_SEED = 30_000_000
-# An edited object fills at least this share of its region: a smear of the right kind is no object.
+# An edited object fills at least this fraction of its region; a smear of the right kind is not an object.
 SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
 class Change:
-    """One object: its words before and after, and the kind and colour that it shall have."""
+    """One object: its words before and after, and the kind and colour it should have."""
 
     what: str
     before: str

@@ -1,27 +1,27 @@
-"""Sixty edits of two objects on the demo checkpoint: OIR against three other ways, and what its quick search costs.
+"""Sixty edits of two objects on the demo checkpoint: OIR against three other methods, and the cost of its search.
 
     python run.py bench object_edits [--limit 2] [--jobs 2] [--fp32]
     python run.py bench object_edits --replay        the search figures again, from the recorded scores
 
-Generator pictures of two plain objects side by side, of unseen seeds, with exact masks; each edit changes both objects,
-in colour or in kind. Every method starts from the same latent, on the same 25 DDIM levels, with guidance 7.5 and the
-same prompts; all but SDEdit, which has no use for them, are given the masks:
+Drawn images of two plain objects side by side, from unseen seeds, with exact masks; each edit changes both objects, in
+colour or in kind. Every method starts from the same latent, on the same 25 DDIM levels, with cfg 7.5 and the same
+prompts. All except SDEdit, which cannot use them, get the masks:
 
 - ``oir``: exhaustive step search and reassembly; ``oir_weighted``: the same with S_e counted twice in the choice.
-- ``fixed``: OIR's reassembly with one inversion step for every object and picture.
+- ``fixed``: OIR's reassembly with one inversion step for all objects and images.
 - ``sdedit``: noise to a level, denoise with the target prompt (Meng et al. 2022).
-- ``blended``: the same, with the noised picture put back outside the masks after every step (Avrahami et al. 2023).
+- ``blended``: the same, with the noised source restored outside the masks after every step (Avrahami et al. 2023).
 
-The last three run on a grid of levels; each level is in the table, and ``best`` names the one with the highest success
-of both objects (then MS-SSIM): the choice is made on the test edits themselves, in favour of those methods.
+The last three run on a grid of levels. The table lists each level, and ``best`` the one with the highest success on
+both objects (then MS-SSIM). It is chosen on the test edits themselves, which favours those methods.
 
-Success is read by the judge (``bench.judge``), which never saw the image model. The region of an object is its exact
-mask in the source. The object counts as edited when, inside the region, the wanted kind has more pixels than any other
-kind, fills at least a third of it, and shows mostly the wanted colour; ``both`` asks it of both objects. ``both_kept``
-also asks for 20 dB outside the masks: repainting the whole picture is no edit. ``generator`` is the rule's own ceiling,
-the edited scene drawn by the generator; ``source`` its floor, the picture unchanged; ``vae`` what the autoencoder
-alone does to the picture. Distances are to the original picture: MS-SSIM and ``feature_distance`` (a stand-in for
-LPIPS, see ``bench.perceptual``) of the whole picture, PSNR and SSIM outside the exact masks.
+Success is decided by the judge (``bench.judge``), which never saw the image model. The region of an object is its exact
+mask in the source. The object counts as edited if, inside the region, the target kind has more pixels than any other
+kind, fills at least a third of it, and mostly has the target colour; ``both`` requires this of both objects.
+``both_kept`` also requires 20 dB outside the masks, because repainting the whole image is not an edit. ``generator`` is
+the ceiling of this rule, the edited scene drawn by the generator; ``source`` its floor, the unchanged image; ``vae`` is
+what the autoencoder alone does to the image. Distances are to the original image: MS-SSIM and ``feature_distance`` (a
+stand-in for LPIPS, see ``bench.perceptual``) of the whole image, PSNR and SSIM outside the exact masks.
 
 ``coarse_to_fine`` replays the pack's choice of candidates over the recorded scores of all pairs.
 """
@@ -247,7 +247,7 @@ def run_all(numbers: range, jobs: int, precision: str) -> Iterator[dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=EDITS, help="only the first so many edits")
+    parser.add_argument("--limit", type=int, default=EDITS, help="number of edits to run")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="edits at a time")
     parser.add_argument("--fp32", action="store_true", help="run the UNet in single precision: slower")
     parser.add_argument("--replay", action="store_true", help="only search figures, from the recorded scores")

@@ -1,4 +1,4 @@
-"""The four ways of editing two objects that ``bench.object_edits`` compares, all with DDIM steps on one schedule."""
+"""The four methods of editing two objects that ``bench.object_edits`` compares, all with DDIM steps on one schedule."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
     python run.py bench part_edits [--limit 2] [--variants partedit,published_timing]
 
 Each edit samples a source ("a red robot in the snow") and an edit of its prompt ("a blue robot in the snow") with a
-part token. The judge finds the true part in the source picture; success is its new colour in the edit, PSNR and SSIM
-are taken outside the true part (grown by four pixels, the judge's own precision). Variants stand side by side: the
-method, the same with the source's latent put back outside the final mask, and the same prompts without blending;
-others by name. Variants with the same blend settings are edits of one source in one run.
+part token. The judge finds the true part in the source image; success is its new colour in the edit; PSNR and SSIM are
+measured outside the true part (grown by four pixels, the judge's precision). Variants: the method, the same with the
+source's latent restored outside the final mask, and the same prompts without blending; others by name. Variants with
+the same blend settings are edits of one source in one run.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ DEFAULT = ("partedit", "paste_back", "no_blending")
 
 
 def cases(limit: int = EDITS_A_TOKEN) -> Iterator[PartEditCase]:
-    """The seeded edits, twelve a token, or the first ``limit`` of each."""
+    """The seeded edits, twelve per token, or the first ``limit`` of each."""
     for number, part in enumerate(DEMO_PARTS):
         for k in range(limit):
             rng = np.random.default_rng([20263, number, k])

@@ -1,11 +1,11 @@
-"""How well the demo's part tokens find their parts: IoU on 100 held-out generator pictures a token.
+"""How well the demo's part tokens find their parts: IoU on 100 held-out images per token.
 
     python run.py bench part_tokens [--pictures 20]
 
-The picture is noised to a level, the token is probed at the demo's layers, and the adaptive Otsu mask (counted as the
-part from 0.5 on) is compared with the exact mask. Beside it, from the same maps: plain Otsu; the adaptive mask of maps
-after guided upsampling (He et al. 2013), with the picture and with the latent as the guide; and, because a filter also
-smooths, the adaptive mask after a box filter of the same window, which knows no edges.
+The image is noised to a level, the token is probed at the demo's layers, and the adaptive Otsu mask (part where at
+least 0.5) is compared with the exact mask. Also measured, from the same maps: plain Otsu; the adaptive mask after
+guided upsampling (He et al. 2013), with the image and with the latent as the guide; and, because a filter also smooths,
+the adaptive mask after a box filter of the same window, which ignores edges.
 """
 
 from __future__ import annotations

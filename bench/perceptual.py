@@ -1,4 +1,4 @@
-"""A stand-in for LPIPS (Zhang et al. 2018), whose networks cannot be downloaded here."""
+"""A stand-in for LPIPS (Zhang et al. 2018) that needs no downloaded network."""
 
 from __future__ import annotations
 

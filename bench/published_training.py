@@ -1,6 +1,6 @@
-"""A part token learned as published: each step runs the whole UNet and keeps its graph.
+"""Part token training as published: each step runs the whole UNet and keeps its graph.
 
-What learned tokens on cached queries are compared with, in IoU, time and memory.
+The baseline for training on cached queries, in IoU, time and memory.
 """
 
 from __future__ import annotations

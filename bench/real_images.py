@@ -1,13 +1,13 @@
-"""Part edits of pictures that the model did not make: 40 generator pictures, inverted with every method, then edited.
+"""Part edits of images the model did not generate: 40 drawn images, inverted with every method, then edited.
 
     python run.py bench real_images [--limit 1] [--methods ddim_fixed_point,ledits_pp]
 
-Eight pictures a token, never seen in training, with exact part masks. For each method, in dB against the picture as the
-VAE gives it back (which is what an inversion can reach):
+Eight images per token, never seen in training, with exact part masks. For each method, in dB against the image after
+the VAE (the best an inversion can reach):
 
-- replay: the noisiest latent walked back with the source prompt, cfg 1 and the noise maps, if any, held to nothing;
-- source row: the source beside the edit, which the sampler holds to the trajectory;
-- background: the edit outside the exact part (PSNR and SSIM), and success: the judge reads the new colour in the part.
+- replay: denoised from the noisiest latent with the source prompt, cfg 1 and the noise maps, if any, not pinned;
+- source row: the source sampled with the edit, which the sampler pins to the trajectory;
+- background: the edit outside the exact part (PSNR and SSIM); and success: the judge finds the new colour in the part.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RealCase:
 
 
 def cases(limit: int = PICTURES_A_TOKEN) -> Iterator[RealCase]:
-    """The seeded pictures, eight a token, or the first ``limit`` of each."""
+    """The seeded images, eight per token, or the first ``limit`` of each."""
     for number, part in enumerate(DEMO_PARTS):
         for k in range(limit):
             rng = np.random.default_rng([20264, number, k])

@@ -1,7 +1,7 @@
-"""Where benchmarks leave their figures: ``bench/results/NAME.json``, written whole or not at all.
+"""Results of benchmarks: ``bench/results/NAME.json``, written atomically.
 
-A run that is still going on, or that was limited on its command line, is kept as ``NAME.partial.json`` beside the last
-whole result, so that a cut run keeps what it has and a quick look replaces nothing.
+A run that is still in progress, or was limited on the command line, is saved as ``NAME.partial.json`` next to the last
+complete result. So an interrupted run keeps what it has, and a quick look replaces nothing.
 """
 
 from __future__ import annotations

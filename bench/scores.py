@@ -1,4 +1,4 @@
-"""Scores of pictures in benchmarks, by the pack's own metrics."""
+"""Image scores for benchmarks, by the pack's own metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What learned part tokens are compared with: the attention of the part's own word."""
+"""The baseline for learned part tokens: the attention of the part's own word."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def short_prompt(picture: Picture, part: DemoPart) -> str:
 
 
 def full_prompt(picture: Picture, part: DemoPart) -> str:
-    """The picture told as its own caption would, the part included: "a red cat with a blue head in the snow"."""
+    """The image's full caption, including the part: "a red cat with a blue head in the snow"."""
     from demo.training.pictures import article
 
     thing = picture.scene.things[0]

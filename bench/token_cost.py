@@ -1,15 +1,15 @@
-"""What training a part token takes at SDXL's size: memory and time, with drawn weights.
+"""Memory and time of training a part token at SDXL's size, with random weights.
 
     python run.py bench token_cost [--width 160] [--device cpu] [--limit 1]
 
-SDXL's UNet (three levels, 70 cross-attention layers, text 2048 wide) with weights drawn from a seed, 1024 × 1024
-pictures as drawn latents, the recipe's defaults (eight decoder layers, four noise levels, 2000 steps). ``--width`` is
+SDXL's UNet (three levels, 70 cross-attention layers, text 2048 wide) with seeded random weights, 1024 × 1024
+images as random latents, the recipe's defaults (eight decoder layers, four noise levels, 2000 steps). ``--width`` is
 the number of channels of the first level: 320 is SDXL, 160 is half of it in every layer, heads kept at 64 channels.
-``--limit`` pictures are really cached, the others are copies of their queries, so that the cache has its whole size;
-time is measured on ``--steps`` steps. What is measured and what is scaled up from it stand apart in the result. The VAE
-is left out (20 pictures to encode), and so is loading.
+``--limit`` images are really cached, the others are copies of their queries, so that the cache has its full size; time
+is measured on ``--steps`` steps. The result separates what was measured from what was extrapolated. The VAE (20 images
+to encode) and loading are left out.
 
-What the figures do not say: whether the token is any good. Drawn weights have no parts.
+The figures say nothing about the quality of the token: random weights have no parts.
 """
 
 from __future__ import annotations

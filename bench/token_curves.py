@@ -1,23 +1,23 @@
-"""How many pictures a part token needs, and what it is better than, on the demo checkpoint.
+"""How many images a part token needs, and how it compares with baselines, on the demo checkpoint.
 
     python run.py bench token_curves [--limit 20] [--tokens 2]
 
-For each of the demo's five parts: 20 training pictures and 100 held-out ones, all from the generator, with exact masks.
-Every map is the mean over three noise levels (0.3, 0.5, 0.7 of the diffusion time); it becomes a mask by the adaptive
-threshold, counted as the part from 0.5 on. On the same held-out pictures:
+For each of the demo's five parts: 20 training images and 100 held-out ones, all drawn, with exact masks. Every map is
+the mean over three noise levels (0.3, 0.5, 0.7 of the diffusion time) and becomes a mask by the adaptive threshold
+(part where at least 0.5). On the same held-out images:
 
-- tokens trained on cached queries with 1, 2, 5, 10 and 20 pictures and their mirror images, as the demo's own tokens
-  are (the mean over a few draws of the pictures);
+- tokens trained on cached queries with 1, 2, 5, 10 and 20 images and their mirror images, like the demo's own tokens
+  (the mean over a few draws of the images);
 - the same maps under plain Otsu, without the adaptive band;
 - the word's own cross-attention (DAAM, Tang et al. 2023): the column of the part's word in a prompt, with a short
-  prompt ("a cat with a head") and with the picture's full description ("a red cat with a blue head in the snow"), over
-  all layers and over the token's layers;
-- tokens trained as published, through whole passes of the UNet, in few steps (see ``published_recipe`` in the result)
-  over which the learning rate falls as far as over the published 2000: met as keys by the picture's own queries, and
-  as the only prompt, whose values change the queries too (at the published rate and at a smaller one); and beside them
-  the same recipe on the cached queries.
+  prompt ("a cat with a head") and with the image's full caption ("a red cat with a blue head in the snow"), over all
+  layers and over the token's layers;
+- tokens trained as published, through full passes of the UNet, in few steps (see ``published_recipe`` in the result)
+  over which the learning rate falls as far as over the published 2000: as keys for the image's own queries, and as the
+  only prompt, whose values change the queries too (at the published rate and at a smaller one); and for comparison the
+  same recipe on cached queries.
 
-Time and memory of the ways of training are taken in processes of their own.
+Time and memory of each kind of training are measured in separate processes.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def words(studio: Studio, data: PartData) -> dict[str, Any]:
 
 
 def few_steps(steps: int) -> PublishedRecipe:
-    """The published recipe shortened: little work a step, and the rate falls sooner so that it still settles."""
+    """The published recipe, shortened: little work per step, and the rate falls sooner so that it still converges."""
     return PublishedRecipe(steps, pictures=2, levels=1, lr_step=max(1, round(80 * steps / 2000)))
 
 
@@ -312,7 +312,7 @@ def picture_of(tokens: dict[str, Any]) -> np.ndarray | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=PICTURES, help="held-out pictures a token")
-    parser.add_argument("--tokens", type=int, default=len(DEMO_PARTS), help="only the first so many tokens")
+    parser.add_argument("--tokens", type=int, default=len(DEMO_PARTS), help="number of tokens to run")
     parser.add_argument("--draws", type=int, default=2, help="draws of the training pictures for each point")
     parser.add_argument("--published-steps", type=int, default=300, help="steps of the training through the UNet")
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""The node classes of the pack, listed by hand, and the extension that gives them to ComfyUI."""
+"""The node classes of the pack, and the extension that registers them with ComfyUI."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-# One import line a file, in alphabetical order.
+# One import per file, in alphabetical order.
 from .clip_scorer import LoadCLIPScorer
 from .demo_model import LoadDemoModel
 from .editing_pair import EditingPair
@@ -52,5 +52,5 @@ class PartEditOIRExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> PartEditOIRExtension:
-    """Called by ComfyUI once, when it loads custom nodes."""
+    """Called once by ComfyUI when it loads custom nodes."""
     return PartEditOIRExtension()

@@ -28,12 +28,12 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PromptError(RuntimeError):
-    """The server refused the prompt, or a node failed while it ran.
+    """The server rejected the prompt, or a node failed while running.
 
     Attributes:
         node: API id of the failing node, "" when unknown.
         node_type: its class, "" when unknown.
-        details: the server's own answer.
+        details: the server's response.
     """
 
     def __init__(self, message: str, node: str = "", node_type: str = "", details: Any = None) -> None:
@@ -183,7 +183,7 @@ class Client:
         return self.request("/view?" + urllib.parse.urlencode(keys))
 
     def upload_image(self, path: Path) -> str:
-        """Put an image into the server's input folder; gives back the name LoadImage takes."""
+        """Upload an image to the server's input folder; returns its name for LoadImage."""
         boundary = uuid.uuid4().hex
         body = (
             (
@@ -198,7 +198,7 @@ class Client:
         return json.loads(answer)["name"]
 
     def submit(self, prompt: dict[str, Any]) -> str:
-        """Queue an API-format prompt; gives back its id.
+        """Queue an API-format prompt; returns its id.
 
         Raises:
             PromptError: validation failed; the message names each node, input and reason.

@@ -74,7 +74,7 @@ def end_cleanly_when_told_to_stop() -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there: a crash never leaves half of it."""
+    """Write a text file atomically: under a temporary name, then rename it. A crash never leaves a partial file."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Start one ComfyUI server on a free loopback port, wait for it, and always stop it with all it started."""
+"""Start a ComfyUI server on a free loopback port, wait for it, and always stop it with all its child processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
-    """The server did not come up, or died; the message ends with its log's last lines."""
+    """The server did not start, or died; the message ends with the last lines of its log."""
 
 
 class Server:
@@ -37,9 +37,9 @@ class Server:
         host: which ComfyUI and which interpreter.
         cpu: run on the CPU even where there is a GPU.
         private: keep users, inputs, outputs, temporary files, saved part tokens and the database in a folder of this
-            run alone, deleted afterwards, and load no custom nodes but this pack.
+            run, deleted afterwards, and load no custom nodes except this pack.
         pack_name: folder name of the pack in custom_nodes.
-        threads: limits the threads of the numerical libraries; None: their own default.
+        threads: limits the threads of the numerical libraries; None: their default.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Server:
             for name in ("user", "input", "output", "temp"):
                 (self.folder / name).mkdir(exist_ok=True)
                 arguments += [f"--{name}-directory", str(self.folder / name)]
-            # Part tokens that a run saves must not land among the user's models.
+            # Part tokens saved by a run must not end up among the user's models.
             models = self.folder / "models.yaml"
             models.write_text(
                 f"run:\n  is_default: true\n  part_tokens: {json.dumps(str(self.part_tokens), ensure_ascii=False)}\n",
@@ -85,13 +85,13 @@ class Server:
         """Start and wait until /system_stats answers.
 
         Args:
-            limit: seconds until it has to answer.
-            port: 0 for one that is free.
+            limit: seconds to wait for an answer.
+            port: 0 for a free one.
 
         Raises:
             ServerError: it died, did not answer in time, or the port that was asked for is taken.
         """
-        # Another program may take a free port between the look and the start; then another one is tried.
+        # Another program may take the free port in the meantime; then try another one.
         for attempt in range(3):
             chosen = port or free_port()
             self.base_url = f"http://127.0.0.1:{chosen}"
@@ -106,7 +106,7 @@ class Server:
 
     def _launch(self, port: int) -> None:
         environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
-        # Nothing that the server loads may ask a hub for weights.
+        # Nothing the server loads may download weights.
         environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1", DO_NOT_TRACK="1")
         if self.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.threads)
@@ -120,7 +120,7 @@ class Server:
                 [sys.executable, str(KEEPER), str(self.folder), *self.command(port)],
                 cwd=self.host.root,
                 env=environment,
-                # Never written to: its end tells the keeper that this program is gone.
+                # Never written to: when it closes, the keeper knows that this program is gone.
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -161,7 +161,7 @@ class Server:
             process.wait(timeout=PATIENCE + 5)
         except subprocess.TimeoutExpired:
             pass
-        # What a server that died by itself had started may have outlived it.
+        # Child processes may have outlived a server that died.
         _kill_tree(process)
         process.wait(timeout=30)
 
@@ -187,14 +187,14 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
             subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
         return
     try:
-        # start_new_session made the keeper the leader of a process group with all that the server starts.
+        # start_new_session made the keeper the leader of a process group that includes all child processes.
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """A loopback port that nothing is listening on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
