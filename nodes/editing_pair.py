@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.encoding import encode
 from ..core.oir.masks import one_mask
 from ..core.oir.prompts import common_source_prompt, find_phrase, guided_prompt
 from ..core.oir.types import EditingPair as Pair
@@ -127,6 +128,6 @@ def make_pair(
         target_phrase=target_phrase.strip(),
         guided_prompt=prompt,
         mask=one_mask(mask, f"mask of '{source_phrase}' → '{target_phrase}'"),
-        conditioning=clip.encode_from_tokens_scheduled(clip.tokenize(prompt)),
+        conditioning=encode(clip, prompt),
         span=span,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..core.encoding import encode
 from ..core.inversion.invert import invert
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
@@ -161,7 +162,7 @@ class InvertLatent(io.ComfyNode):
                     "clip: not connected. It is needed to encode source_prompt; connect it, or connect positive "
                     "instead."
                 )
-            positive = clip.encode_from_tokens_scheduled(clip.tokenize(source_prompt))
+            positive = encode(clip, source_prompt)
         trajectory = invert(
             model,
             latent_image["samples"],

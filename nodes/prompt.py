@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..core.partedit.alignment import MODES
 from ..core.partedit.prompt import EditPrompt, FollowSettings, build_edit_prompt, parse_word_values
+from ..core.text import split_lines
 from . import io_types
 from .common import advanced
 
@@ -171,7 +172,7 @@ class PartEditPrompt(io.ComfyNode):
         )
         parts = tuple(name.strip() for name in part.split(",") if name.strip())
         text = source if previous is None else previous.source_text
-        built = build_edit_prompt(clip, text, edit.splitlines(), follow, parts, previous.source if previous else None)
+        built = build_edit_prompt(clip, text, split_lines(edit), follow, parts, previous.source if previous else None)
         if previous is not None and join == SAME_PICTURE:
             built = previous.with_same_picture([p for one in built.edits for p in one.prompts])
         elif previous is not None:

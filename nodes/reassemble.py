@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.encoding import encode
 from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
@@ -153,7 +154,7 @@ class OIRReassemble(io.ComfyNode):
                     "clip: not connected. It is needed to encode the target prompt; connect it, or connect target "
                     "instead."
                 )
-            target = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+            target = encode(clip, prompt)
         steps = parse_steps(overrides, len(pairs))
         entries = [
             entry if step is None else replace(entry, chosen=step, manual=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
 import comfy.model_management
 import comfy.utils
@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
 from ..core.vision.grounding import GroundingModel
 from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
-from ..core.vision.sam import SamModel, parse_boxes, parse_points
+from ..core.vision.sam import SamModel, box_lines, boxes_by_picture, check_prompts, parse_points
 from . import io_types
 from .folders import NONE_FOUND, is_there, managed, model_file, model_files, model_folder, model_folders
 
@@ -119,7 +119,8 @@ class GroundedSAMMask(io.ComfyNode):
                     "boxes",
                     default="",
                     multiline=True,
-                    tooltip="Boxes of objects: x0, y0, x1, y1 in pixels, one per line.",
+                    tooltip="Boxes of objects: x0, y0, x1, y1 in pixels, one per line. '2: x0, y0, x1, y1' is for "
+                    "image 2 only; the boxes output can be connected.",
                 ),
                 io.String.Input(
                     "points",
@@ -132,12 +133,16 @@ class GroundedSAMMask(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="One mask per image, all its objects together."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="One mask per image, all its objects together; empty where none was found.",
+                ),
                 io.Mask.Output(
                     display_name="object_masks", tooltip="One mask per object, as a batch, grouped by image."
                 ),
                 io.String.Output(
-                    display_name="boxes", tooltip="Boxes of the named objects with their scores, one per line."
+                    display_name="boxes",
+                    tooltip="Boxes of the named objects with image number and score, one per line.",
                 ),
             ],
         )
@@ -154,40 +159,42 @@ class GroundedSAMMask(io.ComfyNode):
         points: str,
         grounding_model: GroundingModel | None = None,
     ) -> io.NodeOutput:
-        given, (marks, labels) = parse_boxes(boxes), parse_points(points)
+        given, (marks, labels) = boxes_by_picture(boxes, len(image)), parse_points(points)
         if text.strip() and grounding_model is None:
             raise ValueError(f"grounding_model: not connected, but text is {text!r}. Connect Load Grounding Model.")
-        if not text.strip() and not len(given) and not len(marks):
+        if not text.strip() and not any(map(len, given)) and not len(marks):
             raise ValueError("text, boxes, points: all are empty. Fill in at least one of them.")
+        for own in given:
+            if len(own) or len(marks):
+                check_prompts(own, marks, labels, *image.shape[1:3])
         joined: list[torch.Tensor] = []
         single: list[torch.Tensor] = []
         report: list[str] = []
         progress = comfy.utils.ProgressBar(image.shape[0])
-        for number, picture in enumerate(image):
+        for number, (picture, own) in enumerate(zip(image, given), start=1):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            found, lines = _named(grounding_model, picture, text, threshold, max_objects, number)
-            report += lines
-            masks, _ = sam_model.masks(picture, torch.cat([found, given]), marks, labels)
-            joined.append(masks.any(dim=0).float())
-            single += list(masks.float())
+            found = torch.empty(0, 4)
+            if grounding_model is not None and text.strip():
+                found, scores = grounding_model.boxes(picture, text, threshold, max_objects)
+                report += box_lines(number, found, scores)
+            if len(found) or len(own) or len(marks):
+                masks, _ = sam_model.masks(picture, torch.cat([found, own]), marks, labels)
+                joined.append(masks.any(dim=0).float())
+                single += list(masks.float())
+            else:
+                joined.append(torch.zeros(picture.shape[:2]))
+                logging.warning(
+                    "Grounded SAM Mask: %s in image %d of %d; its mask is empty.", _nothing(text), number, len(image)
+                )
             progress.update(1)
+        if not single:
+            where = "the image" if len(image) == 1 else f"any of the {len(image)} images"
+            raise ValueError(
+                f"text: found no {text!r} in {where} at threshold {threshold:g}. Lower the threshold, use a simpler "
+                "word, or give a box."
+            )
         return io.NodeOutput(torch.stack(joined), torch.stack(single), "\n".join(report))
 
 
-def _named(
-    model: Any, picture: torch.Tensor, text: str, threshold: float, limit: int, number: int
-) -> tuple[torch.Tensor, list[str]]:
-    """Boxes (n, 4) of the named objects, and one line of text per box. Empty if ``text`` is empty."""
-    if not text.strip():
-        return torch.empty(0, 4), []
-    boxes, scores = model.boxes(picture, text, threshold, limit)
-    if not len(boxes):
-        raise ValueError(
-            f"text: found no {text!r} in image {number + 1} at threshold {threshold:g}. Lower the threshold, use a "
-            "simpler word, or give a box."
-        )
-    lines = [
-        f"{number + 1}: {', '.join(f'{value:.0f}' for value in box)} ({score:.2f})"
-        for box, score in zip(boxes.tolist(), scores.tolist())
-    ]
-    return boxes, lines
+def _nothing(text: str) -> str:
+    return f"found no {text!r}" if text.strip() else "no box given"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 
 from ..attention import EditStep, PromptStep
+from ..encoding import encode, warned_once
 from ..text import fold
 from .alignment import Alignment, align
 from .words import TokenizedPrompt, tokenize_prompt
@@ -110,9 +112,10 @@ class FollowSettings:
     self_fraction: float = 0.0
 
 
-def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
-    """Words and token positions of a prompt in a CLIP object's text conditioning."""
+def prompt_reader(clip: Any) -> Callable[[str], TokenizedPrompt]:
+    """Words and token positions of prompts in a CLIP object's text conditioning; each text is tokenised once."""
 
+    @cache
     def tokenize(string: str) -> list[list[tuple]]:
         sections = clip.tokenize(string, return_word_ids=True)
         # All encoders of a CLIP object are joined along channels, position by position: any of them will do.
@@ -121,12 +124,12 @@ def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
     def spell(token: Any) -> str:
         return clip.tokenizer.untokenize([(token, 1.0)])[0][1]
 
-    return tokenize_prompt(tokenize, text, spell)
+    return lambda text: tokenize_prompt(tokenize, text, spell)
 
 
-def encode(clip: Any, text: str) -> Conditioning:
-    """CONDITIONING of a prompt, with ComfyUI's weights, embeddings, long prompts and hook schedules."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
+    """Words and token positions of one prompt."""
+    return prompt_reader(clip)(text)
 
 
 def build_edit_prompt(
@@ -155,8 +158,20 @@ def build_edit_prompt(
         raise ValueError(
             "edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'."
         )
-    source_words = tokenize_with(clip, source)
-    edit_words = [tokenize_with(clip, text) for text in edits]
+    with warned_once():
+        return _build(clip, source, edits, follow, parts, source_conditioning)
+
+
+def _build(
+    clip: Any,
+    source: str,
+    edits: Sequence[str],
+    follow: FollowSettings,
+    parts: Sequence[str],
+    source_conditioning: Conditioning | None,
+) -> EditPrompt:
+    read = prompt_reader(clip)
+    source_words, edit_words = read(source), [read(text) for text in edits]
     _check_words(follow.words, edit_words, "word_fractions")
     _check_words(follow.gains, edit_words, "word_weights")
     built = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..encoding import warned_once
 from ..text import find_words, is_punctuation, split_punctuation, split_words
 
 Tokenize = Callable[[str], list[list[tuple]]]
@@ -120,13 +121,14 @@ def tokenize_prompt(tokenize: Tokenize, text: str, spell: Spell | None = None) -
     words: list[Word] = []
     units: list[Word] = []
     cursor = 0
-    for word in split_words(text):
-        count = _token_count(tokenize, word)
-        positions = tuple(content[cursor : cursor + count])
-        cursor += count
-        if positions:
-            words.append(Word(word, positions))
-            units += _units(tokenize, words[-1], [tokens[p] for p in positions], spell)
+    with warned_once(everything=True):  # what there is to say of the words was said of the text
+        for word in split_words(text):
+            count = _token_count(tokenize, word)
+            positions = tuple(content[cursor : cursor + count])
+            cursor += count
+            if positions:
+                words.append(Word(word, positions))
+                units += _units(tokenize, words[-1], [tokens[p] for p in positions], spell)
     if cursor != len(content):
         # A tokenizer that joins across spaces: fall back to one word a token, so that alignment still works.
         words = units = [Word(str(ids[p]), (p,)) for p in content]

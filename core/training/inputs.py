@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..encoding import warned_once
+
 _MULTIPLE = 8  # pixels of a latent's side; a VAE crops what is left over, and masks must be cropped alike
 
 
@@ -81,7 +83,8 @@ def word_rows(clip: Any, words: Sequence[str]) -> torch.Tensor:
     """
     rows = []
     for word in words:
-        tokens = clip.tokenize(word)
+        with warned_once():
+            tokens = clip.tokenize(word)
         content = _content_length(next(iter(tokens.values()))[0], clip)
         states = clip.encode_from_tokens_scheduled(tokens)[0][0]
         rows.append(states[0, 1 : 1 + content].float().cpu().mean(dim=0))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .clip_scorer import read_config
+from .clip_scorer import brief, read_config
 
 MODEL_TYPES = ("blip", "blip-2")
 WHERE_TO_GET = (
@@ -52,7 +52,9 @@ def caption(folder: str | Path, picture: torch.Tensor, max_new_tokens: int = 40)
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=safe, weights_only=True
         )
     except Exception as error:  # tokenizers and safetensors raise types of their own
-        raise ValueError(f"The captioning model in '{folder}' could not be loaded: {error}. {WHERE_TO_GET}.") from error
+        raise ValueError(
+            f"The captioning model in '{folder}' could not be loaded: {brief(error)} {WHERE_TO_GET}."
+        ) from error
     model = model.float().eval()
     pixels = processor.image_processor(
         images=picture.detach().float().cpu().clamp(0, 1),

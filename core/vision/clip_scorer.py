@@ -105,7 +105,7 @@ class ClipScorer:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise FileNotFoundError(
-                f"The tokenizer of the CLIP folder '{folder}' could not be read ({error}). "
+                f"The tokenizer of the CLIP folder '{folder}' could not be read ({brief(error)}). "
                 f"Put its tokenizer files beside the weights; {WHERE_TO_GET}."
             ) from error
         # Eager attention adds the mask to the logits in plain sight; fused kernels differ in what masks they take.
@@ -292,6 +292,12 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
     return config
 
 
+def brief(error: BaseException, limit: int = 300) -> str:
+    """What an error says, in one line of bounded length: transformers lists every weight that does not fit."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
 def load_pretrained(
     kind: Any,
     folder: Path,
@@ -320,7 +326,10 @@ def load_pretrained(
             **options,
         )
     except Exception as error:
-        raise ValueError(f"The weights in '{folder}' could not be loaded: {error}") from error
+        raise ValueError(
+            f"The weights in '{folder}' could not be loaded: {brief(error)} They may be damaged, or belong to another "
+            f"config.json. Get the whole model again, {where}."
+        ) from error
     missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
     if whole and missing:
         raise ValueError(

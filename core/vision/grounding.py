@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..text import plain_text
-from .clip_scorer import load_pretrained, read_config
+from .clip_scorer import brief, load_pretrained, read_config
 
 MODEL_TYPES = ("grounding-dino", "owlvit", "owlv2")
 WHERE_TO_GET = (
@@ -68,8 +68,8 @@ class GroundingModel:
             )
         except Exception as error:
             raise FileNotFoundError(
-                f"The processor of the grounding folder '{folder}' could not be read ({error}). Put the tokenizer and "
-                f"preprocessor files beside the weights; {WHERE_TO_GET}."
+                f"The processor of the grounding folder '{folder}' could not be read ({brief(error)}). Put the "
+                f"tokenizer and preprocessor files beside the weights; {WHERE_TO_GET}."
             ) from error
         model = load_pretrained(getattr(transformers, classes[kind]), folder, WHERE_TO_GET)
         return cls(model, processor, kind, folder.name, None if manage is None else manage(model))

@@ -6,6 +6,7 @@ tensors, the architecture follows from their shapes, and so every registered siz
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,15 @@ PACKAGE_HINT = (
     "(ComfyUI-Manager does this automatically)."
 )
 
+# Weights that only other models of the family have.
+_RELATIVES = (
+    ("mask_decoder.hf_token.", "an HQ-SAM"),
+    ("image_encoder.patch_embed.seq.", "a MobileSAM"),
+    ("sam_mask_decoder.", "a SAM 2"),
+    ("vision_encoder.", "a transformers-format"),
+)
+# A picture's number, the box, a score.
+_BOX_LINE = re.compile(r"\s*(?:(\d+)\s*:)?\s*(.*?)\s*(?:\([^()]*\))?\s*")
 # What the shapes of the weights do not tell; the same in all registered sizes.
 _MASK_DECODER_HEADS = 8
 _PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -85,7 +95,7 @@ class SamModel:
         from segment_anything import SamPredictor
 
         height, width = image.shape[:2]
-        _check_prompts(boxes, points, labels, height, width)
+        check_prompts(boxes, points, labels, height, width)
         if self.prepare is not None:
             self.prepare()
         predictor = SamPredictor(self.model)
@@ -117,7 +127,7 @@ class SamModel:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """State dict of a checkpoint, without running anything that the file contains."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             content: Any = load_file(str(path), device="cpu")
@@ -142,6 +152,12 @@ def build_sam(state: dict[str, torch.Tensor], name: str = "checkpoint") -> Any:
         from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
     except ImportError as error:
         raise ImportError(PACKAGE_HINT) from error
+    for prefix, kind in _RELATIVES:
+        if any(key.startswith(prefix) for key in state):
+            raise ValueError(
+                f"'{name}' is {kind} checkpoint, which this node cannot read; it takes the original Segment Anything. "
+                f"{WHERE_TO_GET}."
+            )
     try:
         encoder, prompt, decoder, transformer = _architecture(state)
     except (KeyError, IndexError, ValueError) as error:
@@ -153,11 +169,25 @@ def build_sam(state: dict[str, torch.Tensor], name: str = "checkpoint") -> Any:
         pixel_mean=_PIXEL_MEAN,
         pixel_std=_PIXEL_STD,
     )
-    try:
-        sam.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"'{name}' does not fit the Segment Anything model: {str(error)[:400]}") from error
+    _load(sam, state, name)
     return sam.eval().requires_grad_(False)
+
+
+def _load(sam: Any, state: dict[str, torch.Tensor], name: str) -> None:
+    """Weights into the model; a ValueError tells in a line what does not fit."""
+    own = sam.state_dict()
+    problems = [
+        (f"{len(keys)} weights are {what}, the first is {keys[0]}")
+        for what, keys in (
+            ("missing", sorted(own.keys() - state.keys())),
+            ("unknown", sorted(state.keys() - own.keys())),
+            ("of another shape", sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"'{name}' does not fit the Segment Anything model: {'; '.join(problems)}. {WHERE_TO_GET}.")
+    sam.load_state_dict(state)
 
 
 def _architecture(state: dict[str, torch.Tensor]) -> tuple[dict, dict, dict, dict]:
@@ -211,9 +241,10 @@ def _count(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len(numbers)
 
 
-def _check_prompts(
+def check_prompts(
     boxes: torch.Tensor | None, points: torch.Tensor | None, labels: torch.Tensor | None, height: int, width: int
 ) -> None:
+    """Raise a ValueError unless there is a box or a point, and all lie inside a picture of that size."""
     some_boxes, some_points = (prompt is not None and prompt.numel() > 0 for prompt in (boxes, points))
     if not some_boxes and not some_points:
         raise ValueError("SAM needs a prompt: a text (with a grounding model), a box or a point.")
@@ -236,8 +267,42 @@ def _check_prompts(
 
 
 def parse_boxes(text: str) -> torch.Tensor:
-    """(n, 4) boxes from lines ``x0, y0, x1, y1`` in pixels; (0, 4) for an empty text."""
-    return torch.tensor([[*numbers] for numbers in _lines("boxes", text, (4,))], dtype=torch.float32).view(-1, 4)
+    """(n, 4) boxes of a single picture; see `boxes_by_picture`."""
+    return boxes_by_picture(text, 1)[0]
+
+
+def boxes_by_picture(text: str, pictures: int) -> list[torch.Tensor]:
+    """For each picture its (n, 4) boxes, in pixels, from lines ``x0, y0, x1, y1``.
+
+    A line may begin with a picture's number, ``2: x0, y0, x1, y1``, and holds for all pictures otherwise. Behind the
+    numbers a score in brackets may stand. ``2: none`` gives no box. All of this is what `box_lines` writes.
+    """
+    found: list[list[list[float]]] = [[] for _ in range(pictures)]
+    for line in text.replace(";", "\n").splitlines():
+        match = _BOX_LINE.fullmatch(line)
+        assert match is not None  # every part of the pattern may be empty, but the middle one, which takes anything
+        number, middle = match.groups()
+        if number is not None and not 1 <= int(number) <= pictures:
+            raise ValueError(
+                f"boxes: the line {line.strip()!r} is for image {number}, but there are {pictures}. Images are counted "
+                "from 1."
+            )
+        if middle.lower() == "none":
+            continue
+        for row in _lines("boxes", middle, (4,), line):
+            for place in range(pictures) if number is None else [int(number) - 1]:
+                found[place].append(row)
+    return [torch.tensor(rows, dtype=torch.float32).view(-1, 4) for rows in found]
+
+
+def box_lines(picture: int, boxes: torch.Tensor, scores: torch.Tensor) -> list[str]:
+    """A picture's boxes (n, 4) and scores (n,) as lines that `boxes_by_picture` reads; ``picture`` counts from 1."""
+    if not len(boxes):
+        return [f"{picture}: none"]
+    return [
+        f"{picture}: {', '.join(f'{value:.1f}' for value in box)} ({score:.2f})"
+        for box, score in zip(boxes.tolist(), scores.tolist())
+    ]
 
 
 def parse_points(text: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,7 +313,7 @@ def parse_points(text: str) -> tuple[torch.Tensor, torch.Tensor]:
     return points, labels
 
 
-def _lines(name: str, text: str, lengths: Sequence[int]) -> list[list[float]]:
+def _lines(name: str, text: str, lengths: Sequence[int], shown: str = "") -> list[list[float]]:
     rows = []
     for line in text.replace(";", "\n").splitlines():
         if not line.strip():
@@ -259,6 +324,7 @@ def _lines(name: str, text: str, lengths: Sequence[int]) -> list[list[float]]:
             numbers = []
         if len(numbers) not in lengths or not all(abs(number) < 1e6 for number in numbers):
             wanted = " or ".join(str(length) for length in lengths)
-            raise ValueError(f"{name}: the line {line.strip()!r} is not {wanted} numbers (pixels, one entry a line).")
+            written = (shown or line).strip()
+            raise ValueError(f"{name}: the line {written!r} is not {wanted} numbers (pixels, one entry a line).")
         rows.append(numbers)
     return rows

@@ -61,6 +61,13 @@ def test_the_prompt_node_shows_its_alignment(prompts):
     assert source is prompt.source and source[0][0].shape == (1, 77, 64)
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1e"])
+def test_only_line_breaks_separate_edits(prompts, separator):
+    """What an editor shows as one line is one edit; a pasted separator that nobody sees is a space."""
+    prompt = prompts(f"a robot{separator}outdoors\r\na statue outdoors\ra clown outdoors\n").args[0]
+    assert [edit.text for edit in prompt.edits] == ["a robot outdoors", "a statue outdoors", "a clown outdoors"]
+
+
 def test_outputs_of_the_sampler(prompts, blend):
     edited, source, mask, steps = blend(prompts("a robot outdoors\na statue outdoors").args[0])
     assert edited["samples"].shape == (2, 4, 16, 24) and source["samples"].shape == (1, 4, 16, 24)

@@ -76,10 +76,47 @@ def test_boxes_points_and_text_make_masks(models):
     mask, objects, found = GroundedSAMMask.execute(images, sam, **prompts).result
     assert mask.shape == (2, 48, 72) and objects.shape == (4, 48, 72)
     assert [line[:2] for line in found.splitlines()] == ["1:", "1:", "2:", "2:"]
+    again, objects_again, _ = GroundedSAMMask.execute(images, sam, **base | {"boxes": found}).result
+    assert objects_again.shape == objects.shape
+    assert (again != mask).float().mean() < 0.02 and (objects_again != objects).float().mean() < 0.02  # rounded boxes
 
     with pytest.raises(ValueError, match="grounding_model: not connected, but text is 'cat'"):
         GroundedSAMMask.execute(images, sam, **base | {"text": "cat"})
     with pytest.raises(ValueError, match="all are empty"):
         GroundedSAMMask.execute(images, sam, **base)
-    with pytest.raises(ValueError, match="text: found no 'cat' in image 1"):
+    with pytest.raises(ValueError, match="text: found no 'cat' in any of the 2 images"):
         GroundedSAMMask.execute(images, sam, **base | {"text": "cat", "threshold": 1.0}, grounding_model=detector)
+
+
+class Finder:
+    """Finds a cat in a picture that is bright at its first corner."""
+
+    def boxes(self, image, text, threshold, limit):
+        if float(image[0, 0].min()) < 0.9:
+            return torch.empty(0, 4), torch.empty(0)
+        return torch.tensor([[10.04, 8.0, 50.0, 40.0], [1.5, 2.0, 2.5, 72.0 / 2]]), torch.tensor([0.9, 0.8])
+
+
+def test_a_picture_without_an_object_gets_an_empty_mask_and_the_log_names_it(caplog):
+    from partedit_oir.core.vision.sam import SamModel
+
+    sam, images = SamModel(small_sam()), torch.rand((3, 48, 72, 3), generator=torch.Generator().manual_seed(1))
+    images[:, 0, 0] = torch.tensor([1.0, 0.0, 1.0])[:, None]
+    base = {"text": "cat", "threshold": 0.3, "max_objects": 2, "boxes": "", "points": ""}
+    mask, objects, boxes = GroundedSAMMask.execute(images, sam, **base, grounding_model=Finder()).result
+    assert [bool(one.any()) for one in mask] == [True, False, True] and mask.shape == (3, 48, 72)
+    assert objects.shape == (4, 48, 72) and boxes.splitlines()[2] == "2: none"
+    assert [record.getMessage() for record in caplog.records] == [
+        "Grounded SAM Mask: found no 'cat' in image 2 of 3; its mask is empty."
+    ]
+    again = GroundedSAMMask.execute(images, sam, **base | {"text": "", "boxes": boxes}).result[0]
+    assert not again[1].any() and (again != mask).float().mean() < 0.02
+    # a box of one's own, or a point, counts for every picture
+    mixed = GroundedSAMMask.execute(images, sam, **base | {"boxes": "5 5 30 30"}, grounding_model=Finder()).result[1]
+    assert mixed.shape[0] == 7
+    with pytest.raises(ValueError, match=r"found no 'cat' in any of the 2 images at threshold 0\.3"):
+        GroundedSAMMask.execute(images[[1, 1]], sam, **base, grounding_model=Finder())
+    with pytest.raises(ValueError, match=r"boxes: the line '4: 1 2 3 4' is for image 4, but there are 3"):
+        GroundedSAMMask.execute(images, sam, **base | {"boxes": "4: 1 2 3 4"}, grounding_model=Finder())
+    with pytest.raises(ValueError, match="inside the picture"):  # before SAM has looked at the first
+        GroundedSAMMask.execute(images, None, **base | {"text": "", "boxes": "1: 1 2 3 4\n3: 1 2 300 4"})

@@ -117,6 +117,49 @@ def test_embeddings_count_as_one_word(pack, tmp_path):
     assert [int(mapper[:, p].argmax()) for p in (3, 4, 5, 6)] == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_missing_embedding_is_logged_once_a_call(pack, tmp_path, caplog, family):
+    from comfy.sd1_clip import SD1Tokenizer
+    from comfy.sdxl_clip import SDXLTokenizer
+
+    from partedit_oir.core.encoding import encode
+    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+
+    clip = WordClip()
+    clip.tokenizer = {"sd1": SD1Tokenizer, "sdxl": SDXLTokenizer}[family](embedding_directory=[str(tmp_path)])
+
+    def said() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records if "embedding:" in record.getMessage()]
+        caplog.clear()
+        return messages
+
+    edits = ["a robot, embedding:moss", "a statue, embedding:moss"]
+    build_edit_prompt(clip, "a man, embedding:moss", edits, FollowSettings())
+    assert said() == ["warning, embedding:moss does not exist, ignoring"]
+    build_edit_prompt(clip, "a man", edits, FollowSettings())
+    assert len(said()) == 1  # each call says it anew
+    encode(clip, "a man, embedding:moss")
+    assert len(said()) == 1
+    clip.tokenize("a man, embedding:moss")
+    assert said()  # nothing stays behind that would hold warnings back
+
+
+def test_only_repeated_warnings_of_this_thread_are_held_back(pack, caplog):
+    import logging
+    import threading
+
+    from partedit_oir.core.encoding import warned_once
+
+    with caplog.at_level(logging.INFO), warned_once():
+        for level in (logging.WARNING, logging.INFO, logging.ERROR):
+            for _ in range(2):
+                logging.log(level, "%s", level)
+        other = threading.Thread(target=logging.warning, args=("%s", logging.WARNING))
+        other.start()
+        other.join()
+    assert [record.levelno for record in caplog.records] == [30, 20, 20, 40, 40, 30]
+
+
 def test_replace_pairs_tokens_of_a_changed_word(words):
     from partedit_oir.core.partedit.alignment import replace_map
 

@@ -200,6 +200,18 @@ def test_missing_files_say_where_they_come_from(tmp_path, clip_folder):
         ClipScorer.from_folder(tmp_path)
 
 
+def test_weights_of_another_size_give_a_short_message(tmp_path, clip_folder):
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    for tower in ("text_config", "vision_config"):
+        config[tower]["hidden_size"] = 64
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"could not be loaded: .*clip-vit-large-patch14") as error:
+        ClipScorer.from_folder(tmp_path)
+    assert len(str(error.value)) < 900 and "\n" not in str(error.value)
+
+
 def test_a_folder_with_one_tower_only_is_refused(tmp_path, clip_folder):
     """transformers would draw the other tower at random, and the scores would mean nothing."""
     import shutil

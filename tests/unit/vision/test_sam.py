@@ -11,7 +11,16 @@ from support.tiny_segmenters import small_sam
 from tools.bootstrap import load_pack
 
 load_pack()
-from partedit_oir.core.vision.sam import SamModel, _architecture, build_sam, parse_boxes, parse_points, read_tensors
+from partedit_oir.core.vision.sam import (
+    SamModel,
+    _architecture,
+    box_lines,
+    boxes_by_picture,
+    build_sam,
+    parse_boxes,
+    parse_points,
+    read_tensors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +134,51 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path, weights):
     state.pop("mask_decoder.iou_token.weight")
     with pytest.raises(ValueError, match="iou_token"):
         build_sam(state)
+    state = read_tensors(weights) | {f"extra.{number}": torch.zeros(1) for number in range(100)}
+    state.pop("mask_decoder.iou_token.weight")
+    with pytest.raises(
+        ValueError, match=r"1 weights are missing.*; 100 weights are unknown, the first is extra\.0\. "
+    ) as error:
+        build_sam(state)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("HQ-SAM", "mask_decoder.hf_token.weight"),
+        ("MobileSAM", "image_encoder.patch_embed.seq.0.c.weight"),
+        ("SAM 2", "sam_mask_decoder.iou_token.weight"),
+        ("transformers-format", "vision_encoder.pos_embed"),
+    ],
+)
+def test_a_relative_of_sam_is_named_with_the_file_to_use(weights, kind, key):
+    with pytest.raises(ValueError, match=rf"'its\.pth' is an? {kind} checkpoint.*sam_vit_b_01ec64\.pth.*models/sams"):
+        build_sam(read_tensors(weights) | {key: torch.zeros(1)}, "its.pth")
+
+
+def test_the_case_of_a_suffix_does_not_matter(weights, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2)}, str(tmp_path / "SMALL.SAFETENSORS"))
+    assert torch.equal(read_tensors(tmp_path / "SMALL.SAFETENSORS")["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("text", ["1, 2, 3", "a, b, c, d", "1 2 3 nan"])
 def test_bad_boxes_are_named(text):
     with pytest.raises(ValueError, match="boxes: the line"):
         parse_boxes(text)
+
+
+def test_boxes_are_written_as_they_are_read():
+    boxes, scores = torch.tensor([[10.04, 8.0, 50.0, 40.0], [1.5, 2.0, 2.5, 72.0]]), torch.tensor([0.91, 0.5])
+    lines = [*box_lines(1, boxes, scores), *box_lines(2, boxes[:0], scores[:0]), "3 4 5 6"]
+    assert lines[:3] == ["1: 10.0, 8.0, 50.0, 40.0 (0.91)", "1: 1.5, 2.0, 2.5, 72.0 (0.50)", "2: none"]
+    first, second = boxes_by_picture("\n".join(lines), 2)
+    assert torch.allclose(first[:2], boxes, atol=0.05) and second.tolist() == first[2:].tolist() == [[3, 4, 5, 6]]
+    for bad in ("0: 1 2 3 4", "3: 1 2 3 4", "1: 2 3 4", "1: some", "x: 1 2 3 4"):
+        with pytest.raises(ValueError, match=f"boxes: the line '{bad}'"):
+            boxes_by_picture(bad, 2)
 
 
 def test_prompts_outside_the_picture_are_refused(sam, image):
