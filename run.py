@@ -95,6 +95,7 @@ BENCHMARKS = {
     "real_images": "part edits of real images, by inversion method",
     "token_cost": "memory and time of token training at SDXL's size",
     "token_curves": "how tokens depend on number of images, layers, noise levels and training",
+    "token_recipes": "the paper's training recipe compared with the pack's, on the demo's parts",
 }
 
 

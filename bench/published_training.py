@@ -19,9 +19,9 @@ QUERIES = ("picture", "token")
 class PublishedRecipe:
     """The published way of training: the token is the UNet's context, and the gradient runs back through its passes.
 
-    AdamW with torch's own weight decay, rate 30, StepLR 80 × 0.7, L2 between mask and map; the map is the softmax
-    column of the part, summed over heads, layers and noise levels (here divided by their number, so that it can equal
-    a mask), resized to the mask.
+    AdamW with torch's own weight decay, rate 30, StepLR 80 × 0.7; the map is the softmax column of the part,
+    summed over heads, layers and noise levels (here divided by their number, so that it can equal a mask), resized to
+    the mask. The loss is the squared error between mask and map, where the paper states cross-entropy.
 
     Attributes:
         pictures, levels: drawn for each step; their passes keep one graph until the gradient is taken.

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.partedit.layers import PRESETS
-from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, SOFTMAXES, TrainingSettings
+from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, RECIPES, SOFTMAXES, TrainingSettings
 
 
 def recipe_inputs() -> list[Any]:
@@ -60,14 +60,16 @@ def recipe_inputs() -> list[Any]:
             options=list(LOSSES),
             default=standard.loss,
             optional=True,
-            tooltip="bce: binary cross-entropy. l2: as published. bce_dice: bce plus overlap (Dice), for small parts.",
+            tooltip="bce: binary cross-entropy, as in the paper. l2: mean squared error. bce_dice: bce plus overlap "
+            "(Dice), for small parts.",
         ),
         io.Combo.Input(
             "softmax",
             options=list(SOFTMAXES),
             default=standard.softmax,
             optional=True,
-            tooltip="full: attention over all 77 rows, as in the edit. two_way: over background and part only.",
+            tooltip="full: attention over all 77 rows, as in the edit. two_way: over background and part only, as in "
+            "the paper. auto: two_way for the recipe paper, full for pack.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -111,5 +113,14 @@ def recipe_inputs() -> list[Any]:
             default="",
             optional=True,
             tooltip="Name to save unfinished training under, so that it can resume after a stop. Empty: not saved.",
+        ),
+        # Last, with the value that older workflows mean: they have none for it.
+        io.Combo.Input(
+            "recipe",
+            options=list(RECIPES),
+            default=standard.recipe,
+            optional=True,
+            tooltip="What is compared with the masks. paper: the map of every layer and noise level, each on its own, "
+            "summed (equation 3). pack: their mean map.",
         ),
     ]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ..attention import TOKEN_CONTEXT
 from ..partedit.masks import otsu
+from ..unet import LayerKey
 from .query_cache import QueryCache
 
 
@@ -22,6 +23,33 @@ def part_logits(cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int]) 
         queries = queries.unflatten(-1, (cache.heads[layer], -1))
         keys = (rows @ cache.key_weights[layer].to(rows.device)).unflatten(-1, (cache.heads[layer], -1))
         yield torch.einsum("ntqhd,rhd->nthrq", queries, keys) * queries.shape[-1] ** -0.5
+
+
+def layer_maps(
+    cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int], softmax: str = "full"
+) -> Iterator[tuple[LayerKey, torch.Tensor, torch.Tensor]]:
+    """For each layer its key and, of every noise level, the maps of the parts and of everything but them.
+
+    softmax(q·kᵀ/√d) over the context's rows, averaged over heads: p, the part columns, and 1 - p, each
+    (n, T, P, h, w) on the layer's own grid. 1 - p is summed up from the other columns rather than subtracted, so that
+    it is exact near 0, where a logarithm looks at it.
+
+    Args:
+        rows: (1 + P, D), background first.
+        softmax: ``full``: the context has 77 rows, those behind the token repeat the background, which adds
+            ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
+    """
+    count = rows.shape[0]
+    shift = torch.zeros(count, 1, device=rows.device)
+    if softmax == "full":
+        shift[0] = math.log(TOKEN_CONTEXT - count + 1)
+    elif softmax != "two_way":
+        raise ValueError(f"softmax: expected full or two_way, got {softmax!r}.")
+    others = 1 - torch.eye(count, device=rows.device)[1:]
+    for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
+        probability = torch.softmax(logits + shift, dim=-2).mean(dim=2)
+        grid = cache.grids[layer]
+        yield layer, probability[:, :, 1:].unflatten(-1, grid), (others @ probability).unflatten(-1, grid)
 
 
 def part_maps(
@@ -44,25 +72,13 @@ def part_and_other_maps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention maps of the part rows, and of everything but them: p and 1 - p, each (n, P, h, w).
 
-    softmax(q·kᵀ/√d) over the context's rows, the part columns, averaged over heads and noise levels, resized
-    (bilinear) to ``size`` (the finest layer's grid by default) and averaged over layers. 1 - p is summed up from the
-    other columns rather than subtracted, so that it is exact near 0, where a logarithm looks at it.
-
-    Args:
-        rows: (1 + P, D), background first.
-        softmax: ``full``: the context has 77 rows, those behind the token repeat the background, which adds
-            ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
+    Those of `layer_maps`, averaged over noise levels, resized (bilinear) to ``size`` (the finest layer's grid by
+    default) and averaged over layers.
     """
     size = size or cache.finest_grid
-    count = rows.shape[0]
-    shift = torch.zeros(count, 1, device=rows.device)
-    if softmax == "full":
-        shift[0] = math.log(TOKEN_CONTEXT - count + 1)
-    others = 1 - torch.eye(count, device=rows.device)[1:]
     total: torch.Tensor | None = None
-    for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
-        probability = torch.softmax(logits + shift, dim=-2).mean(dim=(1, 2))
-        both = torch.cat([probability[:, 1:], others @ probability], dim=1).unflatten(-1, cache.grids[layer])
+    for layer, parts, others in layer_maps(cache, rows, pictures, softmax):
+        both = torch.cat([parts, others], dim=2).mean(dim=1)
         if cache.grids[layer] != size:
             both = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
         total = both if total is None else total + both

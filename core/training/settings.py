@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 
 LOSSES = ("bce", "l2", "bce_dice")
-SOFTMAXES = ("full", "two_way")
+SOFTMAXES = ("full", "two_way", "auto")
+RECIPES = ("paper", "pack")
 LEARNING_RATE_RULES = ("logit", "embedding")
 
 
@@ -27,10 +28,14 @@ class TrainingSettings:
         lr_step, lr_gamma: StepLR. weight_decay: AdamW's; under ``logit`` the share that a step at rate 30 takes off.
         noise_low, noise_high: stretch of the diffusion time, 0 (clean) to 1; noise_count: levels in it.
         layers: preset name or block names (see `choose_layers`).
-        loss: ``bce`` (binary cross-entropy), the published ``l2``, or ``bce_dice``: cross-entropy and the Dice overlap
-            of the mask with the map from its minimum (0) to its maximum (1), which is what a threshold meets later.
+        recipe: ``paper``: equation 3, a loss for every noise level and every layer with the mask at that layer's own
+            size, summed over both; ``pack``: one loss for the map averaged over levels and layers.
+        loss: ``bce`` (binary cross-entropy, the paper's), ``l2`` (mean squared error), or ``bce_dice``: cross-entropy
+            and the Dice overlap of the mask with the map from its minimum (0) to its maximum (1), which is what a
+            threshold meets later.
         softmax: ``full`` is what the edit will see (77 context rows, all but the token's repeating the background);
-            ``two_way`` normalises over the token's rows only.
+            ``two_way`` normalises over the token's rows only, as the paper trains; ``auto`` follows the recipe:
+            ``two_way`` for ``paper``, ``full`` for ``pack``.
         init: rows to start the parts from, (P, D) or (1, D); None draws them with the spread of the conditioning.
         held_out: share of the pictures kept from training; evaluate_every: steps between two looks at them;
             patience: looks without a better IoU before stopping, 0 for never.
@@ -52,8 +57,9 @@ class TrainingSettings:
     noise_high: float = 0.25
     noise_count: int = 4
     layers: str = "first-8"
+    recipe: str = "pack"
     loss: str = "bce"
-    softmax: str = "full"
+    softmax: str = "auto"
     init: torch.Tensor | None = None
     held_out: float = 0.2
     evaluate_every: int = 50
@@ -65,6 +71,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name, value, choices in (
+            ("recipe", self.recipe, RECIPES),
             ("loss", self.loss, LOSSES),
             ("softmax", self.softmax, SOFTMAXES),
             ("learning_rate_rule", self.learning_rate_rule, LEARNING_RATE_RULES),
@@ -80,6 +87,13 @@ class TrainingSettings:
             raise ValueError(f"held_out: expected a share from 0 to below 1, got {self.held_out}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}.")
+
+    @property
+    def trained_softmax(self) -> str:
+        """``softmax`` with ``auto`` resolved: ``full`` or ``two_way``."""
+        if self.softmax != "auto":
+            return self.softmax
+        return "two_way" if self.recipe == "paper" else "full"
 
 
 @dataclass

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..partedit.layers import choose_layers
-from ..partedit.masks import normalise
 from ..partedit.tokens import FAMILY_WIDTHS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width
-from .maps import map_iou, part_and_other_maps, part_logits, part_maps
+from .losses import masks_by_grid, token_loss
+from .maps import map_iou, part_logits, part_maps
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .state import TrainingState, load_state, save_state
@@ -30,7 +29,6 @@ from .state import TrainingState, load_state, save_state
 # rule "logit".
 LOGIT_STEP_AT_30 = 3.0
 PAPER_LEARNING_RATE = 30.0
-TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
 
 
 def train_part_token(
@@ -168,7 +166,7 @@ class _Trainer:
         self.cache = dataclasses.replace(cache, key_weights=on_device)
         self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
         self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
-        self.target = F.interpolate(self.masks, size=cache.finest_grid, mode="area").to(device)
+        self.targets = {grid: mask.to(device) for grid, mask in masks_by_grid(cache, self.masks).items()}
         self.training, self.judged, self.held_out = split_pictures(self.masks, sources, settings)
         self.report = TrainingReport(held_out=self.held_out)
         generator = torch.Generator().manual_seed(settings.seed)
@@ -213,7 +211,7 @@ class _Trainer:
         self.report.seconds_training = time.perf_counter() - started
         with torch.no_grad():
             rows = self.best[2].to(self.device)
-            maps = part_maps(self.cache, rows, self.judged, settings.softmax).cpu()
+            maps = self._seen(rows, self.judged).cpu()
             iou = map_iou(maps, self.masks[self.judged])
         self.report.maps = maps
         self.report.part_iou = {name: float(value) for name, value in zip(settings.part_names, iou, strict=True)}
@@ -236,13 +234,7 @@ class _Trainer:
         self.report.losses.append(value)
 
     def _loss(self, chosen: list[int]) -> torch.Tensor:
-        maps, others = part_and_other_maps(self.cache, self.rows, chosen, self.settings.softmax)
-        target = self.target[chosen]
-        if self.settings.loss == "l2":
-            return F.mse_loss(maps, target)
-        # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
-        loss = -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
-        return loss + dice_loss(normalise(maps), target) if self.settings.loss == "bce_dice" else loss
+        return token_loss(self.cache, self.rows, self.targets, chosen, self.settings)
 
     def _logit_unit(self) -> float:
         """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
@@ -266,17 +258,18 @@ class _Trainer:
             raise ValueError("The masks give this model's queries nothing to learn from (the gradient is zero).")
         return LOGIT_STEP_AT_30 / PAPER_LEARNING_RATE / change
 
+    def _seen(self, rows: torch.Tensor, pictures: list[int]) -> torch.Tensor:
+        """Maps (n, P, h, w) as they will be read by default: over the rows that the token is trained over."""
+        return part_maps(self.cache, rows, pictures, self.settings.trained_softmax)
+
     def _evaluate(self, step: int) -> bool:
         """Record the IoU; True when it is the best so far."""
         with torch.no_grad():
             seen = self.training[: max(8, len(self.held_out))]
-            train_iou = float(
-                map_iou(part_maps(self.cache, self.rows, seen, self.settings.softmax), self.masks[seen]).mean()
-            )
+            train_iou = float(map_iou(self._seen(self.rows, seen), self.masks[seen]).mean())
             held_iou = None
             if self.held_out:
-                maps = part_maps(self.cache, self.rows, self.judged, self.settings.softmax)
-                held_iou = float(map_iou(maps, self.masks[self.judged]).mean())
+                held_iou = float(map_iou(self._seen(self.rows, self.judged), self.masks[self.judged]).mean())
         self.report.evaluations.append((step, train_iou, held_iou))
         # Without held-out pictures the last rows are returned: the best on training pictures would be over-fitted.
         score = held_iou if held_iou is not None else float(step)
@@ -334,23 +327,15 @@ class _Trainer:
 _FREE_SETTINGS = ("steps", "rows", "cache_device", "save_every", "init", "patience")
 
 
-def dice_loss(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 − soft Dice overlap (Milletari et al. 2016, V-Net; linear), the mean over maps (n, P, h, w) in 0..1.
-
-    A part that fills little of the picture counts as much as a big one; the 1 keeps an empty mask in order.
-    """
-    overlap = (maps * target).sum(dim=(-2, -1))
-    return (1 - (2 * overlap + 1) / (maps.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)).mean()
-
-
 def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures: int) -> dict[str, str]:
     """What a token file should say about how it was learned."""
     return {
         "layers": settings.layers,
         "steps": str(report.best_step),
         "pictures": str(pictures),
+        "recipe": settings.recipe,
         "loss": settings.loss,
-        "softmax": settings.softmax,
+        "softmax": settings.trained_softmax,
         "learning_rate": f"{settings.learning_rate:g} ({settings.learning_rate_rule})",
         "noise": f"{settings.noise_low:g} to {settings.noise_high:g}, {settings.noise_count} levels",
         "seed": str(settings.seed),

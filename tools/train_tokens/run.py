@@ -5,7 +5,7 @@
     output: my_tokens            # folder for tokens, plots, reports and logs, relative to this file
     model: sd_xl_base_1.0.safetensors      # or demo
     size: 1024
-    settings: {steps: 2000, layers: first-8}      # for all tokens; see TrainPartToken
+    settings: {steps: 2000, layers: first-8}      # for all tokens; see TrainPartToken. recipe: paper | pack
     retries: 2                   # how often to retry a task whose process died
     workers: 1                   # parallel processes without Ray
     ray: {address: auto, gpus_per_token: 1}       # leave out to run on this machine

@@ -33,7 +33,7 @@ tokens:
     data: {folder: pairs}
   - name: again
     data: {folder: {path: pairs, limit: 4}}
-    settings: {seed: 2}
+    settings: {seed: 2, recipe: paper}
 """
 
 
@@ -57,6 +57,7 @@ def config(tmp_path):
 def test_a_token_with_all_that_belongs_to_it(config):
     plan = read_plan(config)
     assert [task["name"] for task in plan.tasks] == ["square", "again"]
+    assert [task["settings"].get("recipe") for task in plan.tasks] == [None, "paper"]
     result = run_task(plan.tasks[0], lambda line: None)
     out = config.parent / "out"
     assert sorted(os.listdir(out)) == ["square.json", "square.overlays.png", "square.plot.png", "square.safetensors"]
@@ -177,6 +178,7 @@ def workers(log):
         ("{folder: pairs}", "{web: pairs}", r"tokens\[0\].data: expected exactly one of"),
         ("steps: 40", "stepz: 40", "unknown setting stepz"),
         ("steps: 40", "steps: 0", "steps: expected at least 1"),
+        ("steps: 40", "recipe: papers", r"tokens\[0\].settings: recipe: expected one of paper, pack, got 'papers'"),
         ("size: 128", "size: 100", "multiple of 8"),
         ("model: demo", "model: missing.safetensors", r"missing.safetensors does not exist"),
         ("output: out", "output: !!python/object/apply:os.system ['touch ran']", "is not valid YAML"),

@@ -15,11 +15,12 @@ load_pack()
 import comfy.model_management
 
 from partedit_oir.core.training import query_cache
+from partedit_oir.core.training.losses import dice_loss
 from partedit_oir.core.training.maps import part_maps
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.training.settings import TrainingSettings, batch_of, split_pictures
 from partedit_oir.core.training.state import load_state
-from partedit_oir.core.training.training import dice_loss, train_on_cache, train_part_token
+from partedit_oir.core.training.training import train_on_cache, train_part_token
 from support.trained_tokens import WIDTH, conditioning, small_model, squares
 from tools.parity.drawn_weights import standard_normal
 

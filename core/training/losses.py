@@ -1,0 +1,67 @@
+"""How attention maps are compared with masks: summed over layers (the paper), or their mean map (the pack)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ..partedit.masks import normalise
+from .maps import layer_maps, part_and_other_maps
+from .query_cache import QueryCache
+from .settings import TrainingSettings
+
+TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
+
+
+def masks_by_grid(cache: QueryCache, masks: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
+    """Masks (N, P, H, W) resized by area to the grid of each of the cache's layers: {(h, w): (N, P, h, w)}."""
+    return {grid: F.interpolate(masks, size=grid, mode="area") for grid in sorted(set(cache.grids.values()))}
+
+
+def token_loss(
+    cache: QueryCache,
+    rows: torch.Tensor,
+    targets: Mapping[tuple[int, int], torch.Tensor],
+    chosen: Sequence[int],
+    settings: TrainingSettings,
+) -> torch.Tensor:
+    """The loss of rows (1 + P, D) on some pictures, by ``settings.recipe``; see `TrainingSettings`.
+
+    Args:
+        targets: see `masks_by_grid`. chosen: indices of the pictures.
+    """
+    softmax, index = settings.trained_softmax, list(chosen)
+    if settings.recipe == "pack":
+        maps, others = part_and_other_maps(cache, rows, index, softmax)
+        return map_loss(maps, others, targets[cache.finest_grid][index], settings.loss)
+    total = rows.new_zeros(())
+    for layer, maps, others in layer_maps(cache, rows, index, softmax):
+        levels = maps.shape[1]
+        target = targets[cache.grids[layer]][index].repeat_interleave(levels, dim=0)
+        # The mean over pictures and levels, times the levels: their sum, with the mean over pictures.
+        total = total + levels * map_loss(maps.flatten(0, 1), others.flatten(0, 1), target, settings.loss)
+    return total
+
+
+def map_loss(maps: torch.Tensor, others: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
+    """One loss of maps p, their counterparts 1 - p, and masks, all (n, P, h, w): averaged over pixels, then the rest.
+
+    Args:
+        kind: one of `settings.LOSSES`.
+    """
+    if kind == "l2":
+        return F.mse_loss(maps, target)
+    # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
+    loss = -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
+    return loss + dice_loss(normalise(maps), target) if kind == "bce_dice" else loss
+
+
+def dice_loss(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 − soft Dice overlap (Milletari et al. 2016, V-Net; linear), the mean over maps (n, P, h, w) in 0..1.
+
+    A part that fills little of the picture counts as much as a big one; the 1 keeps an empty mask in order.
+    """
+    overlap = (maps * target).sum(dim=(-2, -1))
+    return (1 - (2 * overlap + 1) / (maps.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)).mean()
