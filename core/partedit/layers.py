@@ -22,8 +22,10 @@ def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, 
         layers: all cross-attention layers of the model (`core.unet.cross_layers`).
         choice: ``published``: the middle block, 26/30 of the decoder's first attention level and the encoder's first
             attention level (on SDXL the 40 layers 24–59 and 0–3 of the published code); ``decoder``: the whole decoder
-            (PartEdit, Sec. 4.2); ``first-8``: the first eight decoder layers, which tokens are trained on; ``all``; or
-            names separated by commas: ``middle``, ``output.3``, ``output.0:0-5`` (transformer blocks 0 to 5).
+            (PartEdit, Sec. 4.2); ``first-8``: the first eight decoder layers, which tokens are trained on (App. E;
+            its "indices [24,32]" are those only in the order encoder, decoder, middle: in running order, the published
+            code's, 24 to 31 are ``middle:0-7``, and which was meant is open); ``all``; or names separated by commas:
+            ``middle``, ``output.3``, ``output.0:0-5`` (transformer blocks 0 to 5).
 
     Raises:
         ValueError: an unknown name, or a choice that this model has no layer for.

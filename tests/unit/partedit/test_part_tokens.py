@@ -99,6 +99,8 @@ def test_layer_presets(pack):
     published = choose_layers(layers, "published")
     assert sorted(order.index(key) for key in published) == [*range(4), *range(24, 60)]
     assert [order.index(k) for k in choose_layers(layers, "first-8")] == list(range(34, 42))
+    # The other reading of the paper's indices, as the help pages give it.
+    assert [order.index(k) for k in choose_layers(layers, "middle:0-7")] == list(range(24, 32))
     assert len(choose_layers(layers, "decoder")) == 36 and len(choose_layers(layers, "all")) == 70
     assert [str(k) for k in choose_layers(layers, "output.3, middle:0-1")] == [
         "middle.0.0",
