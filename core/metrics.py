@@ -18,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .mask_inputs import picture_masks
+
 # Wang et al. 2003, section 3.2, from the finest scale to the coarsest.
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _SIGMA = 1.5
@@ -208,9 +210,7 @@ def _checked(picture: torch.Tensor, name: str) -> np.ndarray:
 def _region(mask: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     if mask.ndim != 2:
         raise ValueError(f"mask: expected a shape (H, W), got {tuple(mask.shape)}.")
-    if not torch.isfinite(mask).all():
-        raise ValueError("mask: holds NaN or infinite values.")
-    soft = mask.detach().cpu().float()[None, None]
-    if tuple(mask.shape) != tuple(size):
+    soft = picture_masks(mask, 1, size, "mask")[None]
+    if tuple(soft.shape[-2:]) != tuple(size):
         soft = F.interpolate(soft, size=size, mode="bilinear", align_corners=False)
     return (soft[0, 0] > 0.5).numpy()

@@ -65,6 +65,11 @@ def declared_text_width(model: Any) -> int | None:
     return width if isinstance(width, int) else None
 
 
+def latent_scale(model: Any) -> int:
+    """Pixels of a picture in one step of its latent."""
+    return int(getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8))
+
+
 def check_text_width(name: str, conditioning: list[Any], width: int | None) -> None:
     """Refuse CONDITIONING made for another kind of model before its first matrix product fails.
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.partedit.guider import PASTE_BACK
+from ..core.mask_inputs import check_not_empty, mask_batch
+from ..core.partedit.guider import NOTHING, NOWHERE, PASTE_BACK
 from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS
 from ..core.partedit.prompt import EditPrompt
@@ -116,7 +117,11 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
 def make_inputs(
     edit_prompt: EditPrompt, part_token: PartToken | None, edit_steps: float, omega: float, options: dict[str, Any]
 ) -> BlendInputs:
-    """Values of :func:`blend_inputs` (those that are missing take their defaults), as the core wants them."""
+    """Values of :func:`blend_inputs` (those that are missing take their defaults), as the core wants them.
+
+    Raises:
+        ValueError: a setting or mask that cannot be used; an empty mask.
+    """
     settings = BlendSettings(
         edit_steps=edit_steps,
         threshold=options.get("threshold", THRESHOLDS[0]),
@@ -128,6 +133,10 @@ def make_inputs(
         map_size=options.get("map_size", MAP_SIZES[0]),
         keep_pooled=options.get("keep_pooled", False),
     )
-    return BlendInputs(
-        edit_prompt, part_token, options.get("mask"), options.get("region"), options.get("positive"), settings
-    )
+    masks = {}
+    for name, effect in (("mask", NOTHING), ("region", NOWHERE)):
+        given = options.get(name)
+        masks[name] = None if given is None else mask_batch(given, name)
+        if given is not None:
+            check_not_empty(masks[name], name, effect)
+    return BlendInputs(edit_prompt, part_token, masks["mask"], masks["region"], options.get("positive"), settings)

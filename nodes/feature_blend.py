@@ -11,10 +11,11 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..core.partedit.feature_blend import SampleSettings, check_originals, feature_blend, latent_scale, paste_pixels
+from ..core.partedit.feature_blend import SampleSettings, check_originals, feature_blend, paste_pixels
 from ..core.partedit.guider import PASTE_BACK_PICTURES
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
+from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
 from .common import advanced

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.partedit.feature_blend import latent_scale
+from ..core.mask_inputs import mask_batch, picture_masks
+from ..core.partedit.guider import NOWHERE
 from ..core.partedit.layers import PRESETS
-from ..core.partedit.masks import THRESHOLDS, fit_mask, normalise, threshold
+from ..core.partedit.masks import THRESHOLDS, stretch, threshold
 from ..core.partedit.part_maps import map_cell, part_maps, soft_masks
 from ..core.partedit.tokens import PADDINGS, PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
+from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import fixed_threshold_input, layers_input, omega_input, padding_input
 from .common import advanced
@@ -94,12 +96,15 @@ class PartAttentionMask(io.ComfyNode):
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
         height, width = latent.shape[-2:]
+        scale = latent_scale(model)
+        size = (height * scale, width * scale)
+        if region is not None:
+            region = picture_masks(region, latent.shape[0], size, "region", NOWHERE)
         guide = None
         if upsampling != UPSAMPLINGS[0]:
             guide = latent_guide(latent) if image is None else picture_guide(image, latent.shape[0], (height, width))
-        scale = latent_scale(model)
         maps = part_maps(model, part_token, latent, positive, noise_level, samples, seed, layers, padding)
-        masks = soft_masks(maps, (height * scale, width * scale), region, guide, map_cell(model, layers))
+        masks = soft_masks(maps, size, region, guide, map_cell(model, layers))
         return io.NodeOutput(*(mask.cpu() for mask in masks))
 
 
@@ -148,7 +153,6 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
     def execute(
         cls, mask: torch.Tensor, method: str, omega: float, fixed_threshold: float = 0.5, normalize: bool = True
     ) -> io.NodeOutput:
-        mask = mask[None] if mask.ndim == 2 else mask
-        soft = fit_mask(mask, mask.shape[0], (mask.shape[-2], mask.shape[-1]), "mask")[:, 0]
-        result, levels = threshold(normalise(soft) if normalize else soft, method, omega, fixed_threshold)
+        soft = mask_batch(mask, "mask")
+        result, levels = threshold(stretch(soft) if normalize else soft, method, omega, fixed_threshold)
         return io.NodeOutput(result, levels[0])

@@ -9,6 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..core.mask_inputs import picture_masks
 from ..core.metrics import edit_scores, mean_scores
 from ..core.vision.clip_scorer import ClipScorer
 from . import io_types
@@ -105,16 +106,15 @@ class EditMetrics(io.ComfyNode):
         target_text: str = "",
     ) -> io.NodeOutput:
         count = edited.shape[0]
-        for name, batch in (("source", source), ("mask", mask)):
-            if batch is not None and batch.ndim > 2 and batch.shape[0] not in (1, count):
-                raise ValueError(f"{name}: expected 1 or {count}, one for each edited image, got {batch.shape[0]}.")
-        masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
+        if source.shape[0] not in (1, count):
+            raise ValueError(f"source: expected 1 or {count}, one for each edited image, got {source.shape[0]}.")
+        masks = None if mask is None else picture_masks(mask, count, (edited.shape[1], edited.shape[2]), "mask")
         scores = []
         progress = comfy.utils.ProgressBar(count)
         for index in range(count):
             comfy.model_management.throw_exception_if_processing_interrupted()
             before = source[index % source.shape[0]]
-            region = None if masks is None else masks[index % masks.shape[0]]
+            region = None if masks is None else masks[index]
             scores.append(edit_scores(before, edited[index], region, clip_scorer, source_text, target_text))
             progress.update(1)
         means = mean_scores(scores)

@@ -10,7 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
+
+# The same examples every time, and few enough for every run; nothing is written beside the tests.
+hypothesis.settings.register_profile("pack", derandomize=True, deadline=None, max_examples=40, database=None)
+hypothesis.settings.load_profile("pack")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # At the end: the host's own 'nodes', 'utils' and 'app' must be found before folders of this repository.

@@ -16,6 +16,8 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
+from ..picture_rows import option_rows
+
 T = TypeVar("T")
 Conditioning = list[Any]
 # Where ``model_options`` hold what other nodes do at every step.
@@ -152,6 +154,12 @@ def run_loop(
     conds = {"positive": positive}
     if negative is not None:
         conds["negative"] = negative
+    # Rows may be more than pictures: what belongs to a picture must not be dealt out to its rows.
+    pictures = latent_image.shape[0]
+    conds = {
+        name: [[text, option_rows(options, pictures, 1, name)] for text, options in entries]
+        for name, entries in conds.items()
+    }
     guider.inner_set_conds(conds)
     guider.set_cfg(cfg)
 

@@ -5,48 +5,41 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..mask_inputs import check_not_empty, check_shape, crop_as_encoded, mask_batch
+
 OVERLAPS = ("first", "last", "blend")
-# Two shapes count as the same picture when their aspect ratios agree within this share (rounding to multiples of 8).
-ASPECT_TOLERANCE = 0.03
 
 
 def one_mask(mask: torch.Tensor, name: str) -> torch.Tensor:
     """A MASK input as one (H, W) float32 map in 0 … 1 on the CPU.
 
     Raises:
-        ValueError: it holds several masks, numbers that are not finite, or nothing at all.
+        ValueError: see `mask_inputs.mask_batch`; it holds several masks, or is empty.
     """
-    if mask.ndim == 4 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.ndim == 2:
-        mask = mask.unsqueeze(0)
-    if mask.ndim != 3 or mask.shape[0] != 1:
+    masks = mask_batch(mask, name)
+    if masks.shape[0] != 1:
         raise ValueError(
             f"{name}: expected one mask of shape (1, height, width), got {tuple(mask.shape)}. "
             "Choose one mask of the batch, or combine them first."
         )
-    mask = mask[0].detach().float().cpu()
-    if not bool(torch.isfinite(mask).all()):
-        raise ValueError(f"{name}: the mask holds values that are not finite.")
-    mask = mask.clamp(0.0, 1.0)
-    if not bool((mask > 0).any()):
-        raise ValueError(f"{name}: the mask is empty, so there is nothing to edit. Paint or detect the object first.")
-    return mask
+    check_not_empty(masks, name, "there is nothing to edit", optional=False)
+    return masks[0]
 
 
-def resize_mask(mask: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:
+def resize_mask(mask: torch.Tensor, height: int, width: int, name: str, scale: int = 1) -> torch.Tensor:
     """A (H, W) mask at another resolution of the same picture; binary masks stay binary (nearest).
+
+    Args:
+        height, width: of the result.
+        scale: pixels of the picture to one of the result, 8 for a latent's mask.
 
     Raises:
         ValueError: the mask has another shape than the picture, or vanishes when made smaller.
     """
-    rows, columns = mask.shape
-    if abs(rows * width - columns * height) > ASPECT_TOLERANCE * max(rows * width, columns * height):
-        raise ValueError(
-            f"{name}: the mask is {columns}×{rows} (width × height), which is not the shape of a {width}×{height} "
-            "picture. Make the mask from the same picture, without cropping it."
-        )
-    if (rows, columns) == (height, width):
+    picture = (height * scale, width * scale)
+    check_shape((mask.shape[0], mask.shape[1]), picture, name)
+    mask = crop_as_encoded(mask, picture)
+    if tuple(mask.shape) == (height, width):
         return mask
     binary = bool(((mask == 0) | (mask == 1)).all())
     if binary:
@@ -56,8 +49,9 @@ def resize_mask(mask: torch.Tensor, height: int, width: int, name: str) -> torch
             mask[None, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )[0, 0].clamp(0.0, 1.0)
     if not bool((resized > 0).any()):
+        where = f"{width}×{height}" + ("" if scale == 1 else f", the latent of a {picture[1]}×{picture[0]} picture")
         raise ValueError(
-            f"{name}: nothing is left of the mask at {width}×{height}; the object is too small for this resolution. "
+            f"{name}: nothing is left of the mask at {where}; the object is too small for this resolution. "
             "Grow the mask (GrowMask) or work on a larger picture."
         )
     return resized

@@ -12,6 +12,7 @@ import torch
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
 from ..inversion.trajectory import Trajectory
+from ..unet import latent_scale
 from .checks import check_inputs
 from .masks import OVERLAPS, feather, ownership, resize_mask
 from .types import EditingPair, StepSearch
@@ -68,13 +69,16 @@ def whole_steps(value: float, steps: int, name: str) -> int:
     return int(value)
 
 
-def pair_masks(pairs: Sequence[EditingPair], height: int, width: int) -> torch.Tensor:
+def pair_masks(pairs: Sequence[EditingPair], height: int, width: int, scale: int = 1) -> torch.Tensor:
     """The pairs' masks at a resolution, (K, height, width).
+
+    Args:
+        scale: pixels of the picture to one of the masks, 8 at a latent's resolution.
 
     Raises:
         ValueError: a mask has another shape than the picture, or vanishes at this size.
     """
-    return torch.stack([resize_mask(p.mask, height, width, f"mask of {p.label}") for p in pairs])
+    return torch.stack([resize_mask(p.mask, height, width, f"mask of {p.label}", scale) for p in pairs])
 
 
 def reassemble(
@@ -119,7 +123,8 @@ def reassemble(
             "lower one of them."
         )
     starts = [trajectory.index(n) for n in search.chosen]
-    masks = pair_masks(pairs, *trajectory.latents.shape[-2:])
+    height, width = trajectory.latents.shape[-2:]
+    masks = pair_masks(pairs, height, width, latent_scale(model))
 
     splice_at, back_at = trajectory.index(level), trajectory.index(level + again)
     pair_steps = [

@@ -251,7 +251,8 @@ def _start(
 ) -> _PairState:
     """What is known of a pair before the search; ``size`` of the picture and of its latent are (height, width)."""
     # Reassembly cuts the latent with this mask; better to hear now that it cannot.
-    resize_mask(pair.mask, int(latent_size[0]), int(latent_size[1]), f"mask of {pair.label}")
+    scale = int(size[0]) // int(latent_size[0])
+    resize_mask(pair.mask, int(latent_size[0]), int(latent_size[1]), f"mask of {pair.label}", scale)
     mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}")
     if not bool((mask > 0.5).any()):
         raise ValueError(

@@ -13,6 +13,7 @@ import torch
 
 from ..inversion.replay import TrajectorySampler
 from ..inversion.trajectory import Trajectory
+from ..unet import latent_scale
 from .guider import BlendGuider
 from .prompt import Conditioning
 from .settings import BlendInputs
@@ -53,11 +54,6 @@ class BlendResult:
     source: torch.Tensor
     mask: torch.Tensor
     step_masks: torch.Tensor
-
-
-def latent_scale(model: Any) -> int:
-    """Pixels of a picture in one step of its latent."""
-    return int(getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8))
 
 
 def feature_blend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.hooks
@@ -14,7 +15,9 @@ import comfy.samplers
 import torch
 
 from ..attention import Probe
-from ..unet import all_cross_layers, check_text_width, context_width
+from ..mask_inputs import picture_masks
+from ..picture_rows import noise_mask_rows, option_rows
+from ..unet import all_cross_layers, check_text_width, context_width, latent_scale
 from .layers import choose_layers
 from .noise import check_sampler, share_noise
 from .prompt import Conditioning, batch_prompt
@@ -24,6 +27,9 @@ from .wrappers import BlendWrappers
 
 PASTE_BACK = ("off", "latent")
 PASTE_BACK_PICTURES = (*PASTE_BACK, "pixels")
+# What empty masks would lead to.
+NOTHING = "there is nothing to edit"
+NOWHERE = "the part could be nowhere"
 
 
 class BlendGuider(comfy.samplers.CFGGuider):
@@ -103,13 +109,13 @@ class BlendGuider(comfy.samplers.CFGGuider):
             if callback is not None:
                 callback(step, x0[keep], x[keep], total)
 
-        masks = StepMasks(self.inputs, batch, tuple(latent_image.shape[-2:]))
+        masks = StepMasks(self._fitted_inputs(latent_image), batch, tuple(latent_image.shape[-2:]))
         masks.check_steps(len(sigmas) - 1)
         inner, wrappers = self._prepare(masks, batch)
         self.last_masks = masks
         repeated = (rows, 1, 1, 1)
-        if denoise_mask is not None and denoise_mask.shape[0] == batch and batch > 1:
-            denoise_mask = denoise_mask.repeat(rows, *([1] * (denoise_mask.ndim - 1)))
+        if denoise_mask is not None:
+            denoise_mask = noise_mask_rows(denoise_mask, batch, rows)
         key = f"partedit_{uuid.uuid4().hex}"
         try:
             for kind, wrapper in wrappers.items():
@@ -131,6 +137,21 @@ class BlendGuider(comfy.samplers.CFGGuider):
             out = paste_back(out, masks, batch)
         return out[keep]
 
+    def _fitted_inputs(self, latent_image: torch.Tensor) -> BlendInputs:
+        """The inputs with masks for the pictures of a latent.
+
+        Raises:
+            ValueError: masks that do not fit them, or an empty region.
+        """
+        scale = latent_scale(self.model_patcher)
+        size = (latent_image.shape[-2] * scale, latent_image.shape[-1] * scale)
+        pictures, mask, region = latent_image.shape[0], self.inputs.mask, self.inputs.region
+        return replace(
+            self.inputs,
+            mask=None if mask is None else picture_masks(mask, pictures, size, "mask"),
+            region=None if region is None else picture_masks(region, pictures, size, "region", NOWHERE),
+        )
+
     def _prepare(self, masks: StepMasks, batch: int) -> tuple[comfy.samplers.CFGGuider, dict[str, Any]]:
         """The guider of this run on a clone of the model, and the wrappers to put around it."""
         inputs = self.inputs
@@ -142,7 +163,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         if self.base is None:
             inner.set_cfg(self.cfg)
         inner.original_conds = {
-            name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch) for name, entries in conds.items()
+            name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch, name) for name, entries in conds.items()
         }
         inner.inner_set_conds({"positive": joined.conditioning})
         probe = self._probe(constant_weights=not _has_hooks(inner.original_conds))
@@ -166,11 +187,11 @@ def _has_hooks(conds: dict[str, list[dict]]) -> bool:
     )
 
 
-def _repeat_rows(entries: list[dict], rows: int, batch: int) -> list[dict]:
+def _repeat_rows(entries: list[dict], rows: int, batch: int, kind: str) -> list[dict]:
     """Conditioning made for B pictures, for (1 + N)·B rows; conditioning for one picture serves all rows as it is."""
     repeated = []
     for entry in entries:
-        entry = entry.copy()
+        entry = option_rows(entry, batch, rows, kind)
         for name in ("cross_attn", "pooled_output"):
             tensor = entry.get(name)
             if isinstance(tensor, torch.Tensor) and tensor.shape[0] == batch and batch > 1:

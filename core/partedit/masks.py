@@ -8,11 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..mask_inputs import EMPTY, mask_batch, one_per_picture
+
 THRESHOLDS = ("adaptive", "otsu", "fixed", "none")
 OTSU_BINS = 256
 # The published code resizes every map to this size before it looks for a threshold.
 PUBLISHED_SIZE = 1024
 _EPS = 1e-6
+# Share of a map's peak by which it must vary; what varies less is rounding, or a token whose rows are all alike.
+LEAST_CONTRAST = 1e-3
 
 
 class MapSum:
@@ -52,16 +56,31 @@ def map_size(latent: tuple[int, int], published: bool) -> tuple[int, int]:
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int], antialias: bool = False) -> torch.Tensor:
-    """(B, P, h, w) → (B, P, *size), bilinear."""
+    """(B, P, h, w) → (B, P, *size), bilinear.
+
+    With ``antialias`` it works in host memory and brings the result back: Apple's GPUs cannot do it.
+    """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+    if not antialias:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps.cpu(), size=size, mode="bilinear", align_corners=False, antialias=True).to(maps.device)
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
     """Each map of (…, H, W) from its minimum (0) to its maximum (1)."""
     low = maps.amin(dim=(-2, -1), keepdim=True)
     return (maps - low) / (maps.amax(dim=(-2, -1), keepdim=True) - low + _EPS)
+
+
+def flat(maps: torch.Tensor) -> torch.Tensor:
+    """(…, 1, 1) bool: which maps (…, H, W), in 0 … 1, have the same value everywhere, to half a step of 8 bits."""
+    return maps.amax(dim=(-2, -1), keepdim=True) - maps.amin(dim=(-2, -1), keepdim=True) < EMPTY
+
+
+def stretch(masks: torch.Tensor) -> torch.Tensor:
+    """As `normalise`, but a flat mask, which has no contrast to stretch, keeps its value."""
+    return torch.where(flat(masks), masks, normalise(masks))
 
 
 def otsu(values: torch.Tensor) -> float:
@@ -80,7 +99,10 @@ def otsu(values: torch.Tensor) -> float:
 def threshold(
     maps: torch.Tensor, method: str, omega: float = 1.5, fixed: float = 0.5
 ) -> tuple[torch.Tensor, list[float]]:
-    """Turn soft maps into masks.
+    """Turn soft maps into masks, each by itself.
+
+    A flat map has no two classes to tell apart, so no Otsu threshold: ``adaptive`` leaves it as it is, ``otsu`` rounds
+    it at one half. An empty one stays empty and a full one full whatever the method.
 
     Args:
         maps: (B, H, W) in 0 … 1.
@@ -90,7 +112,8 @@ def threshold(
         fixed: threshold of ``fixed``.
 
     Returns:
-        The masks (B, H, W), and each map's threshold (k, or ``fixed``; 0 for ``none``).
+        The masks (B, H, W), and each map's threshold: Otsu's k, of a flat map its value (``adaptive``) or one half
+        (``otsu``); ``fixed``; 0 for ``none``.
 
     Raises:
         ValueError: an unknown method or an ω below 0.5.
@@ -100,14 +123,41 @@ def threshold(
     check_omega(method, omega)
     if method == "none":
         return maps, [0.0] * maps.shape[0]
+    even = flat(maps)
     if method == "fixed":
-        return (maps > fixed).to(maps.dtype), [fixed] * maps.shape[0]
-    levels = [otsu(one) for one in maps]
+        levels = [fixed] * maps.shape[0]
+    else:
+        of_flat = [0.5] * maps.shape[0] if method == "otsu" else maps.flatten(1).mean(dim=1).tolist()
+        levels = [value if same else otsu(one) for one, same, value in zip(maps, even.flatten().tolist(), of_flat)]
     k = torch.tensor(levels, dtype=maps.dtype, device=maps.device).reshape(-1, 1, 1)
-    if method == "otsu":
-        return (maps > k).to(maps.dtype), levels
-    soft = torch.where(maps < k / 2, torch.zeros_like(maps), maps)
-    return torch.where(maps >= omega * k, torch.ones_like(maps), soft), levels
+    if method == "adaptive":
+        found = torch.where(maps < k / 2, torch.zeros_like(maps), maps)
+        found = torch.where((maps >= omega * k) & ~even, torch.ones_like(maps), found)
+    else:
+        found = (maps > k).to(maps.dtype)
+    found = torch.where(even & (maps < EMPTY), torch.zeros_like(maps), found)
+    return torch.where(even & (maps > 1 - EMPTY), torch.ones_like(maps), found), levels
+
+
+def check_found(maps: torch.Tensor, within: str = "") -> None:
+    """Refuse part maps in which a token has found nothing: stretched, their rounding noise would pass for a part.
+
+    Args:
+        maps: (B, H, W), not normalised, all values ≥ 0.
+        within: the input that they were multiplied with, if there is one.
+
+    Raises:
+        ValueError: a map is the same everywhere; the message says of which picture.
+    """
+    low, high = maps.amin(dim=(-2, -1)), maps.amax(dim=(-2, -1))
+    nothing = [number for number, even in enumerate((high - low <= LEAST_CONTRAST * high).tolist(), start=1) if even]
+    if nothing:
+        where = f" inside {within}" if within else ""
+        grow = f"Grow {within}, use" if within else "Use"
+        raise ValueError(
+            f"part_token: it sees nothing{where} in picture {', '.join(map(str, nothing))} of {len(maps)}: its "
+            f"attention is the same everywhere. {grow} other layers or another token, or give a mask instead."
+        )
 
 
 def check_omega(method: str, omega: float) -> None:
@@ -117,25 +167,13 @@ def check_omega(method: str, omega: float) -> None:
 
 
 def fit_mask(mask: torch.Tensor, batch: int, size: tuple[int, int], name: str) -> torch.Tensor:
-    """A ComfyUI MASK as (batch, 1, *size): resized, and repeated when it holds a single mask.
+    """A ComfyUI MASK as (batch, 1, *size) on the CPU: resized, and repeated when it holds a single mask.
 
     Raises:
-        ValueError: not a mask, values outside 0 … 1, or a number of masks that fits neither 1 nor the batch.
+        ValueError: see `mask_inputs.mask_batch` and `mask_inputs.one_per_picture`.
     """
-    if mask.ndim == 2:
-        mask = mask[None]
-    if mask.ndim == 4 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.ndim != 3:
-        raise ValueError(f"{name}: expected a MASK of shape (batch, height, width), got {tuple(mask.shape)}.")
-    if mask.shape[0] not in (1, batch):
-        raise ValueError(
-            f"{name}: holds {mask.shape[0]} masks for {batch} pictures. Give one mask, or one for each picture."
-        )
-    mask = mask.float()
-    if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise ValueError(f"{name}: values must lie between 0 and 1, got {float(mask.min())} to {float(mask.max())}.")
-    return resize(mask.expand(batch, -1, -1)[:, None], size, antialias=True).clamp(0, 1)
+    masks = one_per_picture(mask_batch(mask, name), batch, name)
+    return resize(masks[:, None], size, antialias=True).clamp(0, 1)
 
 
 def union(masks: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:

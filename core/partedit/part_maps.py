@@ -11,7 +11,7 @@ from ..attention import BlendCall, CallMasks, Probe, blended_options, replace_op
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
 from ..unet import all_cross_layers, check_text_width, context_width
 from .layers import choose_layers
-from .masks import MapSum, fit_mask, map_size, normalise
+from .masks import MapSum, check_found, fit_mask, map_size, normalise
 from .prompt import Conditioning
 from .tokens import PartToken
 from .upsampling import cell_size, guided_upsampling
@@ -129,13 +129,19 @@ def soft_masks(
 
     Returns:
         (B, H, W) all parts together, and (B·P, H, W) the single parts, picture by picture; each from 0 to 1.
+
+    Raises:
+        ValueError: the token has found nothing in a picture, or nothing inside the region.
     """
     batch = maps.shape[0]
     all_maps = torch.cat([maps.sum(dim=1, keepdim=True), maps], dim=1).float().cpu()
+    check_found(all_maps[:, 0])
     all_maps = normalise(all_maps) if guide is None else normalise(guided_upsampling(all_maps, guide, cell))
     if region is not None:
         hint = fit_mask(region, batch, (all_maps.shape[-2], all_maps.shape[-1]), "region").to(all_maps)
-        all_maps = normalise(all_maps * hint)
+        all_maps = all_maps * hint
+        check_found(all_maps[:, 0], "region")
+        all_maps = normalise(all_maps)
     fitted = fit_mask(all_maps.flatten(0, 1).clamp(0, 1), batch * all_maps.shape[1], size, "mask")
     fitted = fitted.reshape(batch, -1, *size)
     return fitted[:, 0], fitted[:, 1:].flatten(0, 1)

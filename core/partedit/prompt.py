@@ -12,6 +12,7 @@ import torch
 
 from ..attention import EditStep, PromptStep
 from ..encoding import encode, warned_once
+from ..picture_rows import option_rows
 from ..text import fold
 from .alignment import Alignment, align
 from .words import TokenizedPrompt, tokenize_prompt
@@ -289,7 +290,7 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             merged.update(
                 {k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")}
             )
-        joined.append([text, merged])
+        joined.append([text, option_rows(merged, batch, 1 + len(prompt.edits), "positive")])
     return BatchPrompt(joined, prompt.source[0][0].shape[1], tuple(columns))
 
 

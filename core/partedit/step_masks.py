@@ -7,7 +7,7 @@ import threading
 import torch
 
 from ..attention import CallMasks
-from .masks import MapSum, fit_mask, map_size, normalise, resize, threshold, union
+from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
 
 # One mask (B, H, W) for each group of parts.
@@ -117,11 +117,15 @@ class StepMasks:
                 maps = self._sum.mean(self.size)
                 found, levels = [], []
                 for group in self._groups:
-                    one = normalise(maps[:, list(group)].sum(dim=1))
+                    one = maps[:, list(group)].sum(dim=1)
+                    check_found(one)
+                    one = normalise(one)
                     if self.region is not None:
-                        one = normalise(one * self.region[:, 0].to(one))
+                        one = one * self.region[:, 0].to(one)
+                        check_found(one, "region")
+                        one = normalise(one)
                     mask, k = threshold(one, self.settings.threshold, self.settings.omega, self.settings.fixed)
-                    found.append(mask)
+                    found.append(mask.cpu())  # where it is resized for every layer
                     levels.append(k)
                 self.levels, self._current = levels, found
             return self._current
@@ -205,11 +209,12 @@ class StepMasks:
     ) -> torch.Tensor:
         """(rows, H, W) → (rows, h·w, 1) at a layer's resolution."""
         published = self.settings.map_size == "published" and self.given is None
-        masks = masks[:, None].to(device)
+        masks = masks[:, None]
         if area:
             height, width, top, left = area[-4], area[-3], area[-2], area[-1]
             masks = resize(masks, self.latent, antialias=not published)[..., top : top + height, left : left + width]
-        return resize(masks, grid, antialias=not published).flatten(2).transpose(1, 2).clamp(0, 1)
+        masks = resize(masks, grid, antialias=not published).flatten(2).transpose(1, 2).clamp(0, 1)
+        return masks.to(device)
 
 
 class _MasksOfCall(CallMasks):

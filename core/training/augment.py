@@ -53,6 +53,6 @@ def _crop(image: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -
         kept = mask[:, top : top + h, left : left + w]
         if (kept.sum(dim=(1, 2)) >= MIN_AREA * area).all():
             window = image[top : top + h, left : left + w].movedim(-1, 0)[None]
-            scaled = F.interpolate(window, (height, width), mode="bilinear", antialias=True)
+            scaled = F.interpolate(window.cpu(), (height, width), mode="bilinear", antialias=True).to(window.device)
             return scaled[0].movedim(0, -1), F.interpolate(kept[None], (height, width), mode="bilinear")[0]
     return image, mask

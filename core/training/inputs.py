@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..encoding import warned_once
+from ..mask_inputs import check_shape, mask_batch
 
 _MULTIPLE = 8  # pixels of a latent's side; a VAE crops what is left over, and masks must be cropped alike
 
@@ -48,16 +49,12 @@ def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.T
     resized = []
     for number, mask in enumerate(masks, start=1):
         name = "masks" if number == 1 else f"masks_{number}"
-        mask = mask.reshape(-1, *mask.shape[-2:]).float()
+        mask = mask_batch(mask, name)
         if mask.shape[0] != count:
             raise ValueError(f"{name}: expected {count} masks, one for each picture, got {mask.shape[0]}.")
-        if abs(mask.shape[-1] / mask.shape[-2] - width / height) > 0.02:
-            raise ValueError(
-                f"{name}: are {mask.shape[-1]} x {mask.shape[-2]}, the pictures {width} x {height}: another aspect. "
-                "Scale or crop both alike before."
-            )
+        check_shape((mask.shape[-2], mask.shape[-1]), (height, width), name, spare=0)
         if tuple(mask.shape[-2:]) != (height, width):
-            mask = F.interpolate(mask[None], (height, width), mode="bilinear", antialias=True)[0]
+            mask = F.interpolate(mask[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
         resized.append(mask)
     new_height, new_width = height // _MULTIPLE * _MULTIPLE, width // _MULTIPLE * _MULTIPLE
     top, left = (height - new_height) // 2, (width - new_width) // 2

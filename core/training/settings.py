@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..mask_inputs import HOW_TO_FILL, mask_batch
+
 LOSSES = ("bce", "l2", "bce_dice")
 SOFTMAXES = ("full", "two_way", "auto")
 RECIPES = ("paper", "pack")
@@ -190,12 +192,10 @@ def checked_masks(masks: torch.Tensor, pictures: int, parts: int) -> torch.Tenso
             f"got {tuple(masks.shape)}."
         )
     with torch.inference_mode(False):
-        masks = masks.detach().clone().float().cpu()
-    if not torch.isfinite(masks).all():
-        raise ValueError("masks: hold NaN or infinite values.")
-    if masks.min() < 0 or masks.max() > 1:
-        raise ValueError(f"masks: expected values from 0 to 1, got {masks.min():g} to {masks.max():g}.")
+        masks = mask_batch(masks.flatten(0, 1).clone(), "masks").unflatten(0, (pictures, parts))
     for part in range(parts):
         if not (masks[:, part] > 0.5).any():
-            raise ValueError(f"masks: part {part + 1} is empty in every picture, so there is nothing to learn.")
+            raise ValueError(
+                f"masks: part {part + 1} is empty in every picture, so there is nothing to learn. {HOW_TO_FILL}."
+            )
     return masks

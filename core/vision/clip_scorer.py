@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from ..mask_inputs import picture_masks
 from ..text import plain_text
 
 MaskMode = Literal["masked", "published_bias"]
@@ -206,10 +207,8 @@ class ClipScorer:
             mask = mask[0]
         if mask.ndim != 2:
             raise ValueError(f"mask: expected a shape (H, W), got {tuple(mask.shape)}.")
-        if not torch.isfinite(mask).all():
-            raise ValueError("mask: holds NaN or infinite values.")
         height, width = image.shape[:2]
-        hard = (mask.detach().float().cpu() > 0.5).float()[None, None]
+        hard = (picture_masks(mask, 1, (height, width), "mask") > 0.5).float()[None]
         if not hard.any():
             raise ValueError("mask: is empty (no value above 0.5), so there is no region to score.")
         if hard.shape[-2:] != (height, width):

@@ -197,6 +197,23 @@ def test_masks_of_another_shape_or_size_are_refused(masks):
         masks.resize_mask(tiny, 16, 16, "mask")
 
 
+def test_messages_of_latent_masks_give_the_pictures_size(masks):
+    with pytest.raises(ValueError, match=r"mask: the mask is 100×100 .* the 192×128 picture"):
+        masks.resize_mask(box(100, 100), 16, 24, "mask", scale=8)
+    tiny = torch.zeros(128, 192)
+    tiny[3, 3] = 1.0
+    with pytest.raises(ValueError, match="nothing is left of the mask at 24×16, the latent of a 192×128 picture"):
+        masks.resize_mask(tiny, 16, 24, "mask", scale=8)
+
+
+def test_a_mask_made_before_the_picture_was_encoded_is_cut_alike(masks):
+    """A VAE cuts 100×71 pixels to 96×64, at the centre."""
+    mask = torch.zeros(71, 100)
+    mask[3:67, 2:50] = 1.0
+    assert torch.equal(masks.resize_mask(mask, 64, 96, "mask"), box(64, 96, 0, 48))
+    assert torch.equal(masks.resize_mask(mask, 8, 12, "mask", scale=8), box(8, 12, 0, 6))
+
+
 @pytest.mark.parametrize("overlap", ["first", "last", "blend"])
 def test_no_pixel_is_owned_twice(masks, overlap):
     generator = torch.Generator().manual_seed(0)

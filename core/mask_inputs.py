@@ -1,0 +1,158 @@
+"""Masks as users connect them, brought to one form: a number of pictures, values 0 … 1, the pictures' shape.
+
+Every node that takes a MASK goes through `mask_batch`; those that lay it over pictures through `picture_masks`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# A mask whose values all lie below half a step of an 8-bit picture is empty; values closer than that are equal.
+EMPTY = 1 / 512
+# Resizing filters overshoot and sums of masks pass 1: such values are clamped. Beyond this lies another scale (255).
+LARGEST = 10.0
+# Two shapes count as the same picture when their aspect ratios agree within this share (rounding at low resolutions).
+ASPECT_TOLERANCE = 0.03
+# Pixels to a side of a latent's cell; a VAE cuts off what is left over, half on each side.
+CELL = 8
+# What to do about an empty mask; the first sentence is how most people come by one.
+HOW_TO_FILL = (
+    "LoadImage gives an empty 64×64 mask for a picture without transparency: paint one (right-click the image, Open in "
+    "MaskEditor), or connect a mask from a segmenter"
+)
+
+
+def mask_batch(mask: torch.Tensor, name: str) -> torch.Tensor:
+    """A MASK input as (M, H, W) float32 in 0 … 1 on the CPU, whatever its dtype and device.
+
+    Args:
+        mask: (H, W), (M, H, W) or (M, 1, H, W). Values outside 0 … 1 are clamped.
+        name: the input, for messages.
+
+    Raises:
+        ValueError: another shape, no pixels, values that are not finite, or values of another scale.
+    """
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"{name}: expected a MASK, got {type(mask).__name__}.")
+    given = tuple(mask.shape)
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.ndim != 3 or mask.is_complex():
+        raise ValueError(
+            f"{name}: expected a MASK of shape (batch, height, width), got {given}. Turn pictures into masks with "
+            "ImageToMask."
+        )
+    if mask.numel() == 0:
+        raise ValueError(f"{name}: has no pixels (shape {given}). Connect a mask of the picture's size.")
+    mask = mask.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(mask).all()):
+        raise ValueError(
+            f"{name}: holds values that are not finite (NaN or infinity). Check the node that made the mask."
+        )
+    low, high = float(mask.min()), float(mask.max())
+    if low < -LARGEST or high > LARGEST:
+        raise ValueError(
+            f"{name}: expected values from 0 to 1, got {low:g} to {high:g}. Divide a 0 to 255 mask by 255."
+        )
+    return mask.clamp(0.0, 1.0)
+
+
+def empty_masks(masks: torch.Tensor) -> list[int]:
+    """Positions, from 0, of the empty ones among masks (M, H, W) in 0 … 1."""
+    return [index for index, peak in enumerate(masks.flatten(1).amax(dim=1).tolist()) if peak < EMPTY]
+
+
+def check_not_empty(masks: torch.Tensor, name: str, effect: str, optional: bool = True) -> None:
+    """Refuse masks that select nothing.
+
+    Args:
+        masks: (M, H, W) from `mask_batch`; one for each picture, or one for all.
+        effect: what an empty mask would lead to, behind "so".
+        optional: the input may also be left unconnected.
+
+    Raises:
+        ValueError: a mask is empty; the message names the pictures of a batch.
+    """
+    empty = empty_masks(masks)
+    if not empty:
+        return
+    if len(masks) == 1:
+        which = "the mask is empty"
+    else:
+        numbers = ", ".join(str(index + 1) for index in empty)
+        one = len(empty) == 1
+        which = f"the mask of picture {numbers} is empty" if one else f"the masks of pictures {numbers} are empty"
+    instead = ", or disconnect this input" if optional else ""
+    raise ValueError(f"{name}: {which}, so {effect}. {HOW_TO_FILL}{instead}.")
+
+
+def one_per_picture(masks: torch.Tensor, pictures: int, name: str) -> torch.Tensor:
+    """Masks (M, H, W), M = 1 or B, as one for each of B pictures: (B, H, W).
+
+    Raises:
+        ValueError: another number of masks.
+    """
+    if masks.shape[0] not in (1, pictures):
+        raise ValueError(
+            f"{name}: holds {masks.shape[0]} masks for {pictures} pictures. Give one mask, or one for each picture."
+        )
+    return masks.expand(pictures, -1, -1)
+
+
+def check_shape(mask: tuple[int, int], picture: tuple[int, int], name: str, spare: int = CELL - 1) -> None:
+    """Refuse a mask of size ``mask`` (height, width) that would be distorted on a picture of size ``picture``.
+
+    Args:
+        spare: pixels that may have been cut off each side of the picture since the mask was made.
+
+    Raises:
+        ValueError: the aspect ratios differ, by more than rounding and a VAE's cropping to whole cells explain.
+    """
+    (rows, columns), (height, width) = mask, picture
+    close = abs(rows * width - columns * height) <= ASPECT_TOLERANCE * max(rows * width, columns * height)
+    cropped = columns * (height + spare) >= rows * width and columns * height <= rows * (width + spare)
+    if not (close or cropped):
+        raise ValueError(
+            f"{name}: the mask is {columns}×{rows} (width × height), another aspect than the {width}×{height} picture. "
+            "Make the mask from the same picture, or scale and crop both alike."
+        )
+
+
+def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int]) -> torch.Tensor:
+    """Masks (…, h, w) of a picture before it was encoded, cut as the VAE cut the picture to whole cells; others stay.
+
+    Args:
+        picture: (height, width) in pixels after encoding.
+    """
+    rows, columns = masks.shape[-2:]
+    height, width = picture
+    if (rows, columns) == (height, width) or (rows // CELL * CELL, columns // CELL * CELL) != (height, width):
+        return masks
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return masks[..., top : top + height, left : left + width]
+
+
+def picture_masks(
+    mask: torch.Tensor, pictures: int, size: tuple[int, int], name: str, if_empty: str = ""
+) -> torch.Tensor:
+    """A MASK input as one mask of each of B pictures, (B, h, w) in 0 … 1, at its own resolution.
+
+    A mask that is the same everywhere (SolidMask) fits pictures of every shape.
+
+    Args:
+        pictures: B.
+        size: (height, width) of the pictures in pixels, as they were encoded.
+        if_empty: what an empty mask would lead to, which is then refused; by default it is taken.
+
+    Raises:
+        ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture` and `check_shape`.
+    """
+    masks = mask_batch(mask, name)
+    if if_empty:
+        check_not_empty(masks, name, if_empty)
+    masks = one_per_picture(masks, pictures, name)
+    if float(masks.amax() - masks.amin()) > 0:
+        check_shape((masks.shape[-2], masks.shape[-1]), size, name)
+    return crop_as_encoded(masks, size)
