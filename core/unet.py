@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-
 
 class LayerKey(NamedTuple):
     """A transformer block of a UNet; equals the key of ComfyUI's ``patches_replace`` slots."""
@@ -68,24 +66,6 @@ def declared_text_width(model: Any) -> int | None:
 def latent_scale(model: Any) -> int:
     """Pixels of a picture in one step of its latent."""
     return int(getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8))
-
-
-def check_text_width(name: str, conditioning: list[Any], width: int | None) -> None:
-    """Refuse CONDITIONING made for another kind of model before its first matrix product fails.
-
-    Args:
-        name: the input it came by.
-        width: see `context_width` and `declared_text_width`; None: not known, nothing is refused.
-
-    Raises:
-        ValueError: an entry whose text embedding (…, D) has another D.
-    """
-    for text, *_ in conditioning:
-        if width is not None and isinstance(text, torch.Tensor) and text.shape[-1] != width:
-            raise ValueError(
-                f"{name}: its text embedding is {text.shape[-1]} wide, but the model takes {width}. "
-                "Use the CLIP that belongs to the model."
-            )
 
 
 def _spatial_transformer(block: Any) -> Any | None:

@@ -16,10 +16,10 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
+from ..conditioning import Conditioning
 from ..picture_rows import option_rows
 
 T = TypeVar("T")
-Conditioning = list[Any]
 # Where ``model_options`` hold what other nodes do at every step.
 MODEL_FUNCTIONS = (
     "model_function_wrapper",

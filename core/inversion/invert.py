@@ -8,7 +8,8 @@ from typing import Any
 import comfy.utils
 import torch
 
-from ..unet import check_text_width, declared_text_width
+from ..conditioning import check_conditioning
+from ..unet import declared_text_width
 from .ddim import ddim_invert
 from .engine import Conditioning, Denoiser, process_latent_in, run_loop
 from .memory import auto_batch_size
@@ -145,4 +146,4 @@ def _check(
     for name, conditioning in guidance.items():
         if conditioning is None:
             raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
-        check_text_width(name, conditioning, width)
+        check_conditioning(name, conditioning, width)

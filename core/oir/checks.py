@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..inversion.engine import Conditioning
+from ..conditioning import Conditioning, check_conditioning
 from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
-from ..unet import check_text_width, declared_text_width
+from ..unet import declared_text_width
 from .prompts import check_source_prompt
 from .types import EditingPair
 
@@ -28,12 +28,13 @@ def check_inputs(
         )
     width = declared_text_width(model)
     try:
-        check_text_width("trajectory", trajectory.conditioning or [], width)
+        check_conditioning("trajectory", trajectory.conditioning, width)
     except ValueError as error:
         raise ValueError(f"model: it is not the one that the trajectory was made with ({error})") from None
     for pair in pairs:
-        check_text_width(f"pairs: {pair.label}", pair.conditioning, width)
-    check_text_width("target", target or [], width)
+        check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
+    if target is not None:
+        check_conditioning("target", target, width)
 
 
 def check_trajectory(trajectory: Trajectory) -> None:

@@ -15,9 +15,10 @@ import comfy.samplers
 import torch
 
 from ..attention import Probe
+from ..conditioning import check_conditioning, check_sees_picture
 from ..mask_inputs import picture_masks
 from ..picture_rows import noise_mask_rows, option_rows
-from ..unet import all_cross_layers, check_text_width, context_width, latent_scale
+from ..unet import all_cross_layers, context_width, latent_scale
 from .layers import choose_layers
 from .noise import check_sampler, share_noise
 from .prompt import Conditioning, batch_prompt
@@ -69,11 +70,13 @@ class BlendGuider(comfy.samplers.CFGGuider):
         width = context_width(model)
         if inputs.token is not None and inputs.mask is None:
             inputs.token.check_width(width)
+        if inputs.extras is not None:
+            check_conditioning("positive", inputs.extras, None)
         for conditioning in (
             inputs.prompt.source,
             *(part.conditioning for edit in inputs.prompt.edits for part in edit.prompts),
         ):
-            check_text_width("edit_prompt", conditioning, width)
+            check_conditioning("edit_prompt", conditioning, width)
 
     def set_negative(self, negative: Conditioning) -> None:
         """The unconditional prompt of all rows; a base guider has its own.
@@ -82,7 +85,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
             ValueError: it was encoded for another kind of model.
         """
         if self.base is None:
-            check_text_width("negative", negative, context_width(self.model_patcher))
+            check_conditioning("negative", negative, context_width(self.model_patcher))
         self.original_conds["negative"] = comfy.sampler_helpers.convert_cond(negative)
 
     def sample(
@@ -111,7 +114,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
 
         masks = StepMasks(self._fitted_inputs(latent_image), batch, tuple(latent_image.shape[-2:]))
         masks.check_steps(len(sigmas) - 1)
-        inner, wrappers = self._prepare(masks, batch)
+        inner, wrappers = self._prepare(masks, batch, sigmas)
         self.last_masks = masks
         repeated = (rows, 1, 1, 1)
         if denoise_mask is not None:
@@ -152,7 +155,9 @@ class BlendGuider(comfy.samplers.CFGGuider):
             region=None if region is None else picture_masks(region, pictures, size, "region", NOWHERE),
         )
 
-    def _prepare(self, masks: StepMasks, batch: int) -> tuple[comfy.samplers.CFGGuider, dict[str, Any]]:
+    def _prepare(
+        self, masks: StepMasks, batch: int, sigmas: torch.Tensor
+    ) -> tuple[comfy.samplers.CFGGuider, dict[str, Any]]:
         """The guider of this run on a clone of the model, and the wrappers to put around it."""
         inputs = self.inputs
         joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
@@ -167,6 +172,17 @@ class BlendGuider(comfy.samplers.CFGGuider):
         }
         inner.inner_set_conds({"positive": joined.conditioning})
         probe = self._probe(constant_weights=not _has_hooks(inner.original_conds))
+        if probe is not None:
+            blended = inputs.settings.blended_steps(len(sigmas) - 1)
+            check_sees_picture(
+                "positive",
+                joined.conditioning,
+                masks.latent,
+                self.model_patcher.get_model_object("model_sampling"),
+                [float(sigma) for sigma in sigmas[: max(blended, 1)] if float(sigma) > 0],
+                "A part token is read over the whole picture at every step that is blended. Use region to limit where "
+                "the part may be, or give a mask instead of the token.",
+            )
         return inner, BlendWrappers(inputs.prompt, joined, self.layers, masks, probe, batch).by_kind()
 
     def _probe(self, constant_weights: bool) -> Probe | None:

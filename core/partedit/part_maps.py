@@ -8,8 +8,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..attention import BlendCall, CallMasks, Probe, blended_options, replace_options
+from ..conditioning import check_conditioning, check_sees_picture
 from ..inversion.engine import Denoiser, process_latent_in, run_loop
-from ..unet import all_cross_layers, check_text_width, context_width
+from ..unet import all_cross_layers, context_width
 from .layers import choose_layers
 from .masks import MapSum, check_found, fit_mask, map_size, normalise
 from .prompt import Conditioning
@@ -59,9 +60,22 @@ def part_maps(
         raise ValueError(f"noise_level: {noise_level} is outside 0 (clean) to 1 (pure noise).")
     width = context_width(model)
     token.check_width(width)
-    check_text_width("positive", conditioning, width)
+    check_conditioning("positive", conditioning, width)
     known = all_cross_layers(model)
     chosen = choose_layers(known, layers)
+    sampling = model.get_model_object("model_sampling")
+    # At the very ends percent_to_sigma gives infinity and 0; the schedule's own ends are meant.
+    sigma = min(
+        max(float(sampling.percent_to_sigma(1.0 - noise_level)), float(sampling.sigma_min)), float(sampling.sigma_max)
+    )
+    check_sees_picture(
+        "positive",
+        conditioning,
+        (latent.shape[-2], latent.shape[-1]),
+        sampling,
+        [sigma],
+        "A part token is read over the whole picture at noise_level; connect the plain prompt (CLIPTextEncode).",
+    )
     rows, log_counts = token.context(padding, conditioning[0][0][0, -1])
     batch = latent.shape[0]
     total = MapSum()
@@ -70,17 +84,14 @@ def part_maps(
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         def install(options: dict[str, Any]) -> dict[str, Any]:
             chunks = len(options["uuids"])
-            call = BlendCall(batch, (), chunks, range(chunks), probe, _OnlyCollecting(total), self_limit=0)
+            # Entries limited to an area, and tiles, see a part of the picture only.
+            seen = range(chunks) if args[0].shape[-2:] == latent.shape[-2:] else ()
+            call = BlendCall(batch, (), chunks, seen, probe, _OnlyCollecting(total), self_limit=0)
             return blended_options(options, executor.class_obj, [layer.key for layer in known], call)
 
         args, kwargs = replace_options(args, kwargs, install)
         return executor(*args, **kwargs)
 
-    sampling = model.get_model_object("model_sampling")
-    # At the very ends percent_to_sigma gives infinity and 0; the schedule's own ends are meant.
-    sigma = min(
-        max(float(sampling.percent_to_sigma(1.0 - noise_level)), float(sampling.sigma_min)), float(sampling.sigma_max)
-    )
     clean = process_latent_in(model, latent)
     generator = torch.Generator().manual_seed(seed)
 
@@ -103,6 +114,11 @@ def part_maps(
         sigmas=torch.tensor([sigma, 0.0]),
         seed=seed,
     )
+    if not total.layers:
+        raise ValueError(
+            "model: none of its UNet's calls saw the whole picture, so the part token was not read. A patch cuts the "
+            "picture into tiles or skips the UNet (tiled diffusion, caching); connect the model as it was before it."
+        )
     return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from ..attention import EditStep, PromptStep
+from ..conditioning import Conditioning
 from ..encoding import encode, warned_once
 from ..picture_rows import option_rows
 from ..text import fold
 from .alignment import Alignment, align
 from .words import TokenizedPrompt, tokenize_prompt
 
-Conditioning = list[Any]
 _OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
 
 
@@ -269,10 +269,11 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
                     "schedule)."
                 )
     joined: Conditioning = []
-    columns: list[tuple[tuple[int, int], ...]] = []
+    layouts: set[tuple[int, tuple[tuple[tuple[int, int], ...], ...]]] = set()
     for number in range(entries):
         source, options = prompt.source[number]
-        rows, columns = [source], []
+        columns: list[tuple[tuple[int, int], ...]] = []
+        rows = [source]
         pooled = [options.get("pooled_output")]
         for edit in prompt.edits:
             row, places, own = _edit_row(edit, number, source.shape[1])
@@ -285,13 +286,44 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
         merged = {**options}
         if pooled[0] is not None:
             merged["pooled_output"] = torch.cat([_expand(p, batch) for p in pooled])
-        if extras:
-            extra = extras[min(number, len(extras) - 1)][1]
-            merged.update(
-                {k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")}
-            )
-        joined.append([text, option_rows(merged, batch, 1 + len(prompt.edits), "positive")])
-    return BatchPrompt(joined, prompt.source[0][0].shape[1], tuple(columns))
+        layouts.add((source.shape[1], tuple(columns)))
+        joined += [
+            [text, option_rows(each, batch, 1 + len(prompt.edits), "positive")] for each in _with_extras(merged, extras)
+        ]
+    if len(layouts) > 1:
+        lengths = ", ".join(str(length) for length, _ in sorted(layouts))
+        raise ValueError(
+            f"edit_prompt: its {entries} conditioning entries differ in length ({lengths} tokens), so words have no "
+            "fixed place. Encode source and edits with one CLIP and without schedules."
+        )
+    if not joined:
+        raise ValueError(
+            "positive: its timestep ranges and those of edit_prompt have no step in common. Give one of them no range."
+        )
+    source_length, places = layouts.pop()
+    return BatchPrompt(joined, source_length, places)
+
+
+def _with_extras(options: dict[str, Any], extras: Conditioning | None) -> list[dict[str, Any]]:
+    """An entry's options with those of every entry of ``extras``: one for each, as the host evaluates each by itself.
+
+    Timestep ranges of both hold; entries whose ranges do not meet are left out.
+    """
+    found = []
+    for _, extra in extras or [[None, {}]]:
+        merged = {
+            **options,
+            **{k: v for k, v in extra.items() if k not in ("pooled_output", "cross_attn", "model_conds", "uuid")},
+        }
+        starts = [o["start_percent"] for o in (options, extra) if o.get("start_percent") is not None]
+        ends = [o["end_percent"] for o in (options, extra) if o.get("end_percent") is not None]
+        if starts:
+            merged["start_percent"] = max(starts)
+        if ends:
+            merged["end_percent"] = min(ends)
+        if not starts or not ends or merged["start_percent"] <= merged["end_percent"]:
+            found.append(merged)
+    return found
 
 
 def _edit_row(

@@ -10,9 +10,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..attention import BlendCall, EditStep, Probe, blended_options, replace_options
+from ..conditioning import partial_area
 from ..unet import CrossLayer
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .step_masks import StepMasks
+
+# How much equal rows may differ by rounding alone, in single and in half precision.
+ROUNDING, HALF_ROUNDING = 1e-3, 2e-2
 
 
 class ConditionalFirst(Exception):
@@ -48,6 +52,8 @@ class BlendWrappers:
         self._areas: dict[Any, tuple[int, ...]] = {}
         self._edits: tuple[EditStep, ...] = ()
         self._split = False
+        # A batch of one cannot be given another picture's data.
+        self._rows_checked = batch == 1
 
     def by_kind(self) -> dict[str, Any]:
         """The wrappers to add to the run's own clone of the model."""
@@ -89,11 +95,11 @@ class BlendWrappers:
         positive = {c["uuid"] for c in conds.get("positive", [])}
         for name, entries in conds.items():
             for number, cond in enumerate(entries):
-                self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
+                self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
                 if name != "positive" and cond["uuid"] in positive:
                     # The host copies an entry with an area to its opposite, id included; tell the copies apart.
                     entries[number] = cond = {**cond, "uuid": uuid.uuid4()}
-                    self._areas[cond["uuid"]] = tuple(cond.get("area") or ())
+                    self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
         return positive
 
     # --- one call -----------------------------------------------------------------------------------------
@@ -118,8 +124,49 @@ class BlendWrappers:
         def install(options: dict[str, Any]) -> dict[str, Any]:
             return blended_options(options, unet, self._layers, self._call(options, args[0]))
 
+        if not self._rows_checked:
+            self._check_rows(executor, args, kwargs)
         args, kwargs = replace_options(args, kwargs, install)
         return executor(*args, **kwargs)
+
+    def _check_rows(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Once a run: other nodes' patches must treat a picture's source and edit rows alike.
+
+        A patch that keeps data for each picture (IPAdapter Batch and its kind) may spread it over the (1 + N)·B rows
+        in another order than theirs. So the edits' rows are given the sources' inputs: all outputs must be equal.
+
+        Raises:
+            ValueError: they are not.
+        """
+        found: dict[str, Any] = {}
+
+        def keep(options: dict[str, Any]) -> dict[str, Any]:
+            found.update(options)
+            return options
+
+        replace_options(args, kwargs, keep)
+        if not (found.get("patches") or found.get("patches_replace")):
+            return
+        self._rows_checked = True
+        members, rows = 1 + len(self.prompt.edits), args[0].shape[0]
+
+        def grouped(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.reshape(-1, members, self.batch, *tensor.shape[1:])
+
+        def mirrored(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] != rows:
+                return value
+            groups = grouped(value)
+            return groups[:, :1].expand_as(groups).reshape(value.shape)
+
+        out = grouped(executor(*map(mirrored, args), **{key: mirrored(value) for key, value in kwargs.items()}).float())
+        difference = (out - out[:, :1]).norm() / out[:, :1].norm().clamp(min=1e-6)
+        if float(difference) > (ROUNDING if args[0].dtype == torch.float32 else HALF_ROUNDING):
+            raise ValueError(
+                "model: a node before this one (IPAdapter with several pictures, for example) gives edits the data of "
+                f"other pictures: at latent_image's batch size {self.batch}, rows that must be equal differ by "
+                f"{float(difference):.1%}. Edit one picture at a time (batch size 1), or give that node one picture."
+            )
 
     def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
         uuids = options.get("uuids", [])

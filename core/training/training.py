@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from ..conditioning import check_conditioning, check_sees_picture
 from ..partedit.layers import choose_layers
 from ..partedit.tokens import FAMILY_WIDTHS, PartToken
-from ..unet import LayerKey, all_cross_layers, context_width
+from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .losses import masks_by_grid, token_loss
 from .maps import map_iou, part_logits, part_maps
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
@@ -118,12 +119,26 @@ def checked_inputs(
     layers = choose_layers(all_cross_layers(model), settings.layers)
     sigmas = noise_levels(model, settings.noise_low, settings.noise_high, settings.noise_count)
     width = context_width(model)
-    for name, rows in (("positive", cond[0][0]), ("init", settings.init)):
-        if rows is not None and (rows.ndim < 2 or rows.shape[-1] != width):
-            raise ValueError(
-                f"{name}: has the shape {tuple(rows.shape)}, but this model's text conditioning is {width} wide. "
-                "Use the CLIP that belongs to the model."
-            )
+    check_conditioning("positive", cond, width)
+    if len(cond) > 1:
+        raise ValueError(
+            f"positive: has {len(cond)} entries (combined or scheduled prompts); a token is trained under one prompt. "
+            "Connect the output of one CLIPTextEncode."
+        )
+    scale = latent_scale(model)
+    check_sees_picture(
+        "positive",
+        list(cond),
+        (masks.shape[-2] // scale, masks.shape[-1] // scale),
+        model.get_model_object("model_sampling"),
+        sigmas,
+        "A token is trained on whole pictures; connect the plain prompt (CLIPTextEncode).",
+    )
+    if settings.init is not None and (settings.init.ndim < 2 or settings.init.shape[-1] != width):
+        raise ValueError(
+            f"init: has the shape {tuple(settings.init.shape)}, but this model's text conditioning is {width} wide. "
+            "Use the CLIP that belongs to the model."
+        )
     return masks, layers, sigmas
 
 

@@ -266,7 +266,7 @@ def test_a_part_that_only_held_out_pictures_show_is_refused():
 
 def test_a_text_of_another_model_is_refused_before_the_model_runs(model):
     latents, masks = squares(4)
-    with pytest.raises(ValueError, match=r"positive: has the shape .* but this model's text .* is 48 wide"):
+    with pytest.raises(ValueError, match=r"positive: its text embedding is 64 wide, but the model takes 48"):
         train_part_token(model, latents, masks, conditioning(64), SETTINGS, progress=must_not_run)
 
 

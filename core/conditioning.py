@@ -1,0 +1,102 @@
+"""What CONDITIONING has to be before a model runs with it: present, of the model's width, and where a map is read,
+seeing the whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.samplers
+import torch
+
+# CONDITIONING as ComfyUI passes it: entries [text embedding (1 or B, L, D), options].
+Conditioning = list[Any]
+
+
+def check_conditioning(name: str, conditioning: Any, width: int | None) -> None:
+    """Refuse CONDITIONING that is empty, or was made for another kind of model, before its first matrix product fails.
+
+    Args:
+        name: the input it came by.
+        width: width D of the text conditioning that the model takes; None: unknown, any width passes.
+
+    Raises:
+        ValueError: no entry, an entry that is none, or a text embedding (…, D) of another D.
+    """
+    if not conditioning:
+        raise ValueError(f"{name}: is an empty list. Connect a prompt, for example from CLIPTextEncode.")
+    for entry in conditioning:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], dict):
+            raise ValueError(
+                f"{name}: expected CONDITIONING, a list of [embedding, options], got an entry of type "
+                f"{type(entry).__name__}. Connect the output of CLIPTextEncode or a node that passes it on."
+            )
+        text = entry[0]
+        if width is not None and isinstance(text, torch.Tensor) and text.shape[-1] != width:
+            raise ValueError(
+                f"{name}: its text embedding is {text.shape[-1]} wide, but the model takes {width}. "
+                "Use the CLIP that belongs to the model."
+            )
+
+
+def partial_area(options: dict[str, Any], latent: tuple[int, int]) -> tuple[int, ...]:
+    """The (height, width, top, left) in latent pixels that an entry is limited to; () when it sees the whole picture.
+
+    Args:
+        options: of an entry, or the entry of the host's own form.
+        latent: (h, w) of the latent.
+    """
+    entry = {key: options[key] for key in ("area", "mask", "set_area_to_bounds") if key in options}
+    resolved = [entry]
+    # The host's own arithmetic: percentages, and the bounds of a mask.
+    comfy.samplers.resolve_areas_and_cond_masks_multidim(resolved, latent, torch.device("cpu"))
+    area = resolved[0].get("area")
+    if not area:
+        return ()
+    height, width, top, left = area[-4], area[-3], area[-2], area[-1]
+    whole = top <= 0 and left <= 0 and top + height >= latent[0] and left + width >= latent[1]
+    return () if whole else (int(height), int(width), int(top), int(left))
+
+
+def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
+    """Whether an entry's timestep range takes part at ``sigma`` (the host's rule, both ends included).
+
+    Args:
+        sampling: the model's ``model_sampling``.
+    """
+    start, end = options.get("start_percent"), options.get("end_percent")
+    return (start is None or sigma <= float(sampling.percent_to_sigma(start))) and (
+        end is None or sigma >= float(sampling.percent_to_sigma(end))
+    )
+
+
+def check_sees_picture(
+    name: str, conditioning: Conditioning, latent: tuple[int, int], sampling: Any, sigmas: Sequence[float], why: str
+) -> None:
+    """Refuse CONDITIONING under which a part token could not read its maps.
+
+    Args:
+        name: the input it came by.
+        latent: (h, w) of the latent.
+        sampling: the model's ``model_sampling``.
+        sigmas: levels at which maps are read.
+        why: what reads the maps and what to do instead; ends the message.
+
+    Raises:
+        ValueError: at one of the levels no entry that covers the whole picture takes part.
+    """
+    areas = [partial_area(options, latent) for _, options in conditioning]
+    whole = [options for (_, options), area in zip(conditioning, areas) if not area]
+    if not whole:
+        height, width, top, left = areas[0]
+        raise ValueError(
+            f"{name}: covers only a part of the picture ({width} x {height} of {latent[1]} x {latent[0]} latent "
+            f"pixels, from {left}, {top}). {why}"
+        )
+    for sigma in sigmas:
+        if not any(is_active(options, sampling, sigma) for options in whole):
+            ranges = ", ".join(f"{o.get('start_percent', 0.0):g} to {o.get('end_percent', 1.0):g}" for o in whole)
+            raise ValueError(
+                f"{name}: takes no part at sigma {sigma:.3g}; the timestep ranges of its entries are {ranges}. "
+                f"Remove the range, or let the entries cover all steps. {why}"
+            )

@@ -1,0 +1,175 @@
+"""What other nodes put into CONDITIONING: areas, several entries, timestep ranges, data for each picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.tiny_edits import SIZE, blend_guider, edit_prompt, plain, relative, sample, token
+from support.tiny_models import drawn, text_conditioning, tiny_sdxl
+from support.trained_tokens import conditioning, small_model, squares
+from tools.bootstrap import load_pack
+
+load_pack()
+import comfy.samplers
+
+from partedit_oir.core.conditioning import check_conditioning, is_active, partial_area
+from partedit_oir.core.partedit.part_maps import part_maps
+from partedit_oir.core.training.settings import TrainingSettings
+from partedit_oir.core.training.training import train_part_token
+
+WHOLE = {"area": ("percentage", 1.0, 1.0, 0.0, 0.0), "strength": 1.0}
+LEFT = {"area": ("percentage", 1.0, 0.5, 0.0, 0.0), "strength": 1.0}
+LATE = {"start_percent": 0.9, "end_percent": 1.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_sdxl()
+
+
+@pytest.mark.parametrize("timing", ["clean", "published"])
+def test_an_area_that_covers_the_picture_changes_nothing(model, timing):
+    expected = sample(blend_guider(model, edit_prompt(), token=token(), timing=timing))
+    out = sample(blend_guider(model, edit_prompt(), token=token(), timing=timing, extras=[[None, WHOLE]]))
+    assert relative(out, expected) < 1e-6
+
+
+@pytest.mark.parametrize("options, words", [(LEFT, "covers only a part of the picture"), (LATE, "takes no part at")])
+def test_a_token_that_could_not_be_read_is_refused_before_sampling(model, options, words):
+    calls = []
+    guider = blend_guider(model, edit_prompt(), token=token(), extras=[[None, options]])
+    with pytest.raises(ValueError, match=f"positive: {words}"):
+        sample(guider, sampler=lambda *a, **k: calls.append(1))
+    assert not calls
+
+
+def test_an_area_with_a_given_mask_works_as_in_the_host(model):
+    source = text_conditioning("source")
+    source[0][1].update(LEFT)
+    out = sample(blend_guider(model, edit_prompt(), mask=torch.ones(1, 64, 64), extras=[[None, LEFT]]))
+    assert relative(out[:1], plain(model, source)) < 1e-5
+
+
+def test_every_entry_of_positive_is_used(model):
+    halves = [{"start_percent": 0.0, "end_percent": 0.5}, {"start_percent": 0.5, "end_percent": 1.0, "strength": 1.0}]
+    regions = [{**WHOLE}, {"area": ("percentage", 0.5, 1.0, 0.5, 0.0), "strength": 3.0}]
+    for options in (halves, regions):
+        # Entries without a text of their own: the prompts' text with each entry's settings.
+        positive = [[entry[0], {**entry[1], **each}] for each in options for entry in text_conditioning("source")]
+        out = sample(blend_guider(model, edit_prompt(), token=token(), extras=[[None, each] for each in options]))
+        assert relative(out[:1], plain(model, positive)) < 1e-5
+
+
+def test_ranges_without_a_common_step_are_refused(model):
+    prompt = edit_prompt()
+    prompt.source[0][1].update(start_percent=0.0, end_percent=0.3)
+    with pytest.raises(ValueError, match="positive: its timestep ranges and those of edit_prompt"):
+        sample(blend_guider(model, prompt, token=token(), extras=[[None, LATE]]))
+
+
+def test_an_empty_positive_or_negative_is_named(model):
+    with pytest.raises(ValueError, match="positive: is an empty list"):
+        blend_guider(model, edit_prompt(), token=token(), extras=[])
+    with pytest.raises(ValueError, match="negative: is an empty list"):
+        blend_guider(model, edit_prompt(), token=token()).set_negative([])
+
+
+@pytest.mark.parametrize("options, words", [(LEFT, "covers only a part"), (LATE, "takes no part at sigma")])
+def test_part_maps_and_training_refuse_what_hides_the_picture(model, options, words):
+    text = text_conditioning("a man")
+    text[0][1].update(options)
+    with pytest.raises(ValueError, match=f"positive: {words}"):
+        part_maps(model, token(), drawn("latent", 1, 4, *SIZE), text, noise_level=0.5)
+    latents, masks = squares(2)
+    hidden = conditioning()
+    hidden[0][1].update(options)
+    settings = TrainingSettings(part_names=("square",), steps=2, noise_low=0.4, noise_high=0.6, held_out=0.0)
+    with pytest.raises(ValueError, match=f"positive: {words}"):
+        train_part_token(small_model(), latents, masks, hidden, settings)
+
+
+def test_part_maps_and_training_refuse_no_prompt(model):
+    with pytest.raises(ValueError, match="positive: is an empty list"):
+        part_maps(model, token(), drawn("latent", 1, 4, *SIZE), [])
+    latents, masks = squares(2)
+    settings = TrainingSettings(part_names=("square",), steps=2, held_out=0.0)
+    with pytest.raises(ValueError, match="positive: is an empty list"):
+        train_part_token(small_model(), latents, masks, [], settings)
+    with pytest.raises(ValueError, match="positive: has 2 entries"):
+        train_part_token(small_model(), latents, masks, conditioning() * 2, settings)
+
+
+def test_an_area_beside_the_whole_prompt_leaves_the_maps_alone(model):
+    text, latent = text_conditioning("a man"), drawn("latent", 1, 4, *SIZE)
+    region = [[entry[0], {**entry[1], **LEFT}] for entry in text_conditioning("a hat")]
+    assert relative(part_maps(model, token(), latent, text + region), part_maps(model, token(), latent, text)) < 1e-5
+
+
+def per_picture(model, spread):
+    """A clone with an addition for each picture to one layer's cross-attention, spread over the rows by ``spread``."""
+    clone = model.clone()
+    values = torch.tensor([0.0, 3.0])
+
+    def occupant(q, k, v, extra_options):
+        from partedit_oir.core.attention import plain_attention
+
+        rows = q.shape[0] // len(extra_options["cond_or_uncond"])
+        each = spread(values, rows).repeat(len(extra_options["cond_or_uncond"]))
+        return plain_attention(q, k, v, extra_options) + each.reshape(-1, 1, 1).to(q)
+
+    clone.set_model_attn2_replace(occupant, "middle", 0)
+    return clone
+
+
+def tiled(values, rows):
+    return values.repeat(-(-rows // len(values)))[:rows]
+
+
+def padded(values, rows):
+    return torch.cat([values, values[-1:].expand(max(0, rows - len(values)))])[:rows]
+
+
+def solver():
+    return comfy.samplers.sampler_object("euler")
+
+
+def plan(model):
+    return comfy.samplers.KSampler(model, 3, torch.device("cpu"), "euler", "normal", 1.0).sigmas
+
+
+def test_data_for_each_picture_reaches_its_own_edits(model):
+    start = drawn("noise", 2, 4, *SIZE)
+    guider = blend_guider(per_picture(model, tiled), edit_prompt(), token=token())
+    out = guider.sample(start, torch.zeros_like(start), solver(), plan(model), disable_pbar=True, seed=5)
+    for picture in range(2):
+
+        def own(values, rows, picture=picture):
+            return values[picture].expand(rows)
+
+        guider = blend_guider(per_picture(model, own), edit_prompt(), token=token())
+        noise = start[picture : picture + 1]
+        alone = guider.sample(noise, torch.zeros_like(noise), solver(), plan(model), disable_pbar=True, seed=5)
+        assert relative(out[[picture, 2 + picture]], alone) < 1e-5
+
+
+@pytest.mark.parametrize("edits", [1, 2])
+def test_data_that_edits_would_get_from_another_picture_is_refused(model, edits):
+    names = tuple(f"edit {n}" for n in range(edits))
+    with pytest.raises(ValueError, match=r"model: a node before this one .* batch size 2"):
+        sample(blend_guider(per_picture(model, padded), edit_prompt(names), token=token()), batch=2)
+    # With one picture there is nothing to mix up.
+    sample(blend_guider(per_picture(model, padded), edit_prompt(names), token=token()), batch=1)
+
+
+def test_areas_and_ranges_are_read_as_the_host_reads_them(model):
+    sampling = model.get_model_object("model_sampling")
+    assert partial_area(WHOLE, (16, 16)) == () and partial_area({}, (16, 16)) == ()
+    assert partial_area(LEFT, (16, 24)) == (16, 12, 0, 0) and partial_area({"area": (8, 8, 0, 8)}, (16, 16))
+    bounds = torch.zeros(1, 128, 128)
+    bounds[:, 64:] = 1
+    assert partial_area({"mask": bounds, "set_area_to_bounds": True}, (16, 16))[:1] == (8,)
+    assert partial_area({"mask": bounds}, (16, 16)) == ()
+    assert is_active({}, sampling, 1.0) and not is_active(LATE, sampling, 14.0) and is_active(LATE, sampling, 0.05)
+    with pytest.raises(ValueError, match="positive: expected CONDITIONING"):
+        check_conditioning("positive", ["text"], 64)
