@@ -39,8 +39,8 @@ def ddim_invert_step(
     """One inversion step of ``x`` (B, C, H, W) from ``sigma`` up to ``sigma_next``.
 
     ``ddim_next_timestep``: eps(z_{t-dt}, t), as published with OIR (and as diffusers' DDIMInverseScheduler does it):
-    the input is scaled so that the network sees z_{t-dt} while it is told t. For v-prediction eps is what the network
-    means at the t it was told, sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) z.
+    the input is scaled so that the network sees z_{t-dt} with timestep t. For v-prediction, eps is computed at that t:
+    sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) z.
     ``ddim_current_timestep``: eps(z_{t-dt}, t-dt), the textbook reversal of the ODE (Song et al. 2021, section 4.3).
     ``ddim_fixed_point``: eps(z_t, t), found by fixed-point iteration from the first convention (Pan et al. 2023,
     "AIDI"); the forward step then undoes it.
@@ -69,7 +69,7 @@ def ddim_invert(
 ) -> torch.Tensor:
     """Invert ``x`` from level ``start`` up to level ``stop`` <= ``start`` (indices into the descending ``sigmas``).
 
-    ``on_step(index, latent)`` is called at every level that is reached. Returns the latent at ``stop``.
+    ``on_step(index, latent)`` is called at each level reached. Returns the latent at ``stop``.
     """
     for index in range(start, stop, -1):
         x = ddim_invert_step(

@@ -7,16 +7,16 @@ from typing import Any
 import comfy.model_management
 import torch
 
-# Larger batches gain nothing more on the GPUs that these networks run on, and make an interrupt wait.
+# Larger batches gain nothing on the GPUs these networks run on, and delay an interrupt.
 MAX_ROWS = 32
-# On a processor a batch only shortens the overhead of a call.
+# On a CPU, a batch only reduces the overhead per call.
 MAX_ROWS_CPU = 8
 
 
 def auto_batch_size(model: Any, latent_shape: torch.Size | tuple[int, ...], branches: int = 2) -> int:
     """Rows (each counted once; ``branches`` = 2 for conditional and unconditional) that fit into the free memory.
 
-    Uses ComfyUI's own estimate and safety factor, and leaves room for the weights that are not loaded yet.
+    Uses ComfyUI's own estimate and safety factor, and leaves room for weights that are not loaded yet.
     """
     device = model.load_device
     limit = MAX_ROWS_CPU if comfy.model_management.is_device_cpu(device) else MAX_ROWS

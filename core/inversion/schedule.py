@@ -16,7 +16,7 @@ def model_sampling_of(model: Any) -> Any:
         model: a ComfyUI ``ModelPatcher``.
 
     Raises:
-        ValueError: the model is no noise- or v-predicting diffusion model (a flow model, for example).
+        ValueError: the model does not predict noise or v (a flow model, for example).
     """
     import comfy.model_sampling
 
@@ -24,7 +24,7 @@ def model_sampling_of(model: Any) -> Any:
     if not isinstance(sampling, comfy.model_sampling.EPS):
         raise ValueError(
             f"model: {type(model.model).__name__} samples with {_bases(sampling)}, which has no noise prediction to "
-            "invert. Connect a noise- or v-predicting model: SD1.x, SD2.x, SDXL or one of their fine-tunes."
+            "invert. Connect a model with noise or v prediction: SD1.x, SD2.x, SDXL or one of their fine-tunes."
         )
     return sampling
 
@@ -60,18 +60,18 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
     table = training_sigmas(sampling)
     total = table.numel()
     if not 1 <= steps < total:
-        raise ValueError(f"steps is {steps}; it must lie between 1 and {total - 1}.")
+        raise ValueError(f"steps: {steps} is not between 1 and {total - 1} (the model has {total} training timesteps).")
     if spacing == "leading":
         timesteps = 1 + torch.arange(steps) * (total // steps)
         timesteps = timesteps.clamp(max=total - 1)
     elif spacing == "trailing":
         count = torch.arange(1, steps + 1)
-        # timestep 0 is the level of the image; with very many steps the first ones would fall on it
+        # timestep 0 is the level of the image; with very many steps, the first ones would coincide with it
         timesteps = torch.maximum((total * count / steps).round().long() - 1, count)
     elif spacing == "linspace":
         timesteps = (torch.arange(1, steps + 1) * ((total - 1) / steps)).round().long()
     else:
-        raise ValueError(f"spacing is {spacing!r}; choose one of {', '.join(SPACINGS)}.")
+        raise ValueError(f"spacing: {spacing!r} is not one of {', '.join(SPACINGS)}.")
     levels = torch.cat([torch.zeros(1, dtype=torch.long), timesteps]).flip(0)
     return table[levels]
 
@@ -79,7 +79,7 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
 def inversion_sigmas(sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
     """ComfyUI SIGMAS as levels for inversion: a final 0 becomes the model's smallest sigma.
 
-    At sigma 0 a latent has no noise direction, so an inversion has to start one level above it.
+    At sigma 0 there is no noise direction, so an inversion has to start one level above it.
 
     Raises:
         ValueError: fewer than two levels, or levels that do not descend.
@@ -90,7 +90,7 @@ def inversion_sigmas(sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
         levels = torch.cat([levels[:-1][levels[:-1] > lowest * (1 + 1e-4)], torch.tensor([lowest])])
     if levels.numel() < 2 or not bool((levels[1:] < levels[:-1]).all()):
         raise ValueError(
-            f"sigmas: inversion needs at least two levels that descend; got {[round(float(s), 4) for s in sigmas]}. "
+            f"sigmas: expected at least two descending levels, got {[round(float(s), 4) for s in sigmas]}. "
             "Use a scheduler node with denoise 1 and two or more steps."
         )
     return levels

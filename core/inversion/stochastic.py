@@ -1,8 +1,8 @@
 """Inversions with noise maps: edit-friendly DDPM and LEDITS++.
 
-The latents of all levels are drawn from the image with independent noise, not along one path; the noise map of a step
-is then whatever carries its latent to the next one (Huberman-Spiegelglas et al. 2024, algorithm 1; Brack et al. 2024).
-Levels do not depend on each other, so many are evaluated in one batch.
+The latents of all levels are the image plus independent noise, not one path. The noise map of a step is then whatever
+takes its latent to the next one (Huberman-Spiegelglas et al. 2024, algorithm 1; Brack et al. 2024). Levels do not
+depend on each other, so many are evaluated in one batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def find_noise_maps(
 
     Args:
         latents: (S+1, B, C, H, W) from :func:`independent_latents`.
-        batch_size: rows a UNet call; whole levels are put together, at least one.
+        batch_size: rows per UNet call; whole levels are batched, at least one.
         on_levels: called with the number of levels just evaluated.
     """
     steps, batch = len(sigmas) - 1, latents.shape[1]

@@ -1,4 +1,4 @@
-"""Denoising runs of different lengths side by side in one batch."""
+"""Denoising runs of different lengths in one batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..inversion.engine import Denoiser
 
 @dataclass
 class Job:
-    """One run: ``latent`` (C, H, W) lies at level ``index`` and has to reach level ``stop``."""
+    """One run: ``latent`` (C, H, W) is at level ``index`` and has to reach level ``stop``."""
 
     key: Hashable
     latent: torch.Tensor
@@ -22,15 +22,15 @@ class Job:
 
     @property
     def remaining(self) -> int:
-        """Steps still to do."""
+        """Remaining steps."""
         return self.stop - self.index
 
 
 def pick_rows(jobs: list[Job], batch_size: int, mixed_sigmas: bool = True) -> list[Job]:
     """The jobs of the next UNet call.
 
-    The ones with most steps left go first, and a finished row's place goes to the next: no schedule needs fewer calls,
-    which come to max(longest run, ceil(all steps / batch_size)). When all rows of a call must share one sigma
+    The jobs with most steps left go first, and each finished row makes room for the next. No schedule needs fewer
+    calls: max(longest run, ceil(all steps / batch_size)). If all rows of a call must share one sigma
     (``mixed_sigmas`` False), only the jobs at the noisiest level take part.
     """
     if not mixed_sigmas:
@@ -48,13 +48,13 @@ def run_jobs(
     on_done: Callable[[Hashable, torch.Tensor], None],
     on_pass: Callable[[int], None] | None = None,
 ) -> int:
-    """Denoise all jobs with DDIM (eta = 0), several in one call although they sit at different noise levels.
+    """Denoise all jobs with DDIM (eta = 0), several per call even at different noise levels.
 
     Args:
         sigmas: (S+1,) descending; a job's ``index`` and ``stop`` point into it.
         batch_size: largest number of rows in one call.
-        on_done: gets a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
-        on_pass: gets the number of row-steps after each call.
+        on_done: called with a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
+        on_pass: called with the number of row-steps after each call.
 
     Returns:
         Number of UNet calls.

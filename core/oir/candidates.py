@@ -1,7 +1,7 @@
-"""Which inversion steps a search looks at: all of a range, or the few that can still win.
+"""Which inversion steps a search evaluates: all in a range, or only those that may still win.
 
-A candidate that starts at z_n costs n denoising steps, so which ones are looked at decides what a search costs. The
-choice depends on scores alone; what gives the scores, a model or a record of an earlier search, is the caller's.
+A candidate that starts at z_n costs n denoising steps, so the choice of candidates decides the cost of a search. It
+depends on scores only; where they come from, a model or a recorded search, is up to the caller.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from statistics import NormalDist
 from .metric import Metric, combine
 
 STRATEGIES = ("coarse-to-fine", "exhaustive")
-# What the rows of all candidates are worth, in S. A candidate that is expected to gain less than its own rows are worth
-# is not looked at.
+# The price of the rows of all candidates together, in S. A candidate whose expected gain is below the price of its own
+# rows is not evaluated.
 PRICE = 0.3
-# No candidate is added beyond this share of all rows.
+# No candidate is added beyond this fraction of all rows.
 ROW_SHARE = 0.45
-# How far S_e strays between two candidates; 0 would be a straight line.
+# How far S_e deviates between two candidates; 0 would be a straight line.
 ROUGHNESS = 0.5
-# What coarse-to-fine search takes of all rows, about: two fifths with 20 candidates, a third with 25, a fourth with 50.
+# Rough fraction of all rows that coarse-to-fine search uses: two fifths with 20 candidates, a third with 25, a quarter
+# with 50.
 EXPECTED_SHARE = 0.3
 
 # Raw S_e and S_ne of a candidate.
@@ -31,35 +32,30 @@ def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]
     """Inversion steps to choose from.
 
     Raises:
-        ValueError: the range is empty or leaves the trajectory.
+        ValueError: the range is empty or exceeds the trajectory.
     """
     last = last or steps
     if not 1 <= first <= last <= steps or stride < 1:
         raise ValueError(
-            f"first_step {first}, last_step {last} and stride {stride} do not fit a trajectory of {steps} steps; "
-            f"needed: 1 ≤ first_step ≤ last_step ≤ {steps} and stride ≥ 1 (last_step 0 means {steps})."
+            f"first_step {first}, last_step {last} and stride {stride} do not fit a trajectory of {steps} steps. "
+            f"Required: 1 ≤ first_step ≤ last_step ≤ {steps} and stride ≥ 1 (last_step 0 means {steps})."
         )
     return list(range(first, last + 1, stride))
 
 
 def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, edit_weight: float = 1.0) -> list[int]:
-    """The candidates to look at next, given the scores so far; none when the search is finished.
+    """The candidates to evaluate next, given the scores so far; empty when the search is finished.
 
-    Coarse-to-fine begins with both ends, which fix the normalisation, and the two candidates that cut the range in
-    thirds. Then it looks, one at a time, at the candidate with the largest expected gain over the best so far, less
-    what its rows are worth, until none is left (Bayesian optimisation: the scores between two known ones are taken for
-    a random path, Kushner 1964; expected improvement, Jones et al. 1998).
-
-    Measured with the demo checkpoint on 120 pairs, against the rows and the best S of an exhaustive search: 25
-    candidates took 34 % of the rows and reached 98 % of the best S in 92 % of the pairs (``bench object_edits``). The
-    curves of an earlier checkpoint with 16 candidates: 41 %, 85 %; 25 drawn over 50: 24 %, 97 %. The constants were
-    chosen on scores of an earlier CLIP scorer. Where few candidates leave S with narrow peaks, nothing but the
-    exhaustive search is sure to find the best.
+    Coarse-to-fine starts with both ends, which fix the normalisation, and the two candidates that divide the range into
+    thirds. Then it evaluates, one at a time, the candidate with the largest expected gain over the best so far minus
+    the price of its rows, until no gain is left (Bayesian optimisation: scores between two known ones are modelled as a
+    random path, Kushner 1964; expected improvement, Jones et al. 1998). With few candidates S can have narrow peaks,
+    which only an exhaustive search is sure to find. Measurements: bench/results/notes.md.
 
     Args:
         candidates: inversion steps to choose from, ascending.
-        scores: raw S_e and S_ne of those looked at so far.
-        edit_weight: weight of S_e in S, the one that the winner is chosen with.
+        scores: raw S_e and S_ne of those evaluated so far.
+        edit_weight: weight of S_e in S, as used to choose the winner.
     """
     if strategy == "exhaustive":
         return [n for n in candidates if n not in scores]
@@ -69,7 +65,7 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, ed
     seen = [n for n in candidates if n in scores]
     metric = combine(*zip(*(scores[n] for n in seen), strict=True), edit_weight=edit_weight)
     if metric.total[metric.best] == 0.0:
-        return []  # scores that are all alike decide nothing, and more of them would not either
+        return []  # equal scores decide nothing, and more of them would not either
     everything = sum(candidates)
     price = PRICE / everything
     most, chosen = 0.0, list[int]()
@@ -84,15 +80,15 @@ def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, ed
 
 
 def _expected_gain(metric: Metric, k: int, at: float, width: float, edit_weight: float) -> float:
-    """What a candidate between the known ones k and k + 1 is expected to add to the best S (expected improvement).
+    """Expected improvement of the best S by a candidate between the known candidates k and k + 1.
 
-    Its S is taken as normally distributed: around the straight line between its neighbours, with a variance that is 0
-    at both and largest in the middle. S_ne falls somewhere in the gap, so it strays the more the further it falls; so
-    does S_e, which besides may leave the range of its ends, the more the wider the gap.
+    Its S is modelled as normally distributed around the straight line between its neighbours, with a variance of 0 at
+    both ends and largest in the middle. The variance grows with the change of S_e and of S_ne over the gap; for S_e,
+    which may also leave the range of its ends, it grows with the width of the gap too.
 
     Args:
-        at: place between the two, 0 … 1.
-        width: their distance as a share of the whole range.
+        at: position between the two, 0 … 1.
+        width: their distance as a fraction of the whole range.
     """
     mean = (1 - at) * metric.total[k] + at * metric.total[k + 1]
     rise = metric.edit_norm[k + 1] - metric.edit_norm[k]
@@ -109,7 +105,7 @@ def search_candidates(
     evaluate: Callable[[list[int]], Scores],
     edit_weight: float = 1.0,
 ) -> dict[int, tuple[float, float]]:
-    """Ask ``evaluate`` for the scores of one choice of candidates after the other, until the search is finished."""
+    """Run a search: call ``evaluate`` with the next candidates until it is finished."""
     scores: dict[int, tuple[float, float]] = {}
     while chosen := next_candidates(candidates, scores, strategy, edit_weight):
         scores.update(evaluate(chosen))
@@ -117,20 +113,22 @@ def search_candidates(
 
 
 def parse_steps(text: str, pairs: int) -> list[int | None]:
-    """Steps set by hand, one a pair: numbers, or "auto" or nothing for a pair that is searched.
+    """Steps set by hand, one per pair: a number, or "auto" or nothing to search that pair.
 
     Raises:
-        ValueError: something else stands there, or not one entry a pair.
+        ValueError: an entry is something else, or there is not one entry per pair.
     """
     if not text.strip():
         return [None] * pairs
     entries = [entry.strip().lower() for entry in text.replace(";", ",").split(",")]
     if len(entries) != pairs:
         raise ValueError(
-            f"overrides: {text!r} has {len(entries)} entries for {pairs} editing pairs. Give one a pair, separated by "
-            "commas, with 'auto' for those that shall be searched."
+            f"overrides: {text!r} has {len(entries)} entries for {pairs} editing pairs. Give one per pair, separated "
+            "by commas, and 'auto' for pairs to search."
         )
     for entry in entries:
         if entry not in ("", "auto") and not entry.isdecimal():
-            raise ValueError(f"overrides: {entry!r} in {text!r} is no inversion step; write a whole number or 'auto'.")
+            raise ValueError(
+                f"overrides: {entry!r} in {text!r} is not an inversion step. Write a whole number or 'auto'."
+            )
     return [None if entry in ("", "auto") else int(entry) for entry in entries]

@@ -1,4 +1,4 @@
-"""The same random numbers for every row: an edit may differ from its source by its prompt only."""
+"""The same noise for every row, so that an edit differs from its source only by its prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
 
-# Samplers of ComfyUI whose default noise is a Brownian tree, and where that tree is computed.
+# ComfyUI's samplers whose default noise is a Brownian tree, and whether that tree is computed on the CPU.
 _BROWNIAN_ON_CPU = {
     "sample_dpmpp_sde": True,
     "sample_dpmpp_2m_sde": True,
@@ -26,7 +26,7 @@ _BROWNIAN_ON_CPU = {
 
 
 def share_noise(sampler: Any, rows: int, batch: int) -> Any:
-    """A sampler that draws its noise for B pictures once and gives it to the source and to every edit.
+    """A sampler that draws the noise for B images once and uses it for the source and every edit.
 
     The source then gets exactly the noise of an ordinary run with the same seed.
 
@@ -43,7 +43,7 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
     churn = float(sampler.extra_options.get("s_churn", 0.0) or 0.0)
     if churn > 0:
         raise ValueError(
-            f"sampler: s_churn is {churn}; that noise is drawn for each row by itself, so source and edit would drift "
+            f"sampler: s_churn is {churn}. Its noise is drawn separately for each row, so source and edit would drift "
             "apart. Set s_churn to 0, or use an ancestral or SDE sampler, whose noise is shared."
         )
     function = sampler.sampler_function
@@ -51,12 +51,12 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
     takes_noise = "noise_sampler" in parameters or getattr(function, "__name__", "") == "dpm_adaptive_function"
     if not takes_noise and _draws_noise(function):
         raise ValueError(
-            f"sampler: {getattr(function, '__name__', function)!r} draws noise for each row by itself and takes none, "
-            "so source and edit would drift apart. Use another sampler; among ComfyUI's own, ancestral, SDE and LCM "
-            "ones share their noise."
+            f"sampler: {getattr(function, '__name__', function)!r} draws its noise separately for each row and accepts "
+            "no noise_sampler, so source and edit would drift apart. Use another sampler; ComfyUI's own ancestral, SDE "
+            "and LCM samplers work."
         )
     shared = copy.copy(sampler)
-    # "ddim" would draw other noise for the protected region of every row; the run's own noise is shared already.
+    # "ddim" would draw different noise for the protected region of each row; the run's own noise is already shared.
     shared.inpaint_options = {}
     if not takes_noise:
         return shared
@@ -98,6 +98,6 @@ def check_sampler(sampler: Any) -> None:
     """Say before sampling when a sampler's noise cannot be seen and therefore may not be shared."""
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         logging.warning(
-            "PartEdit: %s is no sampler of ComfyUI's own kind; if it draws noise, source and edit may drift apart.",
+            "PartEdit: %s is not a ComfyUI KSAMPLER. If it draws noise, source and edit may drift apart.",
             type(sampler).__name__,
         )

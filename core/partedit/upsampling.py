@@ -1,4 +1,4 @@
-"""Guided upsampling: part maps follow the edges of the picture (guided filter, He, Sun and Tang 2013, by kornia)."""
+"""Guided upsampling: part maps follow the edges of the image (guided filter, He, Sun and Tang 2013, by kornia)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .masks import normalise, resize
 UPSAMPLINGS = ("bilinear", "guided")
 # ε of the paper, for a guide in 0 … 1: differences of 0.01 and more count as edges.
 EDGE = 1e-4
-# A guide of twice the latent's size keeps edges that the latent has lost, at a quarter of the cost of four times.
+# A guide of twice the latent's size keeps edges that the latent lost, at a quarter of the cost of four times the size.
 GUIDE_SCALE = 2
-# Latents are made from pictures cropped to multiples of 8.
+# Latents come from images cropped to multiples of 8.
 _ASPECT_TOLERANCE = 0.05
 
 
@@ -36,18 +36,18 @@ def picture_guide(image: torch.Tensor, batch: int, latent: tuple[int, int]) -> t
     """A ComfyUI IMAGE (1 or B, H, W, C) as a guide (B, 3, 2h, 2w) for maps of a latent of size ``latent``.
 
     Raises:
-        ValueError: another number of pictures, or another shape than the latent's picture.
+        ValueError: a wrong number of images, or an aspect ratio that differs from the latent's.
     """
     if image.ndim != 4 or image.shape[0] not in (1, batch):
         raise ValueError(
-            f"image: expected 1 or {batch} pictures (batch, height, width, channels), got {tuple(image.shape)}. "
-            "Connect the picture that was encoded as latent_image."
+            f"image: expected 1 or {batch} images (batch, height, width, channels), got {tuple(image.shape)}. "
+            "Connect the image that was encoded as latent_image."
         )
     height, width = image.shape[1:3]
     if abs(height * latent[1] - width * latent[0]) > _ASPECT_TOLERANCE * width * latent[0]:
         raise ValueError(
-            f"image: is {width} x {height} pixels, which is not the shape of latent_image ({latent[1]} x {latent[0]} "
-            "latent pixels). Connect the picture that was encoded."
+            f"image: is {width} x {height} pixels, which does not match the aspect ratio of latent_image ({latent[1]} "
+            f"x {latent[0]} latent pixels). Connect the image that was encoded."
         )
     guide = image[..., :3].detach().float().cpu().clamp(0, 1).movedim(-1, 1)
     guide = resize(guide, (latent[0] * GUIDE_SCALE, latent[1] * GUIDE_SCALE), antialias=True)
@@ -55,7 +55,7 @@ def picture_guide(image: torch.Tensor, batch: int, latent: tuple[int, int]) -> t
 
 
 def guided_upsampling(maps: torch.Tensor, guide: torch.Tensor, cell: float) -> torch.Tensor:
-    """Maps whose borders lie on the guide's edges.
+    """Maps whose borders follow the guide's edges.
 
     In windows that reach one map cell to each side, a map is fitted as a linear function of the guide (He et al. 2013,
     Eq. 5 to 8), so it can only change where the guide does.
@@ -68,7 +68,7 @@ def guided_upsampling(maps: torch.Tensor, guide: torch.Tensor, cell: float) -> t
     Returns:
         (B, P, H, W) in 0 … 1.
     """
-    # The host needs kornia, too, but loads it late.
+    # ComfyUI requires kornia too, but imports it late.
     from kornia.filters import guided_blur
 
     size = (guide.shape[-2], guide.shape[-1])

@@ -1,7 +1,7 @@
-"""The queries that a part token can ever meet: computed once, then training needs the model no more.
+"""Cached queries: computed once per image and noise level, so that training does not run the model.
 
 A token enters the network only as keys of the cross-attention layers, and the network is frozen. So the queries of the
-chosen layers, for each picture and noise level, fix everything that a loss on attention maps can see.
+chosen layers, for each image and noise level, determine everything that a loss on attention maps depends on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..unet import LayerKey
 
 Progress = Callable[[int, int], None]
 
-# Left free on the device beside a cache that lives there: activations of a training step and other users.
+# Left free on the device next to a cache: activations of a training step, and other users.
 SPARE_DEVICE_BYTES = 2 * 1024**3
 
 
@@ -27,11 +27,11 @@ class QueryCache:
     """Queries and key projections of a frozen model.
 
     Attributes:
-        queries: per layer (N, T, h·w, heads·d), half precision; N pictures, T noise levels.
+        queries: per layer (N, T, h·w, heads·d), half precision; N images, T noise levels.
         key_weights: per layer (D, heads·d), float32: a context row times this gives the layer's key.
         heads: per layer, number of attention heads.
         grids: per layer, (h, w) of its map.
-        sigmas: the T noise levels, σ as the host counts it.
+        sigmas: the T noise levels, in ComfyUI's σ.
     """
 
     queries: dict[LayerKey, torch.Tensor] = field(default_factory=dict)
@@ -63,10 +63,10 @@ class QueryCache:
 
 
 def noise_levels(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
-    """``count`` levels spread evenly over a stretch of the diffusion time, noisiest first.
+    """``count`` levels spread evenly over a range of the diffusion time, noisiest first.
 
     Args:
-        low, high: share of the training time steps, 0 (clean) to 1 (noise); the paper's strength 0.25 is 0 to 0.25.
+        low, high: fraction of the training timesteps, 0 (clean) to 1 (noise); the paper's strength 0.25 is 0 to 0.25.
     """
     if not 0 <= low < high <= 1:
         raise ValueError(f"noise range: expected 0 <= low < high <= 1, got {low} to {high}.")
@@ -78,7 +78,7 @@ def noise_levels(model: Any, low: float, high: float, count: int) -> tuple[float
 
 
 class _CaptureSampler(comfy.samplers.Sampler):
-    """Visits every noise level with fresh noise instead of walking down; the guider around it does the loading."""
+    """Visits each noise level with fresh noise instead of denoising; the guider around it loads the model."""
 
     def __init__(self, noises: torch.Tensor, on_level: Callable[[int], None], at_end: Callable[[Any], None]):
         self.noises, self.on_level, self.at_end = noises, on_level, at_end
@@ -108,16 +108,16 @@ def build_query_cache(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> QueryCache:
-    """One pass of the model for each picture and noise level.
+    """One pass of the model for each image and noise level.
 
     Args:
         model: a ``ModelPatcher``; a clone is patched, the given one stays as it is.
         latents: (N, C, h, w) as a VAE node gives them.
-        cond: ComfyUI CONDITIONING used for every picture (an empty prompt does).
+        cond: ComfyUI CONDITIONING used for every image (an empty prompt works).
         layers: cross-attention layers to keep.
         sigmas: noise levels, see `noise_levels`.
-        seed: of the noise; picture i meets the same noise whatever the batching.
-        rows: pictures in one pass of the model.
+        seed: of the noise; image i gets the same noise whatever the batching.
+        rows: images per pass of the model.
         device: where the queries are kept; None decides by free memory after the first pass.
         progress: called with (done, total) passes; may raise to stop.
 
@@ -127,9 +127,9 @@ def build_query_cache(
     if latents.ndim != 4:
         raise ValueError(f"latents: expected a shape (N, C, h, w), got {tuple(latents.shape)}.")
     if not torch.isfinite(latents).all():
-        raise ValueError("latents: hold NaN or infinite values.")
+        raise ValueError("latents: contain NaN or infinite values.")
     if not layers:
-        raise ValueError("layers: none of this model's cross-attention layers was chosen.")
+        raise ValueError("layers: no cross-attention layer of this model was chosen.")
     cache = QueryCache(sigmas=tuple(float(s) for s in sigmas))
     count, levels = latents.shape[0], len(cache.sigmas)
     recorder = _Recorder(cache, len(layers), count, rows, device)
@@ -139,7 +139,7 @@ def build_query_cache(
             if layer not in cache.key_weights:
                 cache.key_weights[layer] = key_projection(inner_model, layer).float()
 
-    # Ordinary tensors are needed: autograd refuses to save what was made in inference mode, where nodes run.
+    # Autograd refuses tensors made in inference mode, in which nodes run.
     with torch.inference_mode(False), torch.no_grad():
         clean = latents.detach().clone().float().cpu()
         noises = _noises(clean, levels, seed)
@@ -164,14 +164,16 @@ def build_query_cache(
             )
     missing = [layer for layer in layers if layer not in cache.queries]
     if missing:
-        raise ValueError(f"layers: {missing[0]} was never reached while the model ran; is it part of this model?")
+        raise ValueError(
+            f"layers: {missing[0]} was not reached while the model ran. Choose layers that this model has."
+        )
     if progress is not None:
         progress(count * levels, count * levels)
     return cache
 
 
 def _noises(clean: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
-    """(T, N, C, h, w) noise of N latents at T levels; each picture's own does not depend on how many there are."""
+    """(T, N, C, h, w) noise of N latents at T levels; an image's noise does not depend on the number of images."""
     each = [
         torch.randn((levels, *clean.shape[1:]), generator=torch.Generator().manual_seed(seed * 100_003 + index))
         for index in range(clean.shape[0])
@@ -180,10 +182,10 @@ def _noises(clean: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
 
 
 class _Recorder:
-    """Puts the queries of one pass into a cache, at its pictures and noise level.
+    """Stores the queries of one pass in a cache, at its images and noise level.
 
     Attributes:
-        start: first picture of the pass that is running. level: its noise level.
+        start: first image of the current pass. level: its noise level.
     """
 
     def __init__(
@@ -203,13 +205,13 @@ class _Recorder:
             cache.queries[layer] = torch.empty(shape, dtype=torch.float16, device=self.device)
         limit = torch.finfo(torch.float16).max
         here = slice(self.start, min(self.start + self.rows, self.pictures))
-        # A model option can force an unconditional pass; it gets the same conditioning here, so any rows will do.
+        # A model option can force an unconditional pass. It has the same conditioning here, so any rows will do.
         kept = query[: here.stop - here.start].clamp(-limit, limit)
         cache.queries[layer][here, self.level] = kept.to(self.device, torch.float16)
 
 
 def _place(query: torch.Tensor, rows: int) -> torch.device:
-    """The query's own device when ``rows`` queries like it fit there with room to spare, else host memory."""
+    """The query's own device if ``rows`` queries like it fit there with room to spare, else host memory."""
     import comfy.model_management
 
     if query.device.type == "cpu":

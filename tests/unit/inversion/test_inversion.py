@@ -83,7 +83,7 @@ def test_comfyui_sigmas_get_a_lowest_level(model):
     for name in ("normal", "karras", "simple", "sgm_uniform", "ddim_uniform"):
         levels = inversion_sigmas(sampling, comfy.samplers.calculate_sigmas(sampling, name, 8))
         assert bool((levels[1:] < levels[:-1]).all()) and float(levels[-1]) == pytest.approx(float(sampling.sigma_min))
-    with pytest.raises(ValueError, match="at least two levels"):
+    with pytest.raises(ValueError, match="at least two descending levels"):
         inversion_sigmas(sampling, torch.tensor([3.0]))
     with pytest.raises(ValueError, match="descend"):
         inversion_sigmas(sampling, torch.tensor([1.0, 3.0, 0.5]))

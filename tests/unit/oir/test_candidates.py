@@ -179,5 +179,5 @@ def test_overrides_as_text(choice):
     with pytest.raises(ValueError, match="2 entries for 3 editing pairs"):
         choice.parse_steps("1,2", 3)
     for bad in ("x", "-1", "2.5"):
-        with pytest.raises(ValueError, match="is no inversion step"):
+        with pytest.raises(ValueError, match="is not an inversion step"):
             choice.parse_steps(bad, 1)

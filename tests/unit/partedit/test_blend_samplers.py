@@ -48,7 +48,9 @@ def test_noise_that_cannot_be_shared_is_refused(model):
     from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 
     refused(model, comfy.samplers.ksampler("euler", {"s_churn": 1.0}), r"sampler: s_churn is 1.0")
-    refused(model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' draws noise")
+    refused(
+        model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' draws its noise"
+    )
 
 
 def test_the_hosts_sampler_nodes_share_their_noise_too(model):

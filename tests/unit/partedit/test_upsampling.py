@@ -87,7 +87,7 @@ def test_cells_follow_the_layers_that_are_read(model):
 
 
 def test_pictures_that_do_not_fit_are_named(upsampling):
-    with pytest.raises(ValueError, match="image: expected 1 or 2 pictures"):
+    with pytest.raises(ValueError, match="image: expected 1 or 2 images"):
         upsampling.picture_guide(torch.rand(3, 64, 64, 3), 2, (8, 8))
     with pytest.raises(ValueError, match="image: is 128 x 64 pixels"):
         upsampling.picture_guide(torch.rand(2, 64, 128, 3), 2, (8, 8))
