@@ -20,7 +20,7 @@ from ..mask_inputs import picture_masks
 from ..picture_rows import noise_mask_rows, option_rows
 from ..unet import all_cross_layers, context_width, latent_scale
 from .layers import choose_layers
-from .noise import check_sampler, share_noise
+from .noise import share_noise
 from .prompt import Conditioning, batch_prompt
 from .settings import BlendInputs
 from .step_masks import StepMasks
@@ -104,7 +104,6 @@ class BlendGuider(comfy.samplers.CFGGuider):
             raise ValueError(f"latent_image: expected a picture latent (B, C, H, W), got {tuple(latent_image.shape)}.")
         batch, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
         rows = 1 + edits
-        check_sampler(sampler)
         sampler = share_noise(sampler, rows, batch)
         keep = slice(0, None) if self.include_source else slice(batch, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from comfy.samplers import SAMPLER_NAMES
@@ -43,14 +44,69 @@ def refused(model, sampler, message, **settings):
         patch.undo()
 
 
-def test_noise_that_cannot_be_shared_is_refused(model):
+def own_noise(draw):
+    """A sampler of another pack: Euler with noise that it draws by itself."""
     import comfy.samplers
+
+    def sample_other_pack(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None):
+        for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+            denoised = model(x, sigma * x.new_ones(x.shape[0]), **extra_args)
+            x = denoised + (x - denoised) * after / sigma + 0.3 * after * draw(x)
+        return x
+
+    return comfy.samplers.KSAMPLER(sample_other_pack)
+
+
+SHARED = {
+    "randn_like": lambda x: torch.randn_like(x),
+    "a generator of its own": lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(3)),
+    "sizes one by one": lambda x: torch.randn(*x.shape, generator=torch.Generator().manual_seed(3)),
+    "in place": lambda x: torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(3)),
+    "uniform": lambda x: torch.rand(size=x.shape, generator=torch.Generator().manual_seed(3)) - 0.5,
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_noise_that_other_packs_draw_is_shared(small, how):
+    prompt = edit_prompt(["source"], width=768, pooled=0)
+    options = {"sampler": own_noise(SHARED[how]), "batch": 2, "size": (8, 8)}
+    torch.manual_seed(1)
+    out = sample(blend_guider(small, prompt, mask=torch.ones(1, 64, 64)), **options)
+    assert relative(out[2:], out[:2]) < 1e-5 and relative(out[0], out[1]) > 1e-2
+    torch.manual_seed(1)
+    assert relative(out[:2], plain(small, text_conditioning("source", 768, pooled=0), **options)) < 1e-5
+
+
+def test_churn_is_shared(small):
+    import comfy.samplers
+
+    prompt = edit_prompt(["source"], width=768, pooled=0)
+    options = {"sampler": comfy.samplers.ksampler("euler", {"s_churn": 1.0}), "size": (8, 8)}
+    torch.manual_seed(1)
+    out = sample(blend_guider(small, prompt, mask=torch.ones(1, 64, 64)), **options)
+    torch.manual_seed(1)
+    expected = plain(small, text_conditioning("source", 768, pooled=0), **options)
+    assert relative(out[1:], out[:1]) < 1e-5 and relative(out[:1], expected) < 1e-5
+    assert relative(out[:1], sample(blend_guider(small, prompt, mask=torch.ones(1, 64, 64)), size=(8, 8))[:1]) > 1e-3
+
+
+def test_rows_that_cannot_be_kept_equal_are_refused(model):
     from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 
-    refused(model, comfy.samplers.ksampler("euler", {"s_churn": 1.0}), r"sampler: s_churn is 1.0")
-    refused(
-        model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' draws its noise"
-    )
+    numbers = np.random.default_rng(0)
+    by_numpy = own_noise(lambda x: torch.from_numpy(numbers.standard_normal(tuple(x.shape), dtype=np.float32)))
+    refused(model, by_numpy, r"sampler: 'sample_other_pack' treats rows that are equal differently")
+    by_row = own_noise(lambda x: torch.arange(x.shape[0]).reshape(-1, 1, 1, 1).to(x).expand_as(x))
+    refused(model, by_row, r"sampler: 'sample_other_pack' treats rows that are equal differently")
+    refused(model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' changes the")
+
+
+def test_the_trial_run_leaves_the_random_numbers_alone(small):
+    prompt = edit_prompt(["source"], width=768, pooled=0)
+    plain(small, text_conditioning("source", 768, pooled=0), sampler="euler_ancestral", size=(8, 8))
+    expected = torch.randn(3)
+    sample(blend_guider(small, prompt, mask=torch.ones(1, 64, 64)), sampler="euler_ancestral", size=(8, 8))
+    assert torch.equal(torch.randn(3), expected)
 
 
 def test_the_hosts_sampler_nodes_share_their_noise_too(model):
