@@ -22,7 +22,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - users may start it with any Pyth
 
 from tools.host import existing
 from tools.host.archives import FLOOR
-from tools.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop
+from tools.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop, whole_file
 from tools.host.link import link_pack
 from tools.host.provision import prepare_private
 from tools.host.server import Server, ServerError
@@ -141,9 +141,8 @@ def offer_pictures(host: Host) -> None:
     for picture in sorted((PACK_DIR / "workflows" / "input").iterdir()):
         target = folder / picture.name
         if picture.is_file() and not target.exists():
-            partial = target.with_name(picture.name + ".partial")
-            shutil.copyfile(picture, partial)
-            os.replace(partial, target)
+            with whole_file(target) as partial:
+                shutil.copyfile(picture, partial)
             print(f"example image for the templates: {target}")
 
 

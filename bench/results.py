@@ -7,14 +7,13 @@ complete result. So an interrupted run keeps what it has, and a quick look repla
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tools.host.layout import write_whole
+from tools.host.layout import whole_file, write_whole
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RESULTS.mkdir(exist_ok=True)
@@ -28,9 +27,8 @@ def write_result(name: str, values: dict[str, Any], picture: np.ndarray | None =
     if picture is not None:
         sheet = Image.fromarray(picture)
         sheet.thumbnail((1280, 4000))  # every version stays in the repository's history
-        part = RESULTS / f"{name}.part"
-        sheet.save(part, format="JPEG", quality=85)
-        os.replace(part, RESULTS / f"{stem}.jpg")
+        with whole_file(RESULTS / f"{stem}.jpg") as part:
+            sheet.save(part, format="JPEG", quality=85)
     if whole:
         for suffix in ("json", "jpg"):
             (RESULTS / f"{name}.partial.{suffix}").unlink(missing_ok=True)

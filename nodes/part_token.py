@@ -6,9 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..core.partedit.token_files import published_names
-from ..core.partedit.tokens import FOLDER, PartToken, combine, find_token, keep_token, list_tokens, load_token
+from ..core.partedit.published import published_names
+from ..core.partedit.token_files import load_token
+from ..core.partedit.tokens import PartToken, combine
 from . import io_types
+from .token_folder import FOLDER, find_token, keep_token, list_tokens
 
 MAX_TOKENS = 6
 

@@ -11,7 +11,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.partedit.token_files import safe_file_name
+from ..core.files import safe_file_name
 from ..core.training import inputs as training_inputs
 from ..core.training.augment import augmented_views
 from ..core.training.plots import overlays, plot

@@ -1,67 +1,106 @@
-"""Names and contents of token files that may come from anywhere, and the index of the published tokens."""
+"""Files of part tokens: written whole, and read with care, because they may come from anywhere."""
 
 from __future__ import annotations
 
 import json
-import re
 import zipfile
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..attention import TOKEN_CONTEXT
+from ..files import whole_file
+from .tokens import FAMILY_WIDTHS, PartToken
+
+SUFFIXES = (".safetensors", ".pt")
+MAX_PART_NAME = 100
 # A token of 77 rows at the widest text conditioning in use is far below a megabyte; more is no token.
 MAX_FILE_BYTES = 64 * 1024**2
-MAX_ROWS = 77
 MAX_WIDTH = 65536
-MAX_NAME = 100
 MAX_TEXT = 20_000
 
-INDEX_FILE = Path(__file__).resolve().parents[2] / "tokens" / "index.json"
-NOT_INSTALLED = " (published, not installed)"
 
-# Device names that Windows takes for hardware, whatever follows the first dot.
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+def save_token(token: PartToken, path: Path | str) -> None:
+    """Write a token as safetensors (key ``embedding``), whole or not at all."""
+    from safetensors.torch import save_file
 
-
-@dataclass(frozen=True)
-class PublishedToken:
-    """An entry of the index: a token that its authors publish and this pack does not redistribute."""
-
-    name: str
-    part: str
-    repository: str
-    file: str
-    shape: tuple[int, ...]
-    note: str
+    metadata = {
+        **token.metadata,
+        "format": "partedit-part-token",
+        "parts": json.dumps(list(token.names)),
+        "part_rows": json.dumps(list(token.part_rows)),
+        "model_family": token.model_family,
+    }
+    with whole_file(Path(path)) as temporary:
+        save_file({"embedding": token.embedding.detach().float().cpu().contiguous()}, str(temporary), metadata)
 
 
-def safe_file_name(name: str, what: str = "file_name") -> str:
-    """A file name without a path and without surprises, as typed into a widget.
+def load_token(path: Path | str) -> PartToken:
+    """Read a token file: safetensors, or the published ``.pt`` tensors (2, D), which are read without running code.
 
     Raises:
-        ValueError: separators, ``..``, drives, control characters, reserved or hidden names; the message says which.
+        ValueError: no such file, no token in it, or values that cannot be a token.
     """
-    shown = name if name.isprintable() else ascii(name)
-    stripped = name.strip()
-    problem = ""
-    if not stripped:
-        problem = "is empty"
-    elif not stripped.isprintable():
-        problem = "holds control characters"
-    elif re.search(r'[\\/:*?"<>|%$]', stripped):
-        problem = "may hold letters, digits, spaces, '-', '_', '(', ')' and '.', but no path"
-    elif stripped.startswith((".", "~", "-")) or stripped.endswith(".") or ".." in stripped:
-        problem = "may not begin with '.', '~' or '-', end with '.', or hold '..'"
-    elif stripped.split(".")[0].strip().lower() in _RESERVED:
-        problem = "is a device name on Windows"
-    elif len(stripped.encode()) > MAX_NAME:
-        problem = f"is longer than {MAX_NAME} bytes"
-    if problem:
-        raise ValueError(f"{what}: {shown!r} {problem}. Use a plain name such as 'cat_head'.")
-    return stripped
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"part token: no file {path}. Put token files into ComfyUI's models/part_tokens folder.")
+    check_file_size(path)
+    content, metadata = _read(path)
+    embedding = check_embedding(content, path.name)
+    metadata = {clean_text(key): clean_text(value) for key, value in metadata.items()}
+    rows = embedding.shape[0]
+    names = _json_list(metadata.pop("parts", None), str)
+    part_rows = _json_list(metadata.pop("part_rows", None), int)
+    if part_rows is None:
+        # Without a note, two rows are (background, part) and 2P rows are P such pairs, as in the published files.
+        part_rows = tuple(range(1, rows, 2)) if rows % 2 == 0 else tuple(range(1, rows))
+    names = None if names is None else tuple(clean_text(name)[:MAX_PART_NAME] for name in names)
+    if names is None or len(names) != len(part_rows) or "" in names or len(set(names)) != len(names):
+        names = (path.stem,) if len(part_rows) == 1 else tuple(f"{path.stem} {n + 1}" for n in range(len(part_rows)))
+    metadata.pop("format", None)
+    family = metadata.pop("model_family", "")
+    if not family:
+        family = next((f for f, w in FAMILY_WIDTHS.items() if rows and w == embedding.shape[1] and w != 768), "")
+    try:
+        return PartToken(embedding, part_rows, names, family, metadata)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _read(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file holds, read without running anything in it; see `check_embedding` for what it must be."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(str(path), framework="pt", device="cpu") as file:
+                keys = list(file.keys())
+                key = keys[0] if len(keys) == 1 else "embedding"
+                content, metadata = (file.get_tensor(key) if key in keys else None), dict(file.metadata() or {})
+        else:
+            content, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
+    except Exception as error:
+        # The libraries' own words are left out: torch's suggest to load the file with code in it.
+        raise ValueError(
+            f"{path.name}: is damaged, incomplete, or holds more than plain tensors ({type(error).__name__}), so it "
+            "was not loaded. Get it again from where it is published."
+        ) from error
+    if isinstance(content, dict):
+        content = content.get("embedding", next(iter(content.values()), None))
+    return content, metadata
+
+
+def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
+        return None
+    return tuple(values)
 
 
 def check_file_size(path: Path) -> None:
@@ -113,10 +152,10 @@ def check_embedding(value: Any, name: str) -> torch.Tensor:
         raise ValueError(f"{name}: holds a sparse, quantised or device tensor; a part token is a plain one.")
     if not value.is_floating_point():
         raise ValueError(f"{name}: holds {value.dtype} values; a part token holds floating-point numbers.")
-    if value.ndim != 2 or not 2 <= value.shape[0] <= MAX_ROWS or not 1 <= value.shape[1] <= MAX_WIDTH:
+    if value.ndim != 2 or not 2 <= value.shape[0] <= TOKEN_CONTEXT or not 1 <= value.shape[1] <= MAX_WIDTH:
         raise ValueError(
             f"{name}: its tensor has the shape {tuple(value.shape)}; a part token has (rows, width) with 2 to "
-            f"{MAX_ROWS} rows, background first; published ones have (2, 2048)."
+            f"{TOKEN_CONTEXT} rows, background first; published ones have (2, 2048)."
         )
     rows = value.detach().to(torch.float32).clone()
     if not bool(torch.isfinite(rows).all()):
@@ -128,42 +167,3 @@ def clean_text(text: str) -> str:
     """Text of a file's metadata without control characters, and not endless."""
     kept = "".join(letter for letter in text[:MAX_TEXT] if letter.isprintable() or letter in "\n\t")
     return kept.strip()
-
-
-@lru_cache(maxsize=1)
-def published_tokens() -> tuple[PublishedToken, ...]:
-    """The tokens that PartEdit's authors publish, from ``tokens/index.json``."""
-    index = json.loads(INDEX_FILE.read_text(encoding="utf-8"))
-    return tuple(
-        PublishedToken(
-            entry["name"],
-            entry["part"],
-            index["repository"],
-            entry.get("file") or "",
-            tuple(index["shape"]),
-            entry.get("note") or "",
-        )
-        for entry in index["tokens"]
-    )
-
-
-def published_names(installed: list[str]) -> list[str]:
-    """Entries for a list widget: published tokens of which no file of that name is there, marked as missing."""
-    stems = {Path(name).stem.lower() for name in installed}
-    return [token.name + NOT_INSTALLED for token in published_tokens() if token.name.lower() not in stems]
-
-
-def where_to_get(name: str, folder: str) -> str | None:
-    """For a published token, a sentence on where to get it and where to put it; None for any other name."""
-    stem = Path(name.removesuffix(NOT_INSTALLED)).stem.lower()
-    token = next((token for token in published_tokens() if token.name.lower() == stem), None)
-    if token is None:
-        return None
-    index = json.loads(INDEX_FILE.read_text(encoding="utf-8"))
-    file = f"the file {token.file}" if token.file else index["file_hint"]
-    sentence = (
-        f"{token.name!r} ({token.part}) is published by PartEdit's authors and not part of this pack. Get {file} from "
-        f"{token.repository} and save it as {token.name}.safetensors or {token.name}.pt in {folder}. "
-        f"Licence: {index['licence']}"
-    )
-    return f"{sentence} {token.note}".strip()

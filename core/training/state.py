@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ..files import whole_file
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ _TENSORS = ("rows", "moment1", "moment2", "best_rows")
 
 
 def save_state(state: TrainingState, path: Path) -> None:
-    """Write the state beside its place and move it there in one go."""
+    """Write the state, whole or not at all."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +44,9 @@ def save_state(state: TrainingState, path: Path) -> None:
         name: getattr(state, name)
         for name in ("step", "best_score", "best_step", "losses", "evaluations", "fingerprint")
     }
-    part = path.with_name(path.name + ".part")
     tensors = {name: getattr(state, name).detach().float().cpu().contiguous().clone() for name in _TENSORS}
-    try:
+    with whole_file(path) as part:
         save_file(tensors, str(part), metadata={"state": json.dumps(values)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_state(path: Path, shape: tuple[int, int]) -> TrainingState | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from tools.host.layout import whole_file
 
 from .pictures import Picture, draw_scene, random_scene
 
@@ -73,11 +74,10 @@ class MovingAverage:
 def save(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None, half: bool = True
 ) -> None:
-    """Write a safetensors file atomically: to a temporary name first."""
+    """Write a safetensors file atomically."""
     out = {
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in tensors.items()
     }
-    part = path.with_suffix(".part")
-    save_file(out, str(part), metadata=metadata)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file(out, str(part), metadata=metadata)

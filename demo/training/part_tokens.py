@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     prepare_cpu()
     load_pack()
-    from partedit_oir.core.partedit.tokens import save_token
+    from partedit_oir.core.partedit.token_files import save_token
     from partedit_oir.core.training.training import train_part_token
 
     from .studio import Studio

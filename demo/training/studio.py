@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from tools.bootstrap import load_pack
 
 from .parts import DemoPart
+
+TOKENS = Path(__file__).resolve().parents[2] / "tokens"
 
 
 class Studio:
@@ -33,10 +36,10 @@ class Studio:
 
     def token(self, part: DemoPart) -> Any:
         """PART_TOKEN of one of the demo's parts, read once."""
-        from partedit_oir.core.partedit.tokens import find_token, load_token
+        from partedit_oir.core.partedit.token_files import load_token
 
         if part.file not in self._tokens:
-            self._tokens[part.file] = load_token(find_token(f"{part.file}.safetensors"))
+            self._tokens[part.file] = load_token(TOKENS / f"{part.file}.safetensors")
         return self._tokens[part.file]
 
     def texts(self, prompts: Sequence[str]) -> Any:

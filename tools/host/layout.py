@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +75,24 @@ def end_cleanly_when_told_to_stop() -> None:
             signal.signal(number, lambda received, _frame: sys.exit(128 + received))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: under a temporary name, then rename it. A crash never leaves a partial file."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to, renamed at the end: a crash never leaves a partial file.
+
+    What ships has the same in core/files.py; neither may import the other.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file atomically; see `whole_file`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def digest(text: str) -> str:

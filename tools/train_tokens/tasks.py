@@ -92,7 +92,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     import numpy as np
     from PIL import Image
 
-    from partedit_oir.core.partedit.tokens import save_token
+    from partedit_oir.core.partedit.token_files import save_token
     from partedit_oir.core.training.augment import augmented_views
     from partedit_oir.core.training.inputs import encode_pictures
     from partedit_oir.core.training.plots import overlays, plot
@@ -145,7 +145,7 @@ def _has_accelerator() -> bool:
 
 
 def _task(entry: Any, where: str, top: dict[str, Any], base: Path, output: Path) -> dict[str, Any]:
-    from partedit_oir.core.partedit.token_files import safe_file_name
+    from partedit_oir.core.files import safe_file_name
 
     entry = _mapping(entry, where, TOKEN_KEYS)
     try:

@@ -143,7 +143,7 @@ def part_edit(model, text):
     from partedit_oir.core.partedit.guider import BlendGuider
     from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
     from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
-    from partedit_oir.core.partedit.tokens import load_token
+    from partedit_oir.core.partedit.token_files import load_token
 
     token = load_token(REPOSITORY / "tokens" / "demo_robot_head.safetensors")
     edit = Edit((PartPrompt("a blue robot", text("a blue robot"), None),))

@@ -175,11 +175,13 @@ def load_toml(path: Path) -> dict:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def test_pyproject_has_what_the_registry_asks_for():
+def test_pyproject_has_what_the_registry_asks_for(pack):
     data = load_toml(REPOSITORY / "pyproject.toml")
     project, comfy = data["project"], data["tool"]["comfy"]
     assert re.fullmatch(r"[a-z][a-z0-9.-]*[a-z0-9]", project["name"]) and "comfyui" not in project["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    # Saved tokens carry the version; an installed pack need not have its pyproject.toml.
+    assert project["version"] == importlib.import_module("partedit_oir.core.version").VERSION
     assert (REPOSITORY / project["license"]["file"]).read_text(encoding="utf-8").startswith("MIT License")
     assert project["urls"]["Repository"].startswith("https://")
     for key in ("PublisherId", "DisplayName"):

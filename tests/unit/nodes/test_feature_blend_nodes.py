@@ -238,7 +238,7 @@ def test_part_mask_and_threshold_nodes(nodes, model):
 def test_loading_a_token_by_name(nodes, tmp_path, monkeypatch):
     import folder_paths
 
-    from partedit_oir.core.partedit.tokens import save_token
+    from partedit_oir.core.partedit.token_files import save_token
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "part_tokens", ([str(tmp_path)], {".safetensors", ".pt"}))
     folder_paths.filename_list_cache.pop("part_tokens", None)

@@ -14,11 +14,13 @@ from tools.bootstrap import load_pack
 load_pack()
 import folder_paths
 
-from partedit_oir.core.partedit.token_files import NOT_INSTALLED
-from partedit_oir.core.partedit.tokens import FOLDER, PartToken, load_token
+from partedit_oir.core.partedit.published import NOT_INSTALLED
+from partedit_oir.core.partedit.token_files import load_token
+from partedit_oir.core.partedit.tokens import PartToken
 from partedit_oir.core.training.augment import augmented_views
 from partedit_oir.core.training.inputs import paired, part_names
 from partedit_oir.nodes.part_token import LoadPartToken, SavePartToken
+from partedit_oir.nodes.token_folder import FOLDER
 from partedit_oir.nodes.train_part_token import TrainPartToken
 from support.trained_tokens import PixelVAE, conditioning, small_model
 

@@ -34,7 +34,7 @@ def test_the_probe_is_a_sigmoid(pack):
 
 
 def test_save_and_load(pack, tmp_path):
-    from partedit_oir.core.partedit.tokens import load_token, save_token
+    from partedit_oir.core.partedit.token_files import load_token, save_token
 
     one = token("ear", parts=2)
     save_token(one, tmp_path / "ear.safetensors")
@@ -47,7 +47,7 @@ def test_save_and_load(pack, tmp_path):
 def test_published_tensors_and_files_without_notes(pack, tmp_path):
     from safetensors.torch import save_file
 
-    from partedit_oir.core.partedit.tokens import load_token
+    from partedit_oir.core.partedit.token_files import load_token
 
     torch.save(drawn("published", 2, 2048), tmp_path / "head.pt")
     published = load_token(tmp_path / "head.pt")

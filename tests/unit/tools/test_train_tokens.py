@@ -20,7 +20,7 @@ from tools.train_tokens.run import main, run_here
 from tools.train_tokens.tasks import ConfigError, read_plan, run_task
 
 load_pack()
-from partedit_oir.core.partedit.tokens import load_token
+from partedit_oir.core.partedit.token_files import load_token
 
 CONFIG = """
 output: out

@@ -1,0 +1,79 @@
+"""ComfyUI's folders of part tokens: what is in them, and keeping a token there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ..core.files import safe_file_name
+from ..core.partedit.published import where_to_get
+from ..core.partedit.token_files import SUFFIXES, clean_text, load_token, save_token
+from ..core.partedit.tokens import PartToken
+from ..core.version import VERSION
+
+FOLDER = "part_tokens"
+
+
+def list_tokens() -> list[str]:
+    """Names of the token files ComfyUI knows: models/part_tokens, extra_model_paths, and those of the pack."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIXES)]
+
+
+def find_token(name: str) -> Path:
+    """Path of a listed token.
+
+    Raises:
+        ValueError: the name is not listed (it is never used as a path itself).
+    """
+    path = folder_paths.get_full_path(FOLDER, name) if name in list_tokens() else None
+    if path is None:
+        folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+        shown = name if name.isprintable() else ascii(name)
+        published = where_to_get(name, folder_paths.get_folder_paths(FOLDER)[0])
+        raise ValueError(
+            f"part_token: {published}"
+            if published
+            else f"part_token: {shown!r} is not among the token files. Put it into {folders}."
+        )
+    return Path(path)
+
+
+def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str = "") -> Path:
+    """Save a token into the user's token folder under a plain name.
+
+    Args:
+        name: see `safe_file_name`; an ending of a token file is taken off.
+        replace: overwrite a token of that name; otherwise a number is added.
+        note: the user's words, kept as metadata.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: a name that is none, or a file of that name that is no token.
+    """
+    stem = safe_file_name(name)
+    stem = stem[: -len(".safetensors")] if stem.lower().endswith(".safetensors") else stem
+    stem = safe_file_name(stem)
+    # The pack's own folder comes with the code: an update would take what is saved there away.
+    own = Path(__file__).resolve().parents[1] / "tokens"
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    folder = next((folder for folder in folders if folder.resolve() != own), None)
+    if folder is None:
+        raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save into.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / f"{stem}.safetensors", 1
+    if replace and path.exists():
+        try:
+            load_token(path)
+        except ValueError as error:
+            raise ValueError(f"file_name: {path} exists and is no part token, so it is not replaced.") from error
+    while not replace and path.exists():
+        number += 1
+        path = folder / f"{stem}_{number}.safetensors"
+    metadata = {**token.metadata, "pack_version": VERSION}
+    if note.strip():
+        metadata["note"] = clean_text(note)
+    save_token(PartToken(token.embedding, token.part_rows, token.names, token.model_family, metadata), path)
+    return path
