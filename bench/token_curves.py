@@ -120,11 +120,11 @@ def scores(maps: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
 
 
 def token_scores(data: PartData, rows: torch.Tensor, latent: int = 32) -> dict[str, float]:
-    from partedit_oir.core.training.maps import part_maps
+    from partedit_oir.core.training.maps import cached_part_maps
 
     everything = range(data.held_out.pictures)
     with torch.no_grad():
-        return scores(part_maps(data.held_out, rows, everything, size=(latent, latent)), data.truth)
+        return scores(cached_part_maps(data.held_out, rows, everything, size=(latent, latent)), data.truth)
 
 
 def train(studio: Studio, data: PartData, pictures: list[int], **changes: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..core.encoding import encode
 from ..core.oir.masks import one_mask
 from ..core.oir.prompts import common_source_prompt, find_phrase, guided_prompt
-from ..core.oir.types import EditingPair as Pair
+from ..core.oir.types import Pair
 from ..core.text import composed
 from . import io_types
 from .common import advanced

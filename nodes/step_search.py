@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..core.oir.candidates import STRATEGIES, parse_steps
 from ..core.oir.report import Thumbnails, contact_sheet, curves, score_plot, summary
 from ..core.oir.search import SearchSettings, picture_decoder, search_steps
-from ..core.oir.types import SCORE_TEXTS, EditingPair
+from ..core.oir.types import SCORE_TEXTS, Pair
 from . import io_types
 from .common import advanced
 
@@ -201,7 +201,7 @@ def _more_pairs() -> list[Any]:
     ]
 
 
-def all_pairs(pairs: Sequence[EditingPair], more: dict[str, Any] | None) -> tuple[EditingPair, ...]:
+def all_pairs(pairs: Sequence[Pair], more: dict[str, Any] | None) -> tuple[Pair, ...]:
     """The pairs of the first input, then of the growing sockets in order."""
     connected = {name: group for name, group in (more or {}).items() if group is not None}
     ordered = sorted(connected, key=lambda name: int(name.rpartition("_")[2]))

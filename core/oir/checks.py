@@ -10,12 +10,10 @@ from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
 from ..unet import declared_text_width
 from .prompts import check_source_prompt
-from .types import EditingPair
+from .types import Pair
 
 
-def check_inputs(
-    model: Any, trajectory: Trajectory, pairs: Sequence[EditingPair], target: Conditioning | None = None
-) -> None:
+def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], target: Conditioning | None = None) -> None:
     """Raise ValueError unless OIR can edit these pairs from this trajectory with this model."""
     check_trajectory(trajectory)
     check_source_prompt(pairs, trajectory.source_prompt)

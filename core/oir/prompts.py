@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..text import composed, find_words
-from .types import EditingPair
+from .types import Pair
 
 
 def find_phrase(prompt: str, phrase: str, occurrence: int = 1) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def guided_prompt(prompt: str, span: tuple[int, int], target_phrase: str) -> str
     return prompt[: span[0]] + target_phrase.strip() + prompt[span[1] :]
 
 
-def common_source_prompt(pairs: Sequence[EditingPair]) -> str:
+def common_source_prompt(pairs: Sequence[Pair]) -> str:
     """The source prompt that all pairs share.
 
     Raises:
@@ -56,7 +56,7 @@ def common_source_prompt(pairs: Sequence[EditingPair]) -> str:
     return pairs[0].source_prompt
 
 
-def check_source_prompt(pairs: Sequence[EditingPair], inverted_with: str) -> None:
+def check_source_prompt(pairs: Sequence[Pair], inverted_with: str) -> None:
     """Raise ValueError unless all pairs were written for one prompt, the one the picture was inverted with.
 
     ``inverted_with`` is "" when that prompt's words are unknown (a conditioning was connected).
@@ -69,7 +69,7 @@ def check_source_prompt(pairs: Sequence[EditingPair], inverted_with: str) -> Non
         )
 
 
-def target_prompt(pairs: Sequence[EditingPair]) -> str:
+def target_prompt(pairs: Sequence[Pair]) -> str:
     """The source prompt with every object exchanged.
 
     Pairs that edit the same words into different things (two of three "cats", each with its own mask) are joined

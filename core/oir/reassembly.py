@@ -15,7 +15,7 @@ from ..inversion.trajectory import Trajectory
 from ..unet import latent_scale
 from .checks import check_inputs
 from .masks import OVERLAPS, feather, ownership, resize_mask
-from .types import EditingPair, StepSearch
+from .types import Pair, StepSearch
 
 # The paper's 20 %: 10 of 50 steps for both.
 DEFAULT_FRACTION = 0.2
@@ -69,7 +69,7 @@ def whole_steps(value: float, steps: int, name: str) -> int:
     return int(value)
 
 
-def pair_masks(pairs: Sequence[EditingPair], height: int, width: int, scale: int = 1) -> torch.Tensor:
+def pair_masks(pairs: Sequence[Pair], height: int, width: int, scale: int = 1) -> torch.Tensor:
     """The pairs' masks at a resolution, (K, height, width).
 
     Args:
@@ -201,9 +201,7 @@ def check_original(source: torch.Tensor, height: int, width: int) -> None:
         )
 
 
-def composite_pixels(
-    edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[EditingPair], radius: float
-) -> torch.Tensor:
+def composite_pixels(edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[Pair], radius: float) -> torch.Tensor:
     """The source picture with the edit pasted in inside the masks.
 
     Args:

@@ -18,7 +18,7 @@ from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candid
 from .checks import check_inputs
 from .masks import resize_mask
 from .metric import Scorer, check_edit_weight, combine, keep_score
-from .types import SCORE_TEXTS, EditingPair, PairSearch, StepSearch
+from .types import SCORE_TEXTS, Pair, PairSearch, StepSearch
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -56,7 +56,7 @@ class SearchSettings:
 
 @dataclass
 class _PairState:
-    pair: EditingPair
+    pair: Pair
     mask: torch.Tensor
     candidates: list[int]
     strategy: str
@@ -84,7 +84,7 @@ class _PairState:
 def make_candidates(
     model: Any,
     trajectory: Trajectory,
-    pair: EditingPair,
+    pair: Pair,
     steps: Sequence[int],
     *,
     cfg: float,
@@ -147,7 +147,7 @@ def picture_decoder(vae: Any) -> Decode:
 def search_steps(
     model: Any,
     trajectory: Trajectory,
-    pairs: Sequence[EditingPair],
+    pairs: Sequence[Pair],
     decode: Decode,
     scorer: Scorer,
     settings: SearchSettings,
@@ -236,13 +236,13 @@ def search_steps(
     )
 
 
-def scored_text(pair: EditingPair, settings: SearchSettings) -> str:
+def scored_text(pair: Pair, settings: SearchSettings) -> str:
     """The text that S_e compares this pair's region with."""
     return pair.guided_prompt if settings.score_text == "guided prompt" else pair.target_phrase
 
 
 def _start(
-    pair: EditingPair,
+    pair: Pair,
     candidates: list[int],
     override: int | None,
     settings: SearchSettings,

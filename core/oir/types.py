@@ -15,7 +15,7 @@ SCORE_TEXTS = ("target phrase", "guided prompt")
 
 
 @dataclass(frozen=True, eq=False)
-class EditingPair:
+class Pair:
     """One object of the image and what becomes of it. Compared by identity: the same phrases twice are two pairs.
 
     Attributes:
@@ -66,7 +66,7 @@ class PairSearch:
         passes: UNet calls.
     """
 
-    pair: EditingPair
+    pair: Pair
     chosen: int
     candidates: tuple[int, ...] = ()
     edit: tuple[float, ...] = ()
@@ -146,7 +146,7 @@ class StepSearch:
         }
 
     @classmethod
-    def fixed(cls, pairs: Sequence[EditingPair], chosen: Sequence[int], *, steps: int, cfg: float) -> StepSearch:
+    def fixed(cls, pairs: Sequence[Pair], chosen: Sequence[int], *, steps: int, cfg: float) -> StepSearch:
         """Steps set by hand, nothing searched."""
         if len(pairs) != len(chosen):
             raise ValueError(f"{len(pairs)} editing pairs but {len(chosen)} steps: give one step a pair.")

@@ -52,18 +52,18 @@ def layer_maps(
         yield layer, probability[:, :, 1:].unflatten(-1, grid), (others @ probability).unflatten(-1, grid)
 
 
-def part_maps(
+def cached_part_maps(
     cache: QueryCache,
     rows: torch.Tensor,
     pictures: Sequence[int],
     softmax: str = "full",
     size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Attention maps of the part rows: (n, P, h, w), each value a probability; see `part_and_other_maps`."""
-    return part_and_other_maps(cache, rows, pictures, softmax, size)[0]
+    """Attention maps of the part rows: (n, P, h, w), each value a probability; see `cached_part_and_other_maps`."""
+    return cached_part_and_other_maps(cache, rows, pictures, softmax, size)[0]
 
 
-def part_and_other_maps(
+def cached_part_and_other_maps(
     cache: QueryCache,
     rows: torch.Tensor,
     pictures: Sequence[int],

@@ -21,7 +21,7 @@ from ..partedit.layers import choose_layers
 from ..partedit.tokens import FAMILY_WIDTHS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .losses import masks_by_grid, token_loss
-from .maps import map_iou, part_logits, part_maps
+from .maps import map_iou, part_logits, cached_part_maps
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .state import TrainingState, load_state, save_state
@@ -275,7 +275,7 @@ class _Trainer:
 
     def _seen(self, rows: torch.Tensor, pictures: list[int]) -> torch.Tensor:
         """Maps (n, P, h, w) as they will be read by default: over the rows that the token is trained over."""
-        return part_maps(self.cache, rows, pictures, self.settings.trained_softmax)
+        return cached_part_maps(self.cache, rows, pictures, self.settings.trained_softmax)
 
     def _evaluate(self, step: int) -> bool:
         """Record the IoU; True when it is the best so far."""

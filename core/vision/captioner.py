@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .clip_scorer import brief, read_config
+from .pretrained import brief, read_config
 
 MODEL_TYPES = ("blip", "blip-2")
 WHERE_TO_GET = (

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ..mask_inputs import picture_masks
 from ..text import plain_text
+from .pretrained import brief, load_pretrained, read_config
 
 MaskMode = Literal["masked", "published_bias"]
 Fit = Literal["pad", "stretch"]
@@ -274,68 +275,6 @@ def patch_coverage(mask: torch.Tensor, grid: int) -> torch.Tensor:
     """Share of each patch that lies in the mask: (1, 1, S, S) → (grid, grid)."""
     patch = mask.shape[-1] // grid
     return F.avg_pool2d(mask, patch, patch)[0, 0, :grid, :grid]
-
-
-def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[str, Any]:
-    """config.json of a transformers folder, checked to be of one of ``model_types``."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"'{folder}' holds no config.json. Put a transformers model there, {where}.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{file}' is no readable JSON: {error}") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found not in model_types:
-        raise ValueError(f"'{file}' describes a model of type {found!r}; expected {' or '.join(model_types)}, {where}.")
-    return config
-
-
-def brief(error: BaseException, limit: int = 300) -> str:
-    """What an error says, in one line of bounded length: transformers lists every weight that does not fit."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else f"{text[:limit]} …"
-
-
-def load_pretrained(
-    kind: Any,
-    folder: Path,
-    where: str,
-    *,
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str | None = None,
-    whole: bool = False,
-) -> Any:
-    """``from_pretrained`` of a local folder: no network, no code from the folder, safetensors when there are any.
-
-    With ``whole``, weights that the folder lacks are an error; transformers would draw them.
-    """
-    safe = any(folder.glob("*.safetensors"))
-    if not safe and not any(folder.glob("pytorch_model*.bin")):
-        raise FileNotFoundError(f"'{folder}' holds no weights (model.safetensors). Put them there; {where}.")
-    options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=safe,
-            weights_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:
-        raise ValueError(
-            f"The weights in '{folder}' could not be loaded: {brief(error)} They may be damaged, or belong to another "
-            f"config.json. Get the whole model again, {where}."
-        ) from error
-    missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
-    if whole and missing:
-        raise ValueError(
-            f"The weights in '{folder}' are not complete: {len(missing)} are missing, the first is {missing[0]!r}. "
-            f"Get the whole model, {where}."
-        )
-    return model.to(dtype).eval().requires_grad_(False)
 
 
 def _image_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..text import plain_text
-from .clip_scorer import brief, load_pretrained, read_config
+from .pretrained import brief, load_pretrained, read_config
 
 MODEL_TYPES = ("grounding-dino", "owlvit", "owlv2")
 WHERE_TO_GET = (

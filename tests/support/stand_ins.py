@@ -86,11 +86,11 @@ def make_trajectory(model: Any, steps: int = 6, samples: torch.Tensor | None = N
 def make_pair(phrase: str, target: str, mask: torch.Tensor) -> Any:
     """An editing pair of the source prompt."""
     from partedit_oir.core.oir.prompts import find_phrase, guided_prompt
-    from partedit_oir.core.oir.types import EditingPair
+    from partedit_oir.core.oir.types import Pair
 
     span = find_phrase(SOURCE, phrase)
     prompt = guided_prompt(SOURCE, span, target)
-    return EditingPair(
+    return Pair(
         source_prompt=SOURCE,
         source_phrase=phrase,
         target_phrase=target,

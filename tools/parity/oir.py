@@ -89,7 +89,7 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
     from partedit_oir.core.inversion.trajectory import image_scale
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
     from partedit_oir.core.oir.search import make_candidates
-    from partedit_oir.core.oir.types import EditingPair, StepSearch
+    from partedit_oir.core.oir.types import Pair, StepSearch
 
     model = sd1_shaped_model(settings["seed"])
     steps, cfg = settings["inversion_steps"], settings["cfg"]
@@ -108,7 +108,7 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
 
     height, width = z0.shape[-2] * 8, z0.shape[-1] * 8
     pairs = [
-        EditingPair(
+        Pair(
             source_prompt=source,
             source_phrase="",
             target_phrase=phrase,

@@ -11,7 +11,7 @@ from tools.bootstrap import load_pack
 
 load_pack()
 from bench.published_training import PublishedRecipe, PublishedTraining
-from partedit_oir.core.training.maps import part_maps
+from partedit_oir.core.training.maps import cached_part_maps
 from partedit_oir.core.training.query_cache import _noises, build_query_cache, noise_levels
 from support.tiny_models import WIDTH, text_conditioning, tiny_sdxl
 from tools.parity.drawn_weights import standard_normal
@@ -48,7 +48,7 @@ def seen(setting, training, rows):
 
 def test_the_pictures_own_queries_give_the_maps_of_the_cache(setting):
     rows = torch.from_numpy(standard_normal(9, 2, WIDTH)) * 3
-    expected = part_maps(setting[4], rows, [0, 1])
+    expected = cached_part_maps(setting[4], rows, [0, 1])
     assert expected.std() > 1e-3  # maps that say something
     assert torch.allclose(seen(setting, made(setting), rows), expected, atol=1e-3)
 
@@ -56,7 +56,7 @@ def test_the_pictures_own_queries_give_the_maps_of_the_cache(setting):
 def test_the_tokens_values_change_its_own_queries(setting):
     rows = torch.from_numpy(standard_normal(9, 2, WIDTH)) * 3
     token = made(setting, dataclasses.replace(RECIPE, queries="token"))
-    assert not torch.allclose(seen(setting, token, rows), part_maps(setting[4], rows, [0, 1]), atol=1e-2)
+    assert not torch.allclose(seen(setting, token, rows), cached_part_maps(setting[4], rows, [0, 1]), atol=1e-2)
 
 
 @pytest.mark.parametrize("queries", ["picture", "token"])

@@ -62,7 +62,7 @@ def test_other_families_search_and_reassemble(oir, family):
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
     from partedit_oir.core.oir.search import SearchSettings, make_candidates, picture_decoder, search_steps
-    from partedit_oir.core.oir.types import EditingPair
+    from partedit_oir.core.oir.types import Pair
     from support.stand_ins import FakeScorer
     from support.tiny_models import text_conditioning, tiny_sd, tiny_sdxl
 
@@ -74,7 +74,7 @@ def test_other_families_search_and_reassemble(oir, family):
     sigmas = spaced_sigmas(model_sampling_of(model), 4)
     trajectory = invert(model, latent(), text(SOURCE), sigmas=sigmas, source_prompt=SOURCE)
     guided = "a tiger and a chair"
-    pair = EditingPair(SOURCE, "cat", "tiger", guided, torch.ones(64, 64), text(guided), (2, 5))
+    pair = Pair(SOURCE, "cat", "tiger", guided, torch.ones(64, 64), text(guided), (2, 5))
     search = search_steps(
         model, trajectory, [pair], picture_decoder(FakeVae()), FakeScorer(), SearchSettings(cfg=CFG, first=3)
     )

@@ -16,7 +16,7 @@ import comfy.model_management
 
 from partedit_oir.core.training import query_cache
 from partedit_oir.core.training.losses import dice_loss
-from partedit_oir.core.training.maps import part_maps
+from partedit_oir.core.training.maps import cached_part_maps
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.training.settings import TrainingSettings, batch_of, split_pictures
 from partedit_oir.core.training.state import load_state
@@ -180,7 +180,7 @@ def test_maps_are_the_models_own_attention(model):
     query = cache.queries[layers[0]][0].float().unflatten(-1, (2, -1))
     weights = torch.softmax(torch.einsum("tqhd,khd->thqk", query, keys) * keys.shape[-1] ** -0.5, dim=-1)
     expected = weights[..., 1].mean(dim=(0, 1)).view(16, 16)
-    assert torch.allclose(part_maps(cache, rows, [0])[0, 0], expected, atol=1e-6)
+    assert torch.allclose(cached_part_maps(cache, rows, [0])[0, 0], expected, atol=1e-6)
 
 
 def test_it_starts_from_given_rows(model):
