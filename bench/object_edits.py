@@ -73,10 +73,12 @@ def run_edit(number: int) -> dict[str, Any]:
     trajectory, pairs = bench.start(edit, picture)
     search = bench.search(trajectory, pairs)
     scores = [
-        {"candidates": list(p.candidates), "S_e": list(p.edit), "S_ne": list(p.keep), "best": p.best}
+        {"candidates": list(p.candidates), "S_e": list(p.metric.edit), "S_ne": list(p.metric.keep), "best": p.best}
         for p in search.pairs
     ]
-    weighted = tuple(p.candidates[combine(p.edit, p.keep, edit_weight=EDIT_WEIGHT).best] for p in search.pairs)
+    weighted = tuple(
+        p.candidates[combine(p.metric.edit, p.metric.keep, edit_weight=EDIT_WEIGHT).best] for p in search.pairs
+    )
     latents = {"vae": trajectory.latent_image, "oir": bench.reassemble(trajectory, pairs, search.chosen)}
     same = weighted == search.chosen
     latents["oir_weighted"] = latents["oir"] if same else bench.reassemble(trajectory, pairs, weighted)

@@ -27,12 +27,22 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """Scores of all candidates of a pair: S_e and S_ne normalised, S, and the position of the best."""
+    """Scores of a pair's candidates; all lists run along the candidates.
 
-    edit_norm: tuple[float, ...]
-    keep_norm: tuple[float, ...]
-    total: tuple[float, ...]
-    best: int
+    Attributes:
+        edit: S_e, cosine similarity of the masked region and the target phrase (or the guided prompt).
+        keep: S_ne, negative mean squared error outside the mask (pixels in 0 … 1).
+        edit_norm, keep_norm: both after min-max over the candidates.
+        total: S = edit_weight · edit_norm + keep_norm.
+        best: position of the highest S.
+    """
+
+    edit: tuple[float, ...] = ()
+    keep: tuple[float, ...] = ()
+    edit_norm: tuple[float, ...] = ()
+    keep_norm: tuple[float, ...] = ()
+    total: tuple[float, ...] = ()
+    best: int = 0
 
 
 def keep_score(candidate: torch.Tensor, source: torch.Tensor, mask: torch.Tensor) -> float:
@@ -93,4 +103,4 @@ def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float 
     edit_norm, keep_norm = min_max(edit), min_max(keep)
     total = [edit_weight * a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
     best = max(range(len(total)), key=lambda i: (total[i], -i))
-    return Metric(tuple(edit_norm), tuple(keep_norm), tuple(total), best)
+    return Metric(tuple(edit), tuple(keep), tuple(edit_norm), tuple(keep_norm), tuple(total), best)

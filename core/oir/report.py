@@ -84,7 +84,7 @@ def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) 
             chosen = n == entry.chosen
             colour = MANUAL if entry.manual else BEST
             # a single candidate has nothing to be compared with
-            caption_text = f"n = {n}" if entry.manual else f"n = {n}   S {entry.total[i]:.2f}"
+            caption_text = f"n = {n}" if entry.manual else f"n = {n}   S {entry.metric.total[i]:.2f}"
             draw.text((left + 2, y + height + 2), caption_text, fill=colour if chosen else MUTED, font=_font(13))
             if chosen:
                 draw.rectangle((left - 3, y - 3, left + width + 2, y + height + caption), outline=colour, width=3)
@@ -98,7 +98,11 @@ def curves(search: StepSearch) -> list[dict[str, Any]]:
         {
             "title": entry.pair.label,
             "x": list(entry.candidates),
-            "series": {"S": list(entry.total), "S_e": list(entry.edit_norm), "S_ne": list(entry.keep_norm)},
+            "series": {
+                "S": list(entry.metric.total),
+                "S_e": list(entry.metric.edit_norm),
+                "S_ne": list(entry.metric.keep_norm),
+            },
             "best": entry.chosen,
         }
         for entry in search.pairs
@@ -157,7 +161,7 @@ def _panel(
 
     at = x_of(entry.chosen)
     draw.line((at, top, at, bottom), fill=MANUAL if entry.manual else BEST, width=2 * scale)
-    series: Sequence[tuple[float, ...]] = (entry.total, entry.edit_norm, entry.keep_norm)
+    series: Sequence[tuple[float, ...]] = (entry.metric.total, entry.metric.edit_norm, entry.metric.keep_norm)
     for i, ((name, colour, marker), values) in enumerate(zip(CURVES, series, strict=True)):
         points = [(x_of(n), y_of(v)) for n, v in zip(entry.candidates, values, strict=True)]
         if len(points) > 1:

@@ -268,17 +268,11 @@ def _finish(state: _PairState) -> PairSearch:
     steps = sorted(state.scores)
     edit, keep = zip(*(state.scores[n] for n in steps), strict=True)
     metric = combine(edit, keep, edit_weight=state.edit_weight)
-    best = steps[metric.best]
     return PairSearch(
         state.pair,
-        chosen=best,
+        chosen=steps[metric.best],
         candidates=tuple(steps),
-        edit=edit,
-        keep=keep,
-        edit_norm=metric.edit_norm,
-        keep_norm=metric.keep_norm,
-        total=metric.total,
-        best=best,
+        metric=metric,
         unet_rows=state.rows,
         passes=state.passes,
         manual=state.manual,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..text import plain_text
+from .metric import Metric
 
 # What S_e compares the masked region with: the published code takes the phrase, the paper the whole guided prompt.
 SCORE_TEXTS = ("target phrase", "guided prompt")
@@ -50,16 +51,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class PairSearch:
-    """Scores of one pair's candidates; all lists run along ``candidates``.
+    """What a search found for one pair.
 
     Attributes:
         pair: whose candidates these are.
         candidates: inversion steps n that were evaluated, ascending.
-        edit: S_e, cosine similarity of the masked region and the target phrase (or the guided prompt).
-        keep: S_ne, negative mean squared error outside the mask (pixels in 0 … 1).
-        edit_norm, keep_norm: both after min-max over the candidates.
-        total: S = edit_weight · edit_norm + keep_norm, with the weight of the search.
-        best: the candidate with the highest S (0 without candidates).
+        metric: their scores, with the weight of the search.
         chosen: the step to use: ``best``, or the one set by hand.
         manual: the step was set by hand; only its candidate was looked at.
         unet_rows: rows that went through the UNet for this pair.
@@ -69,15 +66,15 @@ class PairSearch:
     pair: Pair
     chosen: int
     candidates: tuple[int, ...] = ()
-    edit: tuple[float, ...] = ()
-    keep: tuple[float, ...] = ()
-    edit_norm: tuple[float, ...] = ()
-    keep_norm: tuple[float, ...] = ()
-    total: tuple[float, ...] = ()
-    best: int = 0
+    metric: Metric = Metric()
     unet_rows: int = 0
     passes: int = 0
     manual: bool = False
+
+    @property
+    def best(self) -> int:
+        """The candidate with the highest S; 0 without candidates."""
+        return self.candidates[self.metric.best] if self.candidates else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -89,11 +86,11 @@ class PairSearch:
             "best": self.best,
             "manual": self.manual,
             "candidates": list(self.candidates),
-            "S": list(self.total),
-            "S_e": list(self.edit),
-            "S_ne": list(self.keep),
-            "S_e_normalised": list(self.edit_norm),
-            "S_ne_normalised": list(self.keep_norm),
+            "S": list(self.metric.total),
+            "S_e": list(self.metric.edit),
+            "S_ne": list(self.metric.keep),
+            "S_e_normalised": list(self.metric.edit_norm),
+            "S_ne_normalised": list(self.metric.keep_norm),
             "unet_rows": self.unet_rows,
             "passes": self.passes,
         }

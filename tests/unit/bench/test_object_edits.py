@@ -102,10 +102,12 @@ def test_replay_takes_the_steps_that_the_pack_takes(setting):
         return search_steps(model, trajectory, [pair], picture_decoder(FakeVae()), FakeScorer(), settings).pairs[0]
 
     full, quick = run("exhaustive"), run("coarse-to-fine")
-    recorded = {"candidates": list(full.candidates), "S_e": list(full.edit), "S_ne": list(full.keep), "best": full.best}
+    metric = full.metric
+    recorded = {"candidates": list(full.candidates), "S_e": list(metric.edit), "S_ne": list(metric.keep)}
+    recorded["best"] = full.best
     chosen, rows, reached = object_edits.replay(recorded)
     assert (chosen, rows) == (quick.chosen, sum(quick.candidates)) and quick.unet_rows == 2 * rows
-    assert reached == pytest.approx(full.total[full.candidates.index(quick.chosen)] / max(full.total))
+    assert reached == pytest.approx(metric.total[full.candidates.index(quick.chosen)] / max(metric.total))
     figures = object_edits.coarse_to_fine([recorded, recorded])
     assert figures["pairs"] == 2 and figures["share_of_rows"] == pytest.approx(rows / sum(range(13)))
 

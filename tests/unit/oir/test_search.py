@@ -44,11 +44,13 @@ def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
     assert [entry.candidates for entry in result.pairs] == [tuple(range(1, STEPS + 1))] * 2
     assert result.unet_rows == result.exhaustive_rows == 2 * 2 * sum(range(1, STEPS + 1))
     for entry in result.pairs:
-        assert entry.chosen == entry.best == entry.candidates[entry.total.index(max(entry.total))]
-        for values in (entry.edit_norm, entry.keep_norm):
+        assert entry.chosen == entry.best == entry.candidates[entry.metric.total.index(max(entry.metric.total))]
+        for values in (entry.metric.edit_norm, entry.metric.keep_norm):
             assert (min(values), max(values)) == (0.0, 1.0)
-        assert entry.total == pytest.approx([a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
-        assert entry.keep[0] > entry.keep[-1], "more steps change more"
+        assert entry.metric.total == pytest.approx(
+            [a + b for a, b in zip(entry.metric.edit_norm, entry.metric.keep_norm)]
+        )
+        assert entry.metric.keep[0] > entry.metric.keep[-1], "more steps change more"
 
 
 def test_coarse_to_fine_reports_what_really_ran(search, setting):
@@ -57,8 +59,8 @@ def test_coarse_to_fine_reports_what_really_ran(search, setting):
     for all_of, some in zip(full.pairs, quick.pairs):
         assert set(some.candidates) < set(all_of.candidates)
         assert some.unet_rows == 2 * sum(some.candidates) < all_of.unet_rows
-        for n, score in zip(some.candidates, some.edit):
-            assert score == pytest.approx(all_of.edit[all_of.candidates.index(n)], abs=1e-5)
+        for n, score in zip(some.candidates, some.metric.edit):
+            assert score == pytest.approx(all_of.metric.edit[all_of.candidates.index(n)], abs=1e-5)
 
 
 def test_scores_are_those_of_the_candidates(search, setting):
@@ -71,8 +73,8 @@ def test_scores_are_those_of_the_candidates(search, setting):
     decode = search.picture_decoder(FakeVae())
     picture, source = decode(made[7]), decode(trajectory.latent_image)
     entry = result.pairs[1]
-    assert entry.edit[6] == pytest.approx(FakeScorer().score(picture, "throne", mask=pairs[1].mask), abs=1e-5)
-    assert entry.keep[6] == pytest.approx(keep_score(picture, source, pairs[1].mask), abs=1e-6)
+    assert entry.metric.edit[6] == pytest.approx(FakeScorer().score(picture, "throne", mask=pairs[1].mask), abs=1e-5)
+    assert entry.metric.keep[6] == pytest.approx(keep_score(picture, source, pairs[1].mask), abs=1e-6)
 
 
 def test_each_pair_is_scored_with_its_own_phrase_and_mask(search, setting):
@@ -131,7 +133,9 @@ def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
     assert scores["edit_weight"] == edit.edit_weight == 10.0
     assert scores["score_text"] == edit.score_text == "guided prompt"
     for entry in edit.pairs:
-        assert entry.total == pytest.approx([10 * a + b for a, b in zip(entry.edit_norm, entry.keep_norm)])
+        assert entry.metric.total == pytest.approx(
+            [10 * a + b for a, b in zip(entry.metric.edit_norm, entry.metric.keep_norm)]
+        )
 
 
 def test_overrides_are_used_and_not_searched(search, setting):
@@ -232,7 +236,7 @@ def test_scores_that_are_all_alike_leave_the_picture_most_as_it_is(search, setti
     whole = [make_pair("cat", "tiger", torch.ones(64, 96))]  # nothing outside: S_ne is alike, too
     for strategy in ("exhaustive", "coarse-to-fine"):
         found = run(search, setting, pairs=whole, scorer=Same(), strategy=strategy, first=2)
-        assert found.chosen == (2,) and set(found.pairs[0].total) == {0.0}
+        assert found.chosen == (2,) and set(found.pairs[0].metric.total) == {0.0}
 
 
 def test_node_gives_step_sheet_plot_and_scores(pack, setting):
@@ -261,7 +265,7 @@ def test_the_editor_gets_curves_and_what_the_search_took(pack, setting):
     output = InversionStepSearch.execute(model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), *options)
     search, (first, second) = output.args[0], output.ui["curve"]
     assert first["title"] == pairs[0].label and first["x"] == [1, 5, 9] and first["best"] == search.chosen[0]
-    assert first["series"]["S"] == pytest.approx(search.pairs[0].total) and second["x"] == [5]
+    assert first["series"]["S"] == pytest.approx(search.pairs[0].metric.total) and second["x"] == [5]
     assert json.loads(json.dumps(output.ui)) == output.ui
     (text,) = output.ui["text"]
     assert text.splitlines()[1].endswith("step 5 (set by hand)") and "40 UNet rows, exhaustive 40" in text
@@ -342,12 +346,13 @@ def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
         assert not model.patches and not any(model.wrappers.values())
     assert vae.decoded == 1, "stopped in the UNet, before any candidate"
     again = run(search, setting, strategy="exhaustive", stride=6)
-    assert [entry.edit for entry in again.pairs] == [entry.edit for entry in expected.pairs]
+    assert [entry.metric.edit for entry in again.pairs] == [entry.metric.edit for entry in expected.pairs]
 
 
 def test_the_chosen_candidates_are_framed(pack, setting):
     """The frame's colour is in the sheet: green for a searched step, amber for one set by hand."""
     from partedit_oir.core.oir import report
+    from partedit_oir.core.oir.metric import Metric
     from partedit_oir.core.oir.types import PairSearch, StepSearch
 
     pair = setting[2][0]
@@ -360,12 +365,7 @@ def test_the_chosen_candidates_are_framed(pack, setting):
             pair,
             chosen=2,
             candidates=(1, 2),
-            edit=(0.1, 0.2),
-            keep=(-0.1, -0.2),
-            edit_norm=(0.0, 1.0),
-            keep_norm=(1.0, 0.0),
-            total=(1.0, 1.0),
-            best=2,
+            metric=Metric((0.1, 0.2), (-0.1, -0.2), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), best=1),
             manual=manual,
         )
         sheet = report.contact_sheet(StepSearch((entry,), steps=2, strategy="exhaustive", cfg=1.0), thumbnails)
@@ -378,11 +378,13 @@ def test_the_chosen_candidates_are_framed(pack, setting):
 
 def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
     from partedit_oir.core.oir import report
+    from partedit_oir.core.oir.metric import Metric
     from partedit_oir.core.oir.types import PairSearch, StepSearch
 
     scores = {"edit": (0.1, 0.3, 0.2), "keep": (-0.1, -0.2, -0.3)}
     norms = {"edit_norm": (0.0, 1.0, 0.5), "keep_norm": (1.0, 0.5, 0.0), "total": (1.0, 1.5, 0.5)}
-    entry = PairSearch(setting[2][0], chosen=5, candidates=(1, 5, 10), best=5, **scores, **norms)
+    metric = Metric(**scores, **norms, best=1)
+    entry = PairSearch(setting[2][0], chosen=5, candidates=(1, 5, 10), metric=metric)
 
     def share(picture, colour):
         return float(((picture * 255 - torch.tensor(colour)).abs().amax(-1) < 24).float().mean())
@@ -403,7 +405,7 @@ def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
 
     def top(weight):
         """Where the highest S of the plot lies, as a share of the panel's axis."""
-        weighted = replace(entry, chosen=1, total=(1.0, weight + 0.5, 0.5))
+        weighted = replace(entry, chosen=1, metric=replace(metric, total=(1.0, weight + 0.5, 0.5)))
         search = StepSearch((weighted,), steps=10, strategy="exhaustive", cfg=1.0, edit_weight=weight)
         panel = report.score_plot(search)[0][44:260, 60:]
         white = (panel > 0.95).all(-1).any(1).nonzero()
