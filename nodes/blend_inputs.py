@@ -15,12 +15,25 @@ from ..core.partedit.settings import MAP_SIZES, TIMINGS, BlendInputs, BlendSetti
 from ..core.partedit.tokens import PADDINGS, PartToken
 from .common import advanced
 
+# Inputs show, and inputs that are missing take, the core's own defaults.
+STANDARD = BlendSettings()
+# Optional inputs that are settings, and what the settings call them.
+_SETTINGS = {
+    "threshold": "threshold",
+    "fixed_threshold": "fixed",
+    "layers": "layers",
+    "timing": "timing",
+    "padding": "padding",
+    "map_size": "map_size",
+    "keep_pooled": "keep_pooled",
+}
+
 
 def edit_steps_input() -> io.Float.Input:
     """tₑ, how long the edit is blended, as the sampler and the guider show it."""
     return io.Float.Input(
         "edit_steps",
-        default=1.0,
+        default=STANDARD.edit_steps,
         min=0.0,
         max=10000.0,
         step=0.01,
@@ -33,7 +46,7 @@ def omega_input(
     tooltip: str = "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer.",
 ) -> io.Float.Input:
     """ω of the adaptive threshold."""
-    return io.Float.Input("omega", default=1.5, min=0.5, max=10.0, step=0.05, tooltip=tooltip)
+    return io.Float.Input("omega", default=STANDARD.omega, min=0.5, max=10.0, step=0.05, tooltip=tooltip)
 
 
 def fixed_threshold_input() -> io.Float.Input:
@@ -41,7 +54,7 @@ def fixed_threshold_input() -> io.Float.Input:
     return advanced(
         io.Float.Input(
             "fixed_threshold",
-            default=0.5,
+            default=STANDARD.fixed,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -56,7 +69,7 @@ def layers_input() -> io.String.Input:
     return advanced(
         io.String.Input(
             "layers",
-            default=PRESETS[0],
+            default=STANDARD.layers,
             optional=True,
             tooltip=f"Attention layers that the map is read from: {', '.join(PRESETS)}, or blocks: 'output.3, middle'.",
         )
@@ -65,11 +78,13 @@ def layers_input() -> io.String.Input:
 
 def padding_input() -> io.Combo.Input:
     """What stands behind a token's rows; see `PartToken.context`."""
-    return _combo("padding", PADDINGS, "What fills the token's context; tokens are trained with background.")
+    return _combo(
+        "padding", PADDINGS, STANDARD.padding, "What fills the token's context; tokens are trained with background."
+    )
 
 
-def _combo(name: str, options: tuple[str, ...], tooltip: str) -> io.Combo.Input:
-    return advanced(io.Combo.Input(name, options=list(options), default=options[0], optional=True, tooltip=tooltip))
+def _combo(name: str, options: tuple[str, ...], default: str, tooltip: str) -> io.Combo.Input:
+    return advanced(io.Combo.Input(name, options=list(options), default=default, optional=True, tooltip=tooltip))
 
 
 def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
@@ -85,6 +100,7 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
         _combo(
             "threshold",
             THRESHOLDS,
+            STANDARD.threshold,
             "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed, none.",
         ),
         fixed_threshold_input(),
@@ -92,15 +108,21 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
         _combo(
             "timing",
             TIMINGS,
+            STANDARD.timing,
             "clean: every layer uses the mask of the step before. clean, first step twice: the first step has a mask, "
             "too (for few-step models). published: counts as the published code does.",
         ),
         padding_input(),
-        _combo("map_size", MAP_SIZES, "Size at which the map is thresholded; published is 1024 and slower."),
+        _combo(
+            "map_size",
+            MAP_SIZES,
+            STANDARD.map_size,
+            "Size at which the map is thresholded; published is 1024 and slower.",
+        ),
         advanced(
             io.Boolean.Input(
                 "keep_pooled",
-                default=False,
+                default=STANDARD.keep_pooled,
                 optional=True,
                 tooltip="Give edits the source's pooled embedding: the background stays closer, the edit gets weaker.",
             )
@@ -108,6 +130,7 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
         _combo(
             "paste_back",
             paste_back,
+            paste_back[0],
             "Put the source back outside the final mask, after sampling: latent"
             + (", or pixels (in the image output; needs vae)." if len(paste_back) > len(PASTE_BACK) else "."),
         ),
@@ -122,21 +145,12 @@ def make_inputs(
     Raises:
         ValueError: a setting or mask that cannot be used; an empty mask.
     """
-    settings = BlendSettings(
-        edit_steps=edit_steps,
-        threshold=options.get("threshold", THRESHOLDS[0]),
-        omega=omega,
-        fixed=options.get("fixed_threshold", 0.5),
-        layers=options.get("layers", PRESETS[0]),
-        timing=options.get("timing", TIMINGS[0]),
-        padding=options.get("padding", PADDINGS[0]),
-        map_size=options.get("map_size", MAP_SIZES[0]),
-        keep_pooled=options.get("keep_pooled", False),
-    )
+    given = {field: options[name] for name, field in _SETTINGS.items() if name in options}
+    settings = BlendSettings(edit_steps=edit_steps, omega=omega, **given)
     masks = {}
     for name, effect in (("mask", NOTHING), ("region", NOWHERE)):
-        given = options.get(name)
-        masks[name] = None if given is None else mask_batch(given, name)
-        if given is not None:
+        one = options.get(name)
+        masks[name] = None if one is None else mask_batch(one, name)
+        if one is not None:
             check_not_empty(masks[name], name, effect)
     return BlendInputs(edit_prompt, part_token, masks["mask"], masks["region"], options.get("positive"), settings)

@@ -20,6 +20,8 @@ from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
 from .common import advanced
 
+STANDARD = SampleSettings()
+
 
 class FeatureBlendSampler(io.ComfyNode):
     """Samples a source image and its part edits together."""
@@ -46,24 +48,24 @@ class FeatureBlendSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=STANDARD.seed,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
                     tooltip="Seed for the initial noise.",
                 ),
-                io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Int.Input("steps", default=STANDARD.steps, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input("cfg", default=STANDARD.cfg, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,
-                    default="euler",
+                    default=STANDARD.sampler,
                     tooltip="Stochastic samplers use the same noise for source and edits.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
+                    default=STANDARD.scheduler,
                     tooltip="Spacing of the noise levels.",
                 ),
                 edit_steps_input(),
@@ -76,7 +78,7 @@ class FeatureBlendSampler(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "denoise",
-                        default=1.0,
+                        default=STANDARD.denoise,
                         min=0.01,
                         max=1.0,
                         step=0.01,
@@ -89,7 +91,7 @@ class FeatureBlendSampler(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "edits_per_pass",
-                        default=0,
+                        default=STANDARD.edits_per_pass,
                         min=0,
                         max=64,
                         optional=True,
@@ -130,8 +132,8 @@ class FeatureBlendSampler(io.ComfyNode):
         latent_image: dict | None = None,
         part_token: PartToken | None = None,
         trajectory: Any = None,
-        denoise: float = 1.0,
-        edits_per_pass: int = 0,
+        denoise: float = STANDARD.denoise,
+        edits_per_pass: int = STANDARD.edits_per_pass,
         paste_back: str = "off",
         vae: Any = None,
         image: torch.Tensor | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.partedit.feature_blend import SampleSettings
 from ..core.partedit.guider import BlendGuider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
@@ -32,7 +33,9 @@ class FeatureBlendGuider(io.ComfyNode):
                 io_types.PartToken.Input(
                     "part_token", optional=True, tooltip="Finds the part, from Load Part Token. Optional with a mask."
                 ),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Float.Input(
+                    "cfg", default=SampleSettings().cfg, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."
+                ),
                 edit_steps_input(),
                 omega_input(),
                 io.Combo.Input(

@@ -9,14 +9,13 @@ from comfy_api.latest import io
 
 from ..core.mask_inputs import mask_batch, picture_masks
 from ..core.partedit.guider import NOWHERE
-from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS, stretch, threshold
 from ..core.partedit.part_maps import map_cell, part_maps, soft_masks
-from ..core.partedit.tokens import PADDINGS, PartToken
+from ..core.partedit.tokens import PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from ..core.unet import latent_scale
 from . import io_types
-from .blend_inputs import fixed_threshold_input, layers_input, omega_input, padding_input
+from .blend_inputs import STANDARD, fixed_threshold_input, layers_input, omega_input, padding_input
 from .common import advanced
 
 
@@ -88,8 +87,8 @@ class PartAttentionMask(io.ComfyNode):
         noise_level: float,
         seed: int,
         samples: int = 1,
-        layers: str = PRESETS[0],
-        padding: str = PADDINGS[0],
+        layers: str = STANDARD.layers,
+        padding: str = STANDARD.padding,
         region: torch.Tensor | None = None,
         upsampling: str = UPSAMPLINGS[0],
         image: torch.Tensor | None = None,
@@ -124,7 +123,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(THRESHOLDS[:3]),
-                    default="adaptive",
+                    default=STANDARD.threshold,
                     tooltip="adaptive: 0 below k/2, 1 from omega·k, soft in between; k is Otsu's threshold. otsu: 1 "
                     "above k. fixed: 1 above fixed_threshold.",
                 ),
@@ -151,7 +150,12 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, mask: torch.Tensor, method: str, omega: float, fixed_threshold: float = 0.5, normalize: bool = True
+        cls,
+        mask: torch.Tensor,
+        method: str,
+        omega: float,
+        fixed_threshold: float = STANDARD.fixed,
+        normalize: bool = True,
     ) -> io.NodeOutput:
         soft = mask_batch(mask, "mask")
         result, levels = threshold(stretch(soft) if normalize else soft, method, omega, fixed_threshold)

@@ -12,7 +12,6 @@ from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
 from ..core.oir.reassembly import (
-    DEFAULT_FRACTION,
     ReassemblySettings,
     check_original,
     composite_pixels,
@@ -21,6 +20,8 @@ from ..core.oir.reassembly import (
 from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
 from . import io_types
+
+STANDARD = ReassemblySettings()
 
 
 class OIRReassemble(io.ComfyNode):
@@ -41,7 +42,7 @@ class OIRReassemble(io.ComfyNode):
                 io_types.StepSearch.Input("search", tooltip="From Inversion Step Search: the pairs and their steps."),
                 io.Float.Input(
                     "cfg",
-                    default=5.0,
+                    default=STANDARD.cfg,
                     min=1.0,
                     max=30.0,
                     step=0.1,
@@ -49,7 +50,7 @@ class OIRReassemble(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "reassembly",
-                    default=DEFAULT_FRACTION,
+                    default=STANDARD.reassembly,
                     min=0.0,
                     max=999.0,
                     step=0.01,
@@ -58,7 +59,7 @@ class OIRReassemble(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "reinversion",
-                    default=DEFAULT_FRACTION,
+                    default=STANDARD.reinversion,
                     min=0.0,
                     max=999.0,
                     step=0.01,
@@ -68,7 +69,7 @@ class OIRReassemble(io.ComfyNode):
                 io.Combo.Input(
                     "overlap",
                     options=list(OVERLAPS),
-                    default=OVERLAPS[0],
+                    default=STANDARD.overlap,
                     tooltip="Where masks overlap: the first or last pair of the chain wins, or blend averages them.",
                 ),
                 io.Boolean.Input(

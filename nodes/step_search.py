@@ -12,8 +12,11 @@ from ..core.oir.candidates import STRATEGIES, parse_steps
 from ..core.oir.report import Thumbnails, contact_sheet, curves, score_plot, summary
 from ..core.oir.search import SearchSettings, picture_decoder, search_steps
 from ..core.oir.types import SCORE_TEXTS, Pair
+from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
 from .common import advanced
+
+STANDARD = SearchSettings()
 
 
 class InversionStepSearch(io.ComfyNode):
@@ -42,7 +45,7 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=5.0,
+                    default=STANDARD.cfg,
                     min=1.0,
                     max=30.0,
                     step=0.1,
@@ -51,23 +54,25 @@ class InversionStepSearch(io.ComfyNode):
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
-                    default=STRATEGIES[0],
+                    default=STANDARD.strategy,
                     tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
                     "higher. About a third of the work. exhaustive: tries every step.",
                 ),
-                io.Int.Input("first_step", default=1, min=1, max=999, tooltip="First inversion step to try."),
+                io.Int.Input(
+                    "first_step", default=STANDARD.first, min=1, max=999, tooltip="First inversion step to try."
+                ),
                 io.Int.Input(
                     "last_step",
-                    default=0,
+                    default=STANDARD.last,
                     min=0,
                     max=999,
                     tooltip="Last inversion step to try. 0: the last step of the trajectory.",
                 ),
-                io.Int.Input("stride", default=1, min=1, max=100, tooltip="Try only every n-th step."),
+                io.Int.Input("stride", default=STANDARD.stride, min=1, max=100, tooltip="Try only every n-th step."),
                 advanced(
                     io.Int.Input(
                         "batch_size",
-                        default=0,
+                        default=STANDARD.batch_size,
                         min=0,
                         max=256,
                         tooltip="Batch size: candidates per UNet call. 0: as many as fit into free memory. Does not "
@@ -77,8 +82,8 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Combo.Input(
                         "mask_mode",
-                        options=["masked", "published_bias"],
-                        default="masked",
+                        options=list(MASK_MODES),
+                        default=STANDARD.mask_mode,
                         tooltip="masked: the scorer sees only the object, as the paper describes. published_bias: as "
                         "in the published code, which favours the object but hides nothing.",
                     )
@@ -86,7 +91,7 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Boolean.Input(
                         "published_first",
-                        default=False,
+                        default=STANDARD.published_first,
                         tooltip="Use the unchanged image as the candidate of step 1, as in the published results.",
                     )
                 ),
@@ -98,7 +103,7 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "edit_weight",
-                    default=1.0,
+                    default=STANDARD.edit_weight,
                     min=0.1,
                     max=10.0,
                     step=0.1,
@@ -109,7 +114,7 @@ class InversionStepSearch(io.ComfyNode):
                     io.Combo.Input(
                         "score_text",
                         options=list(SCORE_TEXTS),
-                        default=SCORE_TEXTS[0],
+                        default=STANDARD.score_text,
                         optional=True,
                         tooltip="Text that S_e compares the object with. target phrase: the object's own words, as in "
                         "the published code. guided prompt: the whole prompt with this object replaced, as in the "
@@ -155,8 +160,8 @@ class InversionStepSearch(io.ComfyNode):
         mask_mode: str,
         published_first: bool,
         overrides: str,
-        edit_weight: float = 1.0,
-        score_text: str = SCORE_TEXTS[0],
+        edit_weight: float = STANDARD.edit_weight,
+        score_text: str = STANDARD.score_text,
         more_pairs: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         pairs = all_pairs(pairs, more_pairs)

@@ -19,7 +19,7 @@ from ..core.training.settings import TrainingSettings
 from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
 from .common import advanced
-from .training_inputs import recipe_inputs
+from .training_inputs import STANDARD, recipe_inputs
 
 MAX_PARTS = 4
 
@@ -49,7 +49,11 @@ class TrainPartToken(io.ComfyNode):
                     tooltip="Name of the part. For several parts, one name each: head, tail.",
                 ),
                 io.Int.Input(
-                    "steps", default=2000, min=1, max=100000, tooltip="Optimiser steps. The paper uses 1000 to 2000."
+                    "steps",
+                    default=STANDARD.steps,
+                    min=1,
+                    max=100000,
+                    tooltip="Optimiser steps. The paper uses 1000 to 2000.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -9,10 +9,11 @@ from comfy_api.latest import io
 from ..core.partedit.layers import PRESETS
 from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, RECIPES, SOFTMAXES, TrainingSettings
 
+STANDARD = TrainingSettings()
+
 
 def recipe_inputs() -> list[Any]:
     """Inputs named after the fields of `TrainingSettings`, plus augmentation and resuming."""
-    standard = TrainingSettings()
     return [
         io.Boolean.Input(
             "flip",
@@ -25,13 +26,13 @@ def recipe_inputs() -> list[Any]:
         ),
         io.String.Input(
             "layers",
-            default=standard.layers,
+            default=STANDARD.layers,
             optional=True,
             tooltip=f"Layers to train on: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'.",
         ),
         io.Float.Input(
             "noise_high",
-            default=standard.noise_high,
+            default=STANDARD.noise_high,
             min=0.01,
             max=1.0,
             step=0.01,
@@ -40,7 +41,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "noise_low",
-            default=standard.noise_low,
+            default=STANDARD.noise_low,
             min=0.0,
             max=0.99,
             step=0.01,
@@ -49,7 +50,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "noise_count",
-            default=standard.noise_count,
+            default=STANDARD.noise_count,
             min=1,
             max=50,
             optional=True,
@@ -58,7 +59,7 @@ def recipe_inputs() -> list[Any]:
         io.Combo.Input(
             "loss",
             options=list(LOSSES),
-            default=standard.loss,
+            default=STANDARD.loss,
             optional=True,
             tooltip="bce: binary cross-entropy, as in the paper. l2: mean squared error. bce_dice: bce plus overlap "
             "(Dice), for small parts.",
@@ -66,14 +67,14 @@ def recipe_inputs() -> list[Any]:
         io.Combo.Input(
             "softmax",
             options=list(SOFTMAXES),
-            default=standard.softmax,
+            default=STANDARD.softmax,
             optional=True,
             tooltip="full: attention over all 77 rows, as in the edit. two_way: over background and part only, as in "
             "the paper. auto: two_way for the recipe paper, full for pack.",
         ),
         io.Float.Input(
             "learning_rate",
-            default=standard.learning_rate,
+            default=STANDARD.learning_rate,
             min=0.0001,
             max=1000.0,
             step=0.1,
@@ -83,17 +84,17 @@ def recipe_inputs() -> list[Any]:
         io.Combo.Input(
             "learning_rate_rule",
             options=list(LEARNING_RATE_RULES),
-            default=standard.learning_rate_rule,
+            default=STANDARD.learning_rate_rule,
             optional=True,
             tooltip="logit: scales the rate to this model's queries and keys. embedding: uses it as is, like the "
             "paper.",
         ),
         io.Int.Input(
-            "batch_size", default=standard.batch_size, min=1, max=64, optional=True, tooltip="Images per step."
+            "batch_size", default=STANDARD.batch_size, min=1, max=64, optional=True, tooltip="Images per step."
         ),
         io.Float.Input(
             "held_out",
-            default=standard.held_out,
+            default=STANDARD.held_out,
             min=0.0,
             max=0.9,
             step=0.05,
@@ -102,7 +103,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "patience",
-            default=standard.patience,
+            default=STANDARD.patience,
             min=0,
             max=1000,
             optional=True,
