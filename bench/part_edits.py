@@ -177,13 +177,13 @@ def _sample(
 
 
 def _picture(studio: Studio, result: Any, place: int, source: torch.Tensor, paste_back: str) -> torch.Tensor:
-    from partedit_oir.core.partedit.feature_blend import paste_pixels
     from partedit_oir.core.partedit.masks import fit_mask
+    from partedit_oir.core.paste_back import paste_latents, paste_pixels
 
     latent, mask = result.edited[place], result.mask[place]
     if paste_back == "latent":
-        small = fit_mask(mask, 1, (latent.shape[-2], latent.shape[-1]), "mask")[0]
-        latent = small * latent + (1 - small) * result.source[0]
+        small = fit_mask(mask, 1, (latent.shape[-2], latent.shape[-1]), "mask")[:, 0]
+        latent = paste_latents(latent[None], result.source, small)[0]
     picture = studio.decode(latent[None])[0]
     if paste_back == "pixels":
         picture = paste_pixels(picture[None], source[None], mask[None])[0]

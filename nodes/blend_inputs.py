@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.mask_inputs import check_not_empty, mask_batch
-from ..core.partedit.guider import NOTHING, NOWHERE, PASTE_BACK
+from ..core.partedit.guider import NOTHING, NOWHERE
 from ..core.partedit.layers import PRESETS
 from ..core.partedit.masks import THRESHOLDS
 from ..core.partedit.prompt import EditPrompt
@@ -87,7 +87,7 @@ def _combo(name: str, options: tuple[str, ...], default: str, tooltip: str) -> i
     return advanced(io.Combo.Input(name, options=list(options), default=default, optional=True, tooltip=tooltip))
 
 
-def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
+def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
     """Schema entries; their values go to :func:`make_inputs`, but for ``paste_back``, which the nodes read."""
     return [
         io.Mask.Input("mask", optional=True, tooltip="Edit here instead of where the token finds the part."),
@@ -132,7 +132,7 @@ def blend_inputs(paste_back: tuple[str, ...] = PASTE_BACK) -> list[io.Input]:
             paste_back,
             paste_back[0],
             "Put the source back outside the final mask, after sampling: latent"
-            + (", or pixels (in the image output; needs vae)." if len(paste_back) > len(PASTE_BACK) else "."),
+            + (", or pixels (in the image output; needs vae)." if "pixels" in paste_back else "."),
         ),
     ]
 

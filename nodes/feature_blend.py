@@ -11,10 +11,10 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..core.partedit.feature_blend import SampleSettings, check_originals, feature_blend, paste_pixels
-from ..core.partedit.guider import PASTE_BACK_PICTURES
+from ..core.partedit.feature_blend import SampleSettings, feature_blend
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
+from ..core.paste_back import CHOICES, PasteBack, check_originals, paste_pixels
 from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
@@ -87,7 +87,7 @@ class FeatureBlendSampler(io.ComfyNode):
                         "noise.",
                     )
                 ),
-                *blend_inputs(PASTE_BACK_PICTURES),
+                *blend_inputs(CHOICES),
                 advanced(
                     io.Int.Input(
                         "edits_per_pass",
@@ -134,20 +134,18 @@ class FeatureBlendSampler(io.ComfyNode):
         trajectory: Any = None,
         denoise: float = STANDARD.denoise,
         edits_per_pass: int = STANDARD.edits_per_pass,
-        paste_back: str = "off",
+        paste_back: str = CHOICES[0],
         vae: Any = None,
         image: torch.Tensor | None = None,
         **options: Any,
     ) -> io.NodeOutput:
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
-        sampling = SampleSettings(
-            seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, paste_back == "latent"
-        )
-        pixels = paste_back == "pixels"
-        if pixels and vae is None:
+        back = PasteBack.of(paste_back)
+        sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back)
+        if back.pixels and vae is None:
             raise ValueError("vae: not connected, but paste_back is 'pixels'. Connect the checkpoint's VAE.")
         size = trajectory.latent_image if trajectory is not None else (latent_image or {}).get("samples")
-        if pixels and image is not None and size is not None:
+        if back.pixels and image is not None and size is not None:
             scale = latent_scale(model)
             check_originals(image, size.shape[0], (size.shape[-2] * scale, size.shape[-1] * scale))
         progress = latent_preview.prepare_callback(model, steps)
@@ -155,7 +153,7 @@ class FeatureBlendSampler(io.ComfyNode):
         pictures: Any = ExecutionBlocker("vae: not connected. Feature Blend Sampler needs it for its image output.")
         if vae is not None:
             pictures = vae.decode(result.edited)
-            if pixels:
+            if back.pixels:
                 originals = vae.decode(result.source) if image is None else image
                 pictures = paste_pixels(pictures, originals, result.mask)
         device = comfy.model_management.intermediate_device()

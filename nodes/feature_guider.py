@@ -10,10 +10,13 @@ from ..core.partedit.feature_blend import SampleSettings
 from ..core.partedit.guider import BlendGuider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
+from ..core.paste_back import CHOICES, PasteBack
 from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
 
 GUIDER_ROWS = ("edits", "source and edits")
+# A guider gives latents only.
+PASTE_BACK = tuple(choice for choice in CHOICES if choice != "pixels")
 
 
 class FeatureBlendGuider(io.ComfyNode):
@@ -50,7 +53,7 @@ class FeatureBlendGuider(io.ComfyNode):
                     tooltip="A guider to use instead of plain CFG, such as DualCFGGuider. Its positive prompt is "
                     "replaced; cfg and negative above are ignored.",
                 ),
-                *blend_inputs(),
+                *blend_inputs(PASTE_BACK),
             ],
             outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="Connect to SamplerCustomAdvanced.")],
         )
@@ -67,11 +70,11 @@ class FeatureBlendGuider(io.ComfyNode):
         output_rows: str,
         part_token: PartToken | None = None,
         guider: Any = None,
-        paste_back: str = "off",
+        paste_back: str = PASTE_BACK[0],
         **options: Any,
     ) -> io.NodeOutput:
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
-        blend = BlendGuider(model, inputs, guider, output_rows == GUIDER_ROWS[1], paste_back == "latent")
+        blend = BlendGuider(model, inputs, guider, output_rows == GUIDER_ROWS[1], PasteBack.of(paste_back).latent)
         blend.set_negative(negative)
         blend.set_cfg(cfg)
         return io.NodeOutput(blend)

@@ -13,12 +13,12 @@ from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
 from ..core.oir.reassembly import (
     ReassemblySettings,
-    check_original,
     composite_pixels,
     reassemble,
 )
 from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
+from ..core.paste_back import PasteBack, check_originals
 from . import io_types
 
 STANDARD = ReassemblySettings()
@@ -143,10 +143,12 @@ class OIRReassemble(io.ComfyNode):
         pairs = [entry.pair for entry in search.pairs]
         decode = picture_decoder(vae)
         scale = vae.spacial_compression_decode()
-        if pixel_composite:
+        height, width = trajectory.latents.shape[-2:]
+        back = PasteBack(latent=paste_back, pixels=pixel_composite)
+        if back.pixels:
             if image is None:
                 raise ValueError("image: not connected, but pixel_composite is on. Connect the original image.")
-            check_original(image, *(side * scale for side in trajectory.latents.shape[-2:]))
+            check_originals(image, 1, (height * scale, width * scale))
         prompt = ""
         if target is None:
             prompt = target_prompt.strip() or built_target_prompt(pairs)
@@ -166,11 +168,11 @@ class OIRReassemble(io.ComfyNode):
             reassembly=reassembly,
             reinversion=reinversion,
             overlap=overlap,
-            paste_back=paste_back,
+            paste_back=back,
             feather=feather / scale,
         )
         result = reassemble(model, trajectory, replace(search, pairs=tuple(entries)), target, settings)
         picture = decode(result.latent).unsqueeze(0)
-        if pixel_composite:
-            picture = composite_pixels(picture, image[..., :3], pairs, feather)
+        if back.pixels:
+            picture = composite_pixels(picture, image, pairs, feather)
         return io.NodeOutput({"samples": result.latent}, picture, prompt)

@@ -12,6 +12,7 @@ import torch
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
 from ..inversion.trajectory import Trajectory
+from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
 from ..unet import latent_scale
 from .checks import check_inputs
 from .masks import OVERLAPS, feather, ownership, resize_mask
@@ -31,15 +32,16 @@ class ReassemblySettings:
             trajectory's steps, from 1 on whole steps.
         reinversion: how far the spliced latent is inverted again before the final denoising, given the same way.
         overlap: who owns a pixel that several masks claim: ``first`` or ``last`` pair, or ``blend``.
-        paste_back: put the image's own latent back outside the masks at the end.
-        feather: width of the soft edge of the paste-back, in latent pixels.
+        paste_back: where the image comes back outside the masks at the end; its pixels by whoever decodes the result
+            (`composite_pixels`).
+        feather: width of the soft edge of the latent that comes back, in latent pixels.
     """
 
     cfg: float = 5.0
     reassembly: float = DEFAULT_FRACTION
     reinversion: float = DEFAULT_FRACTION
     overlap: str = "first"
-    paste_back: bool = False
+    paste_back: PasteBack = PasteBack()
     feather: float = 1.0
 
 
@@ -184,21 +186,10 @@ def reassemble(
     assert trajectory.conditioning is not None
     latent = run(trajectory.conditioning, latent, splice_at, back_at, invert=True)
     latent = trajectory.to_image_latent(run(target, latent, back_at, steps))
-    if settings.paste_back:
+    if settings.paste_back.latent:
         edited = feather(masks.amax(0), settings.feather)
-        latent = edited * latent + (1.0 - edited) * process_latent_in(model, trajectory.latent_image)
+        latent = paste_latents(latent, process_latent_in(model, trajectory.latent_image), edited[None])
     return Reassembly(process_latent_out(model, latent), spliced, rows, level, again)
-
-
-def check_original(source: torch.Tensor, height: int, width: int) -> None:
-    """Raise ValueError unless ``source`` (B, H, W, C) is one picture of the edit's size."""
-    if source.shape[0] != 1:
-        raise ValueError(f"image: pixel_composite needs the one original picture, this is a batch of {len(source)}.")
-    if tuple(source.shape[1:3]) != (height, width):
-        raise ValueError(
-            f"image: the original is {source.shape[2]}×{source.shape[1]}, the edit {width}×{height} (width × height). "
-            "Connect the picture that was encoded (its sides must be multiples of 8 for it to come back at its size)."
-        )
 
 
 def composite_pixels(edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[Pair], radius: float) -> torch.Tensor:
@@ -212,6 +203,6 @@ def composite_pixels(edited: torch.Tensor, source: torch.Tensor, pairs: Sequence
     Raises:
         ValueError: the pictures differ in size, or ``source`` is a batch.
     """
-    check_original(source, *edited.shape[1:3])
-    mask = feather(pair_masks(pairs, edited.shape[1], edited.shape[2]).amax(0), radius)[None, ..., None]
-    return edited * mask.to(edited) + source.to(edited) * (1.0 - mask.to(edited))
+    size = (edited.shape[1], edited.shape[2])
+    check_originals(source, 1, size)
+    return paste_pixels(edited, source, feather(pair_masks(pairs, *size).amax(0), radius)[None])

@@ -13,6 +13,7 @@ import torch
 
 from ..inversion.replay import TrajectorySampler
 from ..inversion.trajectory import Trajectory
+from ..paste_back import PasteBack
 from ..unet import latent_scale
 from .guider import BlendGuider
 from .prompt import Conditioning
@@ -26,7 +27,8 @@ Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 class SampleSettings:
     """How to sample; the names are those of ComfyUI's KSampler.
 
-    With a trajectory, its own steps and levels are used, and ``denoise`` is the share of them that is edited.
+    With a trajectory, its own steps and levels are used, and ``denoise`` is the share of them that is edited. Pixels
+    are pasted back by whoever decodes the result (`paste_back.paste_pixels`).
     """
 
     seed: int = 0
@@ -36,7 +38,7 @@ class SampleSettings:
     scheduler: str = "normal"
     denoise: float = 1.0
     edits_per_pass: int = 0
-    paste_back: bool = False
+    paste_back: PasteBack = PasteBack()
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _one_pass(
     trajectory: Trajectory | None,
     callback: Callback,
 ) -> tuple[torch.Tensor, StepMasks]:
-    guider = BlendGuider(model, inputs, include_source=True, paste_back=settings.paste_back)
+    guider = BlendGuider(model, inputs, include_source=True, paste_latent=settings.paste_back.latent)
     guider.set_negative(negative)
     guider.set_cfg(settings.cfg)
     batch = samples.shape[0]
@@ -179,26 +181,3 @@ def _masks_of(run: StepMasks, samples: torch.Tensor, scale: int) -> tuple[torch.
     found = (run.fitted_masks(size, step) for step in sorted(run.history))
     every = [masks.flatten(0, 1) for masks in found if masks is not None]
     return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every])
-
-
-def paste_pixels(edited: torch.Tensor, originals: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Edited pictures with the originals' pixels outside the masks.
-
-    Args:
-        edited: (N·B, H, W, 3), edit by edit.
-        originals: (B, H, W, 3).
-        masks: (N·B, H, W) in 0 … 1.
-    """
-    masks = masks[..., None].to(edited)
-    originals = originals[..., :3].to(edited).repeat(edited.shape[0] // originals.shape[0], 1, 1, 1)
-    return masks * edited + (1 - masks) * originals
-
-
-def check_originals(images: torch.Tensor, batch: int, size: tuple[int, int]) -> None:
-    """Raise a ValueError for pictures that cannot stand behind ``batch`` edited ones of ``size`` (H, W)."""
-    if images.ndim != 4 or images.shape[0] != batch or tuple(images.shape[1:3]) != tuple(size):
-        raise ValueError(
-            f"image: expected {batch} picture(s) of {size[1]} x {size[0]} pixels, the size of the source, got shape "
-            f"{tuple(images.shape)}. Connect the picture as it was encoded (width and height multiples of 8), or "
-            "disconnect it: the decoded source is used then."
-        )

@@ -17,6 +17,7 @@ import torch
 from ..attention import Probe
 from ..conditioning import check_conditioning, check_sees_picture
 from ..mask_inputs import picture_masks
+from ..paste_back import paste_latents
 from ..picture_rows import noise_mask_rows, option_rows
 from ..unet import all_cross_layers, context_width, latent_scale
 from .layers import choose_layers
@@ -26,8 +27,6 @@ from .settings import BlendInputs
 from .step_masks import StepMasks
 from .wrappers import BlendWrappers
 
-PASTE_BACK = ("off", "latent")
-PASTE_BACK_PICTURES = (*PASTE_BACK, "pixels")
 # What empty masks would lead to.
 NOTHING = "there is nothing to edit"
 NOWHERE = "the part could be nowhere"
@@ -45,7 +44,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         base: the guider that combines predictions (CFG, dual CFG …); its "positive" conditioning is replaced by the
             prompts, all other conditioning is used for every row.
         include_source: return the sources too.
-        paste_back: put the source's latent back outside the final mask.
+        paste_latent: put the source's latent back outside the final mask.
 
     Raises:
         ValueError: inputs that do not fit the model or each other.
@@ -57,13 +56,13 @@ class BlendGuider(comfy.samplers.CFGGuider):
         inputs: BlendInputs,
         base: comfy.samplers.CFGGuider | None = None,
         include_source: bool = False,
-        paste_back: bool = False,
+        paste_latent: bool = False,
     ) -> None:
         super().__init__(model)
         self.base = base
         self.inputs = inputs
         self.include_source = include_source
-        self.paste_back = paste_back
+        self.paste_latent = paste_latent
         self.last_masks: StepMasks | None = None
         self.layers = all_cross_layers(model)
         self.read_layers = choose_layers(self.layers, inputs.settings.layers)
@@ -135,8 +134,9 @@ class BlendGuider(comfy.samplers.CFGGuider):
         finally:
             for kind in wrappers:
                 inner.model_patcher.remove_wrappers_with_key(kind, key)
-        if self.paste_back:
-            out = paste_back(out, masks, batch)
+        final = masks.fitted_masks((out.shape[-2], out.shape[-1])) if self.paste_latent else None
+        if final is not None:
+            out = torch.cat([out[:batch], paste_latents(out[batch:], out[:batch], final.flatten(0, 1))])
         return out[keep]
 
     def _fitted_inputs(self, latent_image: torch.Tensor) -> BlendInputs:
@@ -213,13 +213,3 @@ def _repeat_rows(entries: list[dict], rows: int, batch: int, kind: str) -> list[
                 entry[name] = tensor.repeat(rows, *([1] * (tensor.ndim - 1)))
         repeated.append(entry)
     return repeated
-
-
-def paste_back(samples: torch.Tensor, masks: StepMasks, batch: int) -> torch.Tensor:
-    """Rows (1 + N)·B with the source's latent outside the final mask of each edit."""
-    final = masks.fitted_masks((samples.shape[-2], samples.shape[-1]))
-    if final is None:
-        return samples
-    source, edits = samples[:batch], samples[batch:]
-    mask = final.flatten(0, 1)[:, None].to(samples)
-    return torch.cat([source, mask * edits + (1 - mask) * source.repeat(final.shape[0], 1, 1, 1)])

@@ -159,8 +159,10 @@ def test_reinversion_takes_part(oir, setting):
 
 
 def test_paste_back_returns_the_image_outside_the_masks(oir, setting):
+    from partedit_oir.core.paste_back import PasteBack
+
     _, trajectory, pairs = setting
-    result = run(oir, setting, pairs[:1], [8], "a tiger and a chair", paste_back=True, feather=1.0)
+    result = run(oir, setting, pairs[:1], [8], "a tiger and a chair", paste_back=PasteBack(latent=True), feather=1.0)
     plain = run(oir, setting, pairs[:1], [8], "a tiger and a chair")
     assert relative_error(result.latent[..., 8:], trajectory.latent_image[..., 8:]) < 1e-6
     assert relative_error(plain.latent[..., 8:], trajectory.latent_image[..., 8:]) > 1e-4
