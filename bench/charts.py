@@ -1,4 +1,4 @@
-"""Charts of benchmark figures, drawn with Pillow alone."""
+"""Charts of benchmark figures, by matplotlib."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 1000, 600
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 300, 50, 60
-_BACK, _GRID, _TEXT = (255, 255, 255), (222, 222, 226), (40, 40, 46)
-# Told apart by colour-blind eyes too (Okabe and Ito).
-COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (204, 121, 167),
-    (213, 94, 0),
-    (0, 114, 178),
-    (120, 120, 120),
-    (150, 90, 40),
-)
+# Told apart by colour-blind eyes too (Okabe and Ito, and two more).
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#787878", "#965a28")
+INK = "#1e1e24"
 
 
 @dataclass(frozen=True)
@@ -30,7 +20,7 @@ class Line:
 
     name: str
     values: Sequence[float]
-    colour: tuple[int, int, int]
+    colour: str
     errors: Sequence[float] | None = None
     thick: bool = False
 
@@ -41,7 +31,7 @@ class Level:
 
     name: str
     value: float
-    colour: tuple[int, int, int]
+    colour: str
 
 
 def chart(
@@ -52,49 +42,20 @@ def chart(
     Args:
         title: above the chart. below: what the positions are.
     """
-    picture = Image.new("RGB", (WIDTH, HEIGHT), _BACK)
-    draw = ImageDraw.Draw(picture)
-    large, small = ImageFont.load_default(18), ImageFont.load_default(14)
-    draw.text((_LEFT, 14), title, fill=_TEXT, font=large)
-    for tick in range(11):
-        y = _y(tick / 10)
-        draw.line([(_LEFT, y), (WIDTH - _RIGHT, y)], fill=_GRID)
-        draw.text((_LEFT - 34, y - 8), f"{tick / 10:.1f}", fill=_TEXT, font=small)
-    for index, name in enumerate(positions):
-        draw.text((_x(index, len(positions)) - 6, HEIGHT - _BOTTOM + 10), name, fill=_TEXT, font=small)
-    draw.text((_LEFT, HEIGHT - 28), below, fill=_TEXT, font=small)
-    for level in levels:
-        y = _y(level.value)
-        for x in range(_LEFT, WIDTH - _RIGHT, 12):
-            draw.line([(x, y), (x + 6, y)], fill=level.colour, width=2)
-    for line in lines:
-        _curve(draw, line, len(positions))
-    entries = [(line.name, line.values[-1], line.colour) for line in lines]
-    entries += [(level.name, level.value, level.colour) for level in levels]
-    for row, (name, value, colour) in enumerate(sorted(entries, key=lambda entry: -entry[1])):
-        y = _TOP + 24 * row
-        draw.line([(WIDTH - _RIGHT + 16, y + 9), (WIDTH - _RIGHT + 36, y + 9)], fill=colour, width=4)
-        draw.text((WIDTH - _RIGHT + 44, y), f"{name}  {value:.2f}", fill=_TEXT, font=small)
-    return np.asarray(picture)
-
-
-def _curve(draw: ImageDraw.ImageDraw, line: Line, count: int) -> None:
-    points = [(_x(index, count), _y(value)) for index, value in enumerate(line.values)]
-    if len(points) > 1:
-        draw.line(points, fill=line.colour, width=4 if line.thick else 1)
-    radius = 5 if line.thick else 2
-    for index, (x, y) in enumerate(points):
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=line.colour)
-        if line.errors is not None:
-            top, bottom = (_y(line.values[index] + sign * line.errors[index]) for sign in (1, -1))
-            draw.line([(x, top), (x, bottom)], fill=line.colour, width=2)
-            for end in (top, bottom):
-                draw.line([(x - 6, end), (x + 6, end)], fill=line.colour, width=2)
-
-
-def _x(index: int, count: int) -> float:
-    return _LEFT + 30 + index / max(count - 1, 1) * (WIDTH - _LEFT - _RIGHT - 60)
-
-
-def _y(value: float) -> float:
-    return HEIGHT - _BOTTOM - min(max(value, 0.0), 1.0) * (HEIGHT - _TOP - _BOTTOM)
+    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(title=title, xlabel=below, ylim=(0, 1), yticks=np.linspace(0, 1, 11))
+    axes.grid(axis="y", alpha=0.4)
+    places = np.arange(len(positions))
+    axes.set_xticks(places, positions)
+    # The legend's order is that of the curves' ends.
+    for line in sorted(lines, key=lambda line: -line.values[-1]):
+        width = 3 if line.thick else 1
+        label = f"{line.name}  {line.values[-1]:.2f}"
+        options = {"label": label, "color": line.colour, "lw": width, "elinewidth": 2, "marker": "o", "capsize": 5}
+        axes.errorbar(places, line.values, line.errors, **options)
+    for level in sorted(levels, key=lambda level: -level.value):
+        axes.axhline(level.value, label=f"{level.name}  {level.value:.2f}", color=level.colour, ls="--", lw=2)
+    figure.legend(loc="outside right upper", frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -46,7 +46,7 @@ from demo.training.parts import (
 from demo.training.studio import Studio
 from demo.world import Picture
 
-from .charts import COLOURS, Level, Line, chart
+from .charts import COLOURS, INK, Level, Line, chart
 from .part_tokens import HELD_OUT, PICTURES, iou
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .published_training import QUERIES, PublishedRecipe, PublishedTraining
@@ -294,7 +294,7 @@ def picture_of(tokens: dict[str, Any]) -> np.ndarray | None:
     ]
     values = [[one[str(n)]["adaptive"]["mean"] for one in curves.values()] for n in COUNTS]
     errors = [float(np.std(v) / max(len(v) - 1, 1) ** 0.5) for v in values]
-    middle = Line("mean of the tokens", [float(np.mean(v)) for v in values], (30, 30, 36), errors, thick=True)
+    middle = Line("mean of the tokens", [float(np.mean(v)) for v in values], INK, errors, thick=True)
     average = means(tokens)
     others = {"Otsu, 20 pictures": average[f"token, {COUNTS[-1]} pictures"]["otsu"]}
     word = {name: value["adaptive"] for name, value in average.items() if "prompt" in name}

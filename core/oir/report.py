@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..charts import (
+    AMBER,
+    BACKGROUND,
+    BLUE,
+    GREEN,
+    MUTED,
+    PINK,
+    TEXT,
+    WHITE,
+    Axis,
+    Curve,
+    Panel,
+    draw,
+    font,
+    to_image,
+    whole_ticks,
+)
 from .types import PairSearch, StepSearch
 
-BACKGROUND = (24, 24, 27)
-TEXT = (228, 228, 231)
-MUTED = (161, 161, 170)
-BEST = (34, 197, 94)
-MANUAL = (245, 158, 11)
-# Readable for colour-blind eyes, too: the three lines also differ in their markers.
-CURVES = (("S", (250, 250, 250), "circle"), ("S_e", (56, 189, 248), "square"), ("S_ne", (244, 114, 182), "diamond"))
+BEST = GREEN
+MANUAL = AMBER
+CURVES = (("S", WHITE, "circle"), ("S_e", BLUE, "square"), ("S_ne", PINK, "diamond"))
 
 
 class Thumbnails:
@@ -38,18 +50,6 @@ class Thumbnails:
     def get(self, pair: int, step: int) -> Image.Image | None:
         """The thumbnail, or None if the candidate was not looked at."""
         return self._pictures.get((pair, step))
-
-
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size=size)
-    except TypeError:  # a Pillow without FreeType has one size only
-        return ImageFont.load_default()
-
-
-def _to_image(picture: Image.Image) -> torch.Tensor:
-    """A PIL picture as a ComfyUI IMAGE (1, H, W, 3)."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0).unsqueeze(0)
 
 
 def _title(entry: PairSearch, position: int) -> str:
@@ -72,10 +72,10 @@ def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) 
     cell_width, cell_height = width + gap, height + caption + gap
     sheet_height = sum(title + math.ceil(len(row) / columns) * cell_height for row in tiles) + gap
     sheet = Image.new("RGB", (max(columns * cell_width + gap, 420), sheet_height), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
+    pen = ImageDraw.Draw(sheet)
     top = 0
     for position, (entry, row) in enumerate(zip(search.pairs, tiles, strict=True)):
-        draw.text((gap, top + 7), _title(entry, position), fill=TEXT, font=_font(15))
+        pen.text((gap, top + 7), _title(entry, position), fill=TEXT, font=font(15))
         top += title
         for i, (n, picture) in enumerate(row):
             left, y = gap + (i % columns) * cell_width, top + (i // columns) * cell_height
@@ -85,11 +85,11 @@ def contact_sheet(search: StepSearch, thumbnails: Thumbnails, columns: int = 8) 
             colour = MANUAL if entry.manual else BEST
             # a single candidate has nothing to be compared with
             caption_text = f"n = {n}" if entry.manual else f"n = {n}   S {entry.metric.total[i]:.2f}"
-            draw.text((left + 2, y + height + 2), caption_text, fill=colour if chosen else MUTED, font=_font(13))
+            pen.text((left + 2, y + height + 2), caption_text, fill=colour if chosen else MUTED, font=font(13))
             if chosen:
-                draw.rectangle((left - 3, y - 3, left + width + 2, y + height + caption), outline=colour, width=3)
+                pen.rectangle((left - 3, y - 3, left + width + 2, y + height + caption), outline=colour, width=3)
         top += math.ceil(len(row) / columns) * cell_height
-    return _to_image(sheet)
+    return to_image(sheet)
 
 
 def curves(search: StepSearch) -> list[dict[str, Any]]:
@@ -128,63 +128,16 @@ def score_plot(search: StepSearch, width: int = 720, height: int = 300) -> torch
     Returns:
         IMAGE (1, panels · height, width, 3).
     """
-    scale = 2  # drawn large and made smaller: smooth lines without a plotting library
-    sheet = Image.new("RGB", (width * scale, max(1, len(search.pairs)) * height * scale), BACKGROUND)
+    highest = search.edit_weight + 1.0
+    x = Axis(0, max(1, search.steps), [(n, str(n)) for n in whole_ticks(search.steps)], "inversion step n")
+    y = Axis(0, highest, [(0.5 * tick, f"{0.5 * tick:.1f}") for tick in whole_ticks(int(2 * highest), 8)])
+    panels = []
     for position, entry in enumerate(search.pairs):
-        panel = Image.new("RGB", (width * scale, height * scale), BACKGROUND)
-        _panel(ImageDraw.Draw(panel), entry, position, search, (width * scale, height * scale), scale)
-        sheet.paste(panel, (0, position * height * scale))
-    return _to_image(sheet.resize((sheet.width // scale, sheet.height // scale), Image.Resampling.LANCZOS))
-
-
-def _panel(
-    draw: ImageDraw.ImageDraw, entry: PairSearch, position: int, search: StepSearch, size: tuple[int, int], scale: int
-) -> None:
-    left, right, top, bottom = 48 * scale, size[0] - 20 * scale, 44 * scale, size[1] - 40 * scale
-    small, large = _font(12 * scale), _font(15 * scale)
-    draw.text((left, 10 * scale), _title(entry, position), fill=TEXT, font=large)
-
-    steps, highest = search.steps, search.edit_weight + 1.0
-
-    def x_of(n: float) -> float:
-        return left + (right - left) * n / max(1, steps)
-
-    def y_of(value: float) -> float:
-        return bottom - (bottom - top) * value / highest
-
-    for value in (0.5 * tick for tick in _ticks(int(2 * highest), 8)):
-        draw.line((left, y_of(value), right, y_of(value)), fill=(50, 50, 56), width=scale)
-        draw.text((left - 30 * scale, y_of(value) - 7 * scale), f"{value:.1f}", fill=MUTED, font=small)
-    for n in _ticks(steps):
-        draw.text((x_of(n) - 6 * scale, bottom + 5 * scale), str(n), fill=MUTED, font=small)
-    draw.text(((left + right) // 2 - 45 * scale, bottom + 20 * scale), "inversion step n", fill=MUTED, font=small)
-
-    at = x_of(entry.chosen)
-    draw.line((at, top, at, bottom), fill=MANUAL if entry.manual else BEST, width=2 * scale)
-    series: Sequence[tuple[float, ...]] = (entry.metric.total, entry.metric.edit_norm, entry.metric.keep_norm)
-    for i, ((name, colour, marker), values) in enumerate(zip(CURVES, series, strict=True)):
-        points = [(x_of(n), y_of(v)) for n, v in zip(entry.candidates, values, strict=True)]
-        if len(points) > 1:
-            draw.line(points, fill=colour, width=2 * scale, joint="curve")
-        for point in points:
-            _marker(draw, point, marker, colour, 3 * scale)
-        x = right - (len(CURVES) - i) * 62 * scale
-        _marker(draw, (x, 34 * scale), marker, colour, 3 * scale)
-        draw.text((x + 8 * scale, 27 * scale), name, fill=colour, font=small)
-
-
-def _ticks(steps: int, most: int = 10) -> list[int]:
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if steps / s <= most)
-    return list(range(0, steps + 1, step))
-
-
-def _marker(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], kind: str, colour: tuple[int, int, int], r: float
-) -> None:
-    x, y = at
-    if kind == "circle":
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-    elif kind == "square":
-        draw.rectangle((x - r, y - r, x + r, y + r), fill=colour)
-    else:
-        draw.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], fill=colour)
+        series = (entry.metric.total, entry.metric.edit_norm, entry.metric.keep_norm)
+        curves = [
+            Curve(name, list(zip(entry.candidates, values, strict=True)), colour, marker)
+            for (name, colour, marker), values in zip(CURVES, series, strict=True)
+        ]
+        mark = (entry.chosen, MANUAL if entry.manual else BEST)
+        panels.append(Panel(_title(entry, position), x, y, curves, [mark]))
+    return draw(panels, width, height)

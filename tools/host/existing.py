@@ -15,6 +15,7 @@ RUN_MODULES = {"skimage": "scikit-image", "safetensors": "safetensors", "transfo
 TEST_MODULES = {
     "pytest": "pytest",
     "diffusers": "diffusers",
+    "matplotlib": "matplotlib",
     "segment_anything": "segment-anything",
     "ruff": "ruff",
     "mypy": "mypy",
