@@ -153,11 +153,12 @@ def _sample(
     mask: torch.Tensor | None = None,
 ) -> Any:
     """One run with an edit for each of ``kinds`` (source's pooled embedding, blended), under the token's or a mask."""
+    from partedit_oir.core.partedit.alignment import FollowSettings
     from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
     from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
-    prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings(changed=CHANGED_WORDS))
+    prompt = build_edit_prompt(studio.clip, case.source, [case.edit], FollowSettings(changed_words=CHANGED_WORDS))
     pooled = prompt.source[0][1]["pooled_output"]
     edits = []
     for source_pooled, blended in kinds:

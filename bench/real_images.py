@@ -77,14 +77,15 @@ def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps
     """Latents of replay, source row and edit."""
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+    from partedit_oir.core.partedit.alignment import FollowSettings
     from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
     from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
     sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
     source = studio.text(case.caption)
     trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
-    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings(changed=CHANGED_WORDS))
+    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings(changed_words=CHANGED_WORDS))
     settings = BlendSettings(layers=LAYERS, omega=OMEGA, timing="clean, first step twice")
     sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
     inputs = BlendInputs(prompt, studio.token(case.part), settings=settings)

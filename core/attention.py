@@ -89,15 +89,15 @@ class PromptStep:
         source_length: length of the source row's context.
         mapper: M, (source_length, length).
         keep: (length,) 1 where the edit's own attention stays (inserted words).
-        gains: (length,) c, 1 for words that are not re-weighted.
-        gate: (length,) α at this step.
+        weights: (length,) c, 1 for words that are not re-weighted.
+        gate: (length,) α at this step: 1 where the prompt follows the source.
     """
 
     columns: tuple[int, int]
     source_length: int
     mapper: torch.Tensor | None = None
     keep: torch.Tensor | None = None
-    gains: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
     gate: torch.Tensor | None = None
 
     @property
@@ -111,10 +111,10 @@ class PromptStep:
         edit = _logits(q, k[:, slice(*self.columns)], heads).softmax(dim=-1)
         if not self.active:
             return edit
-        assert self.mapper is not None and self.keep is not None and self.gains is not None and self.gate is not None
+        assert self.mapper is not None and self.keep is not None and self.weights is not None and self.gate is not None
         source = _logits(q_source, k_source[:, : self.source_length], heads).softmax(dim=-1)
         keep, gate = self.keep.to(edit), self.gate.to(edit)
-        replaced = self.gains.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
+        replaced = self.weights.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
         return gate * replaced + (1 - gate) * edit
 
 
@@ -129,15 +129,15 @@ class EditStep:
     def rewrites_cross(self) -> bool:
         return len(self.prompts) > 1 or any(p.active for p in self.prompts)
 
-    def attend(self, q_source, k_source, q, k, v, heads: int, weights: torch.Tensor | None) -> torch.Tensor:
-        """Output (B, h·w, heads·d) float32 before ``to_out``; ``weights`` (prompts, B, h·w, 1) share it by part."""
+    def attend(self, q_source, k_source, q, k, v, heads: int, shares: torch.Tensor | None) -> torch.Tensor:
+        """Output (B, h·w, heads·d) float32 before ``to_out``; ``shares``: see `CallMasks.shares`."""
         out = 0.0
         for number, prompt in enumerate(self.prompts):
             attention = prompt.probabilities(q_source, k_source, q, k, heads)
             values = _split(v[:, slice(*prompt.columns)], heads)
             one = (attention @ values).transpose(1, 2).flatten(2)
             if len(self.prompts) > 1:
-                one = one * (1.0 / len(self.prompts) if weights is None else weights[number].to(one))
+                one = one * (1.0 / len(self.prompts) if shares is None else shares[number].to(one))
             out = out + one
         return out
 
@@ -278,8 +278,8 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         for number, edit, source, rows in call.pairs():
             if not edit.rewrites_cross:
                 continue
-            weights = call.masks.shares(number, grid) if len(edit.prompts) > 1 else None
-            new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, weights)
+            shares = call.masks.shares(number, grid) if len(edit.prompts) > 1 else None
+            new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, shares)
             if occupant:
                 # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
                 ordinary = _logits(q[rows], k[rows], heads).softmax(dim=-1) @ _split(v[rows], heads)

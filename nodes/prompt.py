@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..core.partedit.alignment import MODES
-from ..core.partedit.prompt import EditPrompt, FollowSettings, build_edit_prompt, parse_word_values
+from ..core.partedit.alignment import MODES, FollowSettings
+from ..core.partedit.prompt import EditPrompt, build_edit_prompt, parse_word_values
 from ..core.text import split_lines
 from . import io_types
 from .common import advanced
 
+STANDARD = FollowSettings()
 NEW_PICTURE, SAME_PICTURE = "new picture", "same picture"
 
 
@@ -44,7 +45,7 @@ class PartEditPrompt(io.ComfyNode):
                     io.Combo.Input(
                         "prompt_to_prompt",
                         options=list(MODES),
-                        default="auto",
+                        default=STANDARD.mode,
                         optional=True,
                         tooltip="How the edit's attention follows the source's. auto: aligns words and phrases. "
                         "replace: as published, needs equal word counts. refine: as published, aligns tokens. off: "
@@ -54,7 +55,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "cross_replace",
-                        default=1.0,
+                        default=STANDARD.cross_replace,
                         min=0.0,
                         max=1.0,
                         step=0.05,
@@ -65,7 +66,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "changed_words",
-                        default=0.4,
+                        default=STANDARD.changed_words,
                         min=0.0,
                         max=1.0,
                         step=0.05,
@@ -76,7 +77,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "self_replace",
-                        default=0.0,
+                        default=STANDARD.self_replace,
                         min=0.0,
                         max=1.0,
                         step=0.05,
@@ -150,10 +151,10 @@ class PartEditPrompt(io.ComfyNode):
         clip: Any,
         source: str,
         edit: str,
-        prompt_to_prompt: str = "auto",
-        cross_replace: float = 1.0,
-        changed_words: float = 0.4,
-        self_replace: float = 0.0,
+        prompt_to_prompt: str = STANDARD.mode,
+        cross_replace: float = STANDARD.cross_replace,
+        changed_words: float = STANDARD.changed_words,
+        self_replace: float = STANDARD.self_replace,
         word_fractions: str = "",
         word_weights: str = "",
         part: str = "",
@@ -166,9 +167,9 @@ class PartEditPrompt(io.ComfyNode):
             prompt_to_prompt,
             cross_replace,
             changed_words,
+            self_replace,
             parse_word_values(word_fractions, "word_fractions"),
             parse_word_values(word_weights, "word_weights"),
-            self_replace,
         )
         parts = tuple(name.strip() for name in part.split(",") if name.strip())
         text = source if previous is None else previous.source_text

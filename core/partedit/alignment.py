@@ -17,32 +17,70 @@ MODES = ("auto", "replace", "refine", "off")
 
 
 @dataclass(frozen=True)
+class FollowSettings:
+    """How strongly edits follow the source's attention, named as the inputs of PartEditPrompt are.
+
+    Attributes:
+        mode: ``auto`` (by words), ``replace``, ``refine``, or ``off``.
+        cross_replace: share of the steps during which words follow the source.
+        changed_words: the same for words that the edit changes or inserts; None treats them like the others.
+        self_replace: the same for self-attention.
+        word_fractions: the same for single words or phrases of the edit prompt; overrides ``cross_replace`` and
+            ``changed_words``.
+        word_weights: factor on the attention of single words or phrases (re-weighting).
+
+    Raises:
+        ValueError: an unknown mode, a fraction outside 0 … 1, or a weight that is no number.
+    """
+
+    mode: str = "auto"
+    cross_replace: float = 1.0
+    changed_words: float | None = 0.4
+    self_replace: float = 0.0
+    word_fractions: Mapping[str, float] | None = None
+    word_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"prompt_to_prompt: {self.mode!r} is not one of {', '.join(MODES)}.")
+        if self.mode == "off":
+            return
+        own = {name: getattr(self, name) for name in ("cross_replace", "changed_words", "self_replace")}
+        for name, value in {**own, **(self.word_fractions or {})}.items():
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
+        for phrase, value in (self.word_weights or {}).items():
+            if not math.isfinite(value):
+                raise ValueError(f"word_weights: the weight of {phrase!r} is {value}; give a number such as 2 or 0.5.")
+
+
+@dataclass(frozen=True)
 class Alignment:
     """How an edit prompt's attention follows the source prompt's; see `PromptStep` for the formula.
 
     Attributes:
         mapper: M, (source length, edit length).
         keep: (edit length,) 1 at inserted tokens.
-        gains: (edit length,) factor of each token's attention.
-        fractions: (edit length,) share of the steps during which a position follows the source.
-        self_fraction: share of the steps during which self-attention follows the source.
+        weights: (edit length,) factor of each token's attention.
+        cross_replace: (edit length,) share of the steps during which a position follows the source.
+        self_replace: share of the steps during which self-attention follows the source.
         text: the alignment in words.
     """
 
     mapper: torch.Tensor
     keep: torch.Tensor
-    gains: torch.Tensor
-    fractions: torch.Tensor
-    self_fraction: float
+    weights: torch.Tensor
+    cross_replace: torch.Tensor
+    self_replace: float
     text: str
 
     def step(self, index: int, steps: int, columns: tuple[int, int]) -> PromptStep:
         """The prompt-to-prompt of one step: a fraction f holds for steps 0 … int(f·(steps + 1)) − 1."""
-        gate = ((self.fractions * (steps + 1)).to(torch.int64) > index).float()
-        return PromptStep(columns, self.mapper.shape[0], self.mapper, self.keep, self.gains, gate)
+        gate = ((self.cross_replace * (steps + 1)).to(torch.int64) > index).float()
+        return PromptStep(columns, self.mapper.shape[0], self.mapper, self.keep, self.weights, gate)
 
     def replaces_self(self, index: int, steps: int) -> bool:
-        return index < int(self.self_fraction * steps)
+        return index < int(self.self_replace * steps)
 
 
 # --- maps from source positions to edit positions ------------------------------------------------------
@@ -183,59 +221,37 @@ def auto_map(
 def align(
     source: TokenizedPrompt,
     edit: TokenizedPrompt,
-    mode: str = "auto",
-    cross: float = 1.0,
-    changed: float | None = 0.4,
-    words: Mapping[str, float] | None = None,
-    gains: Mapping[str, float] | None = None,
-    self_fraction: float = 0.0,
+    follow: FollowSettings = FollowSettings(),
 ) -> Alignment | None:
     """Align an edit prompt with the source.
-
-    Args:
-        mode: ``auto`` (by words), ``replace``, ``refine``, or ``off``.
-        cross: share of the steps during which words follow the source.
-        changed: the same for words that the edit changes or inserts; None treats them like the others.
-        words: the same for single words or phrases of the edit prompt; overrides both.
-        gains: factor on the attention of single words or phrases (re-weighting).
-        self_fraction: the same for self-attention.
 
     Returns:
         None when nothing would follow the source.
 
     Raises:
-        ValueError: an unknown mode, a fraction outside 0 … 1, or a word that the edit prompt does not have.
+        ValueError: a word that the edit prompt does not have, or a mode that does not fit the prompts.
     """
-    if mode not in MODES:
-        raise ValueError(f"prompt_to_prompt: {mode!r} is not one of {', '.join(MODES)}.")
-    if mode == "off":
+    if follow.mode == "off":
         return None
-    fractions_given = {"cross_replace": cross, "changed_words": changed, "self_replace": self_fraction, **(words or {})}
-    for name, value in fractions_given.items():
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
-    for phrase, value in (gains or {}).items():
-        if not math.isfinite(value):
-            raise ValueError(f"word_weights: the weight of {phrase!r} is {value}; give a number such as 2 or 0.5.")
     auto_mapper, auto_keep, changes = auto_map(source, edit)
-    if mode == "replace":
+    if follow.mode == "replace":
         mapper, keep = replace_map(source, edit), torch.zeros(edit.length)
-    elif mode == "refine":
+    elif follow.mode == "refine":
         mapper, keep = refine_map(source, edit)
     else:
         mapper, keep = auto_mapper, auto_keep
 
-    fractions = torch.full((edit.length,), float(cross), dtype=torch.float64)
-    if changed is not None:
+    cross_replace = torch.full((edit.length,), float(follow.cross_replace), dtype=torch.float64)
+    if follow.changed_words is not None:
         for position in _changed_positions(source, edit):
-            fractions[position] = changed
-    for phrase, value in (words or {}).items():
-        fractions[list(_found(edit, phrase, "word_fractions"))] = value
-    factors = torch.ones(edit.length)
-    for phrase, value in (gains or {}).items():
-        factors[list(_found(edit, phrase, "word_weights"))] = value
-    text = describe(source, edit, changes, fractions, factors, self_fraction)
-    return Alignment(mapper, keep, factors, fractions, self_fraction, text)
+            cross_replace[position] = follow.changed_words
+    for phrase, value in (follow.word_fractions or {}).items():
+        cross_replace[list(_found(edit, phrase, "word_fractions"))] = value
+    weights = torch.ones(edit.length)
+    for phrase, value in (follow.word_weights or {}).items():
+        weights[list(_found(edit, phrase, "word_weights"))] = value
+    text = describe(source, edit, changes, cross_replace, weights, follow.self_replace)
+    return Alignment(mapper, keep, weights, cross_replace, follow.self_replace, text)
 
 
 def _changed_positions(source: TokenizedPrompt, edit: TokenizedPrompt) -> list[int]:
@@ -263,9 +279,9 @@ def describe(
     source: TokenizedPrompt,
     edit: TokenizedPrompt,
     changes: Sequence[tuple[str, str]],
-    fractions: torch.Tensor,
-    gains: torch.Tensor,
-    self_fraction: float,
+    cross_replace: torch.Tensor,
+    weights: torch.Tensor,
+    self_replace: float,
 ) -> str:
     """The alignment as a few lines of text."""
     lines = [f"source: {source.text}", f"edit:   {edit.text}"]
@@ -278,14 +294,14 @@ def describe(
         lines.append("  (no word changes)")
     levels: dict[float, list[Word]] = {}
     for word in edit.units:
-        levels.setdefault(float(fractions[word.positions[0]]), []).append(word)
+        levels.setdefault(float(cross_replace[word.positions[0]]), []).append(word)
     for level, words in sorted(levels.items(), reverse=True):
         lines.append(f"  follow the source for {level:.0%} of the steps: {joined(words)[0]}")
     weighted = [
-        f"{w.text} x{float(gains[w.positions[0]]):g}" for w in edit.units if float(gains[w.positions[0]]) != 1.0
+        f"{w.text} x{float(weights[w.positions[0]]):g}" for w in edit.units if float(weights[w.positions[0]]) != 1.0
     ]
     if weighted:
         lines.append(f"  attention weights: {', '.join(weighted)}")
-    if self_fraction:
-        lines.append(f"  self-attention follows the source for {self_fraction:.0%} of the steps")
+    if self_replace:
+        lines.append(f"  self-attention follows the source for {self_replace:.0%} of the steps")
     return "\n".join(lines)

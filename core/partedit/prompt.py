@@ -15,7 +15,7 @@ from ..conditioning import Conditioning
 from ..encoding import encode, warned_once
 from ..picture_rows import option_rows
 from ..text import fold
-from .alignment import Alignment, align
+from .alignment import Alignment, FollowSettings, align
 from .words import TokenizedPrompt, tokenize_prompt
 
 _OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
@@ -101,18 +101,6 @@ class EditPrompt:
         return replace(self, edits=(*self.edits, *edits))
 
 
-@dataclass(frozen=True)
-class FollowSettings:
-    """How strongly edits follow the source's attention; the arguments of `alignment.align`."""
-
-    mode: str = "auto"
-    cross: float = 1.0
-    changed: float | None = 0.4
-    words: Mapping[str, float] | None = None
-    gains: Mapping[str, float] | None = None
-    self_fraction: float = 0.0
-
-
 def prompt_reader(clip: Any) -> Callable[[str], TokenizedPrompt]:
     """Words and token positions of prompts in a CLIP object's text conditioning; each text is tokenised once."""
 
@@ -173,20 +161,16 @@ def _build(
 ) -> EditPrompt:
     read = prompt_reader(clip)
     source_words, edit_words = read(source), [read(text) for text in edits]
-    _check_words(follow.words, edit_words, "word_fractions")
-    _check_words(follow.gains, edit_words, "word_weights")
+    _check_words(follow.word_fractions, edit_words, "word_fractions")
+    _check_words(follow.word_weights, edit_words, "word_weights")
     built = []
     for text, words in zip(edits, edit_words):
-        alignment = align(
-            source_words,
-            words,
-            follow.mode,
-            follow.cross,
-            follow.changed,
-            _present(follow.words, words),
-            _present(follow.gains, words),
-            follow.self_fraction,
+        own = replace(
+            follow,
+            word_fractions=_present(follow.word_fractions, words),
+            word_weights=_present(follow.word_weights, words),
         )
+        alignment = align(source_words, words, own)
         built.append(Edit((PartPrompt(text, encode(clip, text), alignment, tuple(parts)),)))
     conditioning = encode(clip, source) if source_conditioning is None else source_conditioning
     return EditPrompt(source, conditioning, tuple(built))

@@ -83,7 +83,7 @@ def _alignment(settings: dict[str, Any]) -> Any:
     """Prompt-to-prompt of a case, through the product's tokenisation and alignment; None without ``p2p``."""
     from comfy.sd1_clip import SD1Tokenizer
 
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
     from partedit_oir.core.partedit.words import tokenize_prompt
 
     p2p = settings["p2p"]
@@ -101,10 +101,10 @@ def _alignment(settings: dict[str, Any]) -> Any:
     # The published code loses the fraction of a phrase, and of a word that the prompt does not hold.
     known = {word.text for word in edit.words}
     words = {word: value for word, value in words.items() if word in known}
-    gains = dict(zip(p2p["equalizer_words"], p2p["equalizer_strengths"]))
+    weights = dict(zip(p2p["equalizer_words"], p2p["equalizer_strengths"]))
     reweights = p2p["edit_type"] == "reweight"
     mode = "auto" if reweights else p2p["edit_type"]
-    found = align(source, edit, mode, default, None, words, gains, p2p["n_self_replace"])
+    found = align(source, edit, FollowSettings(mode, default, None, p2p["n_self_replace"], words, weights))
     if found is None or not reweights:
         return found
     # Re-weighting takes the source's map as it is, position by position (Hertz et al. 2022, Sec. 3).

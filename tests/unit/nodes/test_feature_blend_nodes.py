@@ -211,9 +211,10 @@ def test_prompts_beyond_77_tokens_follow_the_source(prompts, blend, model):
     assert relative(followed[0]["samples"], free[0]["samples"]) > 1e-4
     # The same long prompt on both sides, followed to the end, is the source.
     clip = WordClip()
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
-    same = build_edit_prompt(clip, long, [long], FollowSettings(cross=1.0, changed=1.0, self_fraction=1.0))
+    same = build_edit_prompt(clip, long, [long], FollowSettings(cross_replace=1.0, changed_words=1.0, self_replace=1.0))
     edited, source, *_ = blend(same, **ones)
     assert relative(edited["samples"], source["samples"]) < 1e-5
 

@@ -35,7 +35,7 @@ def test_punctuation_is_a_word_of_its_own_in_the_alignment(words):
     assert changes == [("", "glasses")]
     assert keep.nonzero().flatten().tolist() == [6, 7]  # the comma and the word behind it
     found = align(source, edit)
-    assert [found.fractions[p].item() for p in range(1, 8)] == [1.0] * 5 + [0.4] * 2
+    assert [found.cross_replace[p].item() for p in range(1, 8)] == [1.0] * 5 + [0.4] * 2
     assert "+ glasses" in found.text and "eyes ->" not in found.text
     for old, new, expected in [
         ("a man, outdoors.", "a robot, outdoors.", ("man", "robot")),
@@ -59,14 +59,14 @@ def test_replace_still_counts_words_at_spaces(words):
 
 def test_words_of_scripts_without_spaces_are_aligned_and_found(words):
     """A token that joins two characters belongs where it begins; '男人' are two tokens here, 一 and 个 two each."""
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
     source, edit = words("一个男人在海滩上"), words("一个机器人在海滩上")
     assert "".join(w.text for w in source.units) == "一个男人在海滩上" and len(source.units) > 4
-    found = align(source, edit, words={"机器人": 0.2})
+    found = align(source, edit, FollowSettings(word_fractions={"机器人": 0.2}))
     changed = edit.find("机器人")
     assert 0 < len(changed) < len(edit.words[0].positions)
-    assert all(found.fractions[p] == (0.2 if p in changed else 1.0) for p in range(edit.used))
+    assert all(found.cross_replace[p] == (0.2 if p in changed else 1.0) for p in range(edit.used))
     assert source.find("男") and not set(source.find("男")) & set(source.find("海滩"))
 
 
@@ -176,10 +176,10 @@ def test_replace_pairs_tokens_of_a_changed_word(words):
 
 
 def test_replace_refuses_unequal_word_counts(words):
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
     with pytest.raises(ValueError, match=r"prompt_to_prompt: 'replace'.*4 and.*3"):
-        align(words("a man outdoors"), words("a big robot outdoors"), "replace")
+        align(words("a man outdoors"), words("a big robot outdoors"), FollowSettings("replace"))
 
 
 def test_refine_keeps_insertions_and_follows_the_rest(words):
@@ -220,77 +220,83 @@ def test_attention_that_is_taken_over_still_sums_to_one(words):
 
 
 def test_fractions_per_word_and_phrase(words):
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
-    found = align(words("a man outdoors"), words("a red robot outdoors"), cross=1.0, changed=0.4)
-    assert [found.fractions[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.4, 0.4, 1.0]
-    found = align(words("a man outdoors"), words("a red robot outdoors"), words={"red robot": 0.25})
-    assert [found.fractions[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.25, 0.25, 1.0]
+    found = align(
+        words("a man outdoors"), words("a red robot outdoors"), FollowSettings(cross_replace=1.0, changed_words=0.4)
+    )
+    assert [found.cross_replace[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.4, 0.4, 1.0]
+    found = align(
+        words("a man outdoors"), words("a red robot outdoors"), FollowSettings(word_fractions={"red robot": 0.25})
+    )
+    assert [found.cross_replace[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.25, 0.25, 1.0]
     # A fraction f holds for steps 0 … int(f·(steps + 1)) − 1.
     assert [bool(found.step(i, 10, (0, 77)).gate[2]) for i in range(10)] == [True] * 2 + [False] * 8
     assert [bool(found.step(i, 10, (0, 77)).gate[1]) for i in range(10)] == [True] * 10
 
 
 def test_self_attention_fraction(words):
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
-    found = align(words("a man"), words("a robot"), self_fraction=0.5)
+    found = align(words("a man"), words("a robot"), FollowSettings(self_replace=0.5))
     assert [found.replaces_self(i, 5) for i in range(5)] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"words": {"dragon": 0.5}}, "word_fractions: 'dragon' does not occur"),
-        ({"gains": {"dragon": 2}}, "word_weights: 'dragon'"),
-        ({"gains": {"robot": float("nan")}}, "word_weights: the weight of 'robot' is nan"),
-        ({"cross": 1.5}, "cross_replace: .* 1.5"),
+        ({"word_fractions": {"dragon": 0.5}}, "word_fractions: 'dragon' does not occur"),
+        ({"word_weights": {"dragon": 2}}, "word_weights: 'dragon'"),
+        ({"word_weights": {"robot": float("nan")}}, "word_weights: the weight of 'robot' is nan"),
+        ({"cross_replace": 1.5}, "cross_replace: .* 1.5"),
         ({"mode": "swap"}, "prompt_to_prompt: 'swap'"),
     ],
 )
 def test_settings_that_do_not_fit(words, settings, message):
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
     with pytest.raises(ValueError, match=message):
-        align(words("a man"), words("a robot"), **settings)
+        align(words("a man"), words("a robot"), FollowSettings(**settings))
 
 
 def test_the_alignment_can_be_read(words):
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
 
-    text = align(words("a man outdoors"), words("a red robot outdoors"), gains={"red": 2.0}).text
+    text = align(words("a man outdoors"), words("a red robot outdoors"), FollowSettings(word_weights={"red": 2.0})).text
     assert "man -> red robot" in text and "40%" in text and "red x2" in text
     assert "no common word" in align(words("man"), words("robot")).text
 
 
 def test_build_edit_prompt_with_several_lines(clip):
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
-    follow = FollowSettings(words={"robot": 0.2})
+    follow = FollowSettings(word_fractions={"robot": 0.2})
     prompt = build_edit_prompt(clip, "a man outdoors", ["a robot outdoors", "", "a statue outdoors"], follow)
     assert [edit.text for edit in prompt.edits] == ["a robot outdoors", "a statue outdoors"]
-    assert prompt.edits[0].prompts[0].alignment.fractions[2] == 0.2
-    assert prompt.edits[1].prompts[0].alignment.fractions[2] == 0.4
+    assert prompt.edits[0].prompts[0].alignment.cross_replace[2] == 0.2
+    assert prompt.edits[1].prompts[0].alignment.cross_replace[2] == 0.4
     with pytest.raises(ValueError, match="edit: is empty"):
         build_edit_prompt(clip, "a man", [" "], FollowSettings())
 
 
-@pytest.mark.parametrize("name", ["words", "gains"])
+@pytest.mark.parametrize("name", ["word_fractions", "word_weights"])
 @pytest.mark.parametrize("mode", ["auto", "replace", "refine", "off"])
 @pytest.mark.parametrize("edits", [["a robot outdoors"], ["a robot outdoors", "a statue outdoors"]])
 def test_a_word_that_no_edit_has_is_an_error_that_names_it(clip, name, mode, edits):
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
-    socket = {"words": "word_fractions", "gains": "word_weights"}[name]
-    with pytest.raises(ValueError, match=rf"{socket}: 'robt' does not occur.*a, robot, outdoors") as error:
+    with pytest.raises(ValueError, match=rf"{name}: 'robt' does not occur.*a, robot, outdoors") as error:
         build_edit_prompt(clip, "a man outdoors", edits, FollowSettings(mode, **{name: {"robt": 0.4}}))
     assert all(text in str(error.value) for text in edits)
 
 
 def test_off_says_that_words_have_no_effect(clip):
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
-    prompt = build_edit_prompt(clip, "a man", ["a robot"], FollowSettings("off", words={"robot": 0.4}))
+    prompt = build_edit_prompt(clip, "a man", ["a robot"], FollowSettings("off", word_fractions={"robot": 0.4}))
     assert "fractions and weights of words have no effect" in prompt.alignment_text
 
 
@@ -307,7 +313,8 @@ def test_word_values_are_parsed_or_refused():
 
 
 def test_joining_pictures_and_parts(clip):
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
     def build(text, part):
         return build_edit_prompt(clip, "a man", [text], FollowSettings(), part)

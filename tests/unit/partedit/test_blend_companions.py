@@ -17,12 +17,13 @@ def model(pack):
 @pytest.fixture(scope="module")
 def words(pack):
     """An alignment that follows the source for most of the steps."""
-    from partedit_oir.core.partedit.alignment import align
+    from partedit_oir.core.partedit.alignment import FollowSettings, align
     from partedit_oir.core.partedit.prompt import tokenize_with
     from support.tiny_models import WordClip
 
     clip = WordClip()
-    return align(tokenize_with(clip, "a man outdoors"), tokenize_with(clip, "a robot outdoors"), self_fraction=0.5)
+    texts = (tokenize_with(clip, text) for text in ("a man outdoors", "a robot outdoors"))
+    return align(*texts, FollowSettings(self_replace=0.5))
 
 
 def adapter(strength=0.7):
