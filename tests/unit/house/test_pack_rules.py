@@ -151,20 +151,14 @@ def test_runtime_code_keeps_to_the_rules(path):
 
 
 def test_attention_is_touched_in_one_file_only():
+    """What the host changes about its attention is then mended in one place, and patches of others are chained once."""
     pattern = re.compile(r"set_model_(attn|patch)|attn[12]_(replace|patch|output_patch)|optimized_attention")
     for path in RUNTIME_FILES:
-        if path.name == "attention.py" or "segment" in path.parts:
+        if path == REPOSITORY / "core" / "attention.py":
             continue
         code = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
         without_texts = re.sub(r'("""|\'\'\').*?\1|"[^"\n]*"|\'[^\'\n]*\'', "''", code, flags=re.S)
         assert not pattern.search(without_texts), f"{path} touches attention; that belongs in core/attention.py"
-
-
-def test_no_file_is_too_long():
-    folders = ["nodes", "core", "bench", "demo", "tests"]
-    files = [REPOSITORY / "run.py", *(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))]
-    long = {str(path): count for path in files if (count := len(path.read_text(encoding="utf-8").splitlines())) > 420}
-    assert not long
 
 
 def load_toml(path: Path) -> dict:
