@@ -118,6 +118,13 @@ def test_benchmarks_and_tools_do_not_lean_on_tests():
     assert not arrows({"tools", "demo.training"}, {"bench"})
 
 
+def test_what_starts_the_host_is_the_ground_of_everything_that_does_not_ship():
+    """run.py imports tools.host before there is an environment, and every other program begins with tools.bootstrap."""
+    ground = {name for name in TREES if name == "tools.bootstrap" or name.startswith("tools.host")}
+    above = {name: names & TREES.keys() - ground for name, names in IMPORTS.items() if name in ground}
+    assert len(ground) > 6 and not any(above.values()), above
+
+
 def test_core_takes_the_model_patcher_and_its_neighbours_from_the_host_and_nothing_else():
     foreign = [
         f"{module} imports {name}"
