@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,8 +53,8 @@ def chart(
     for line in sorted(lines, key=lambda line: -line.values[-1]):
         width = 3 if line.thick else 1
         label = f"{line.name}  {line.values[-1]:.2f}"
-        options = {"label": label, "color": line.colour, "lw": width, "elinewidth": 2, "marker": "o", "capsize": 5}
-        axes.errorbar(places, line.values, line.errors, **options)
+        options: dict[str, Any] = {"label": label, "color": line.colour, "lw": width, "marker": "o"}
+        axes.errorbar(places, line.values, line.errors, elinewidth=2, capsize=5, **options)
     for level in sorted(levels, key=lambda level: -level.value):
         axes.axhline(level.value, label=f"{level.name}  {level.value:.2f}", color=level.colour, ls="--", lw=2)
     figure.legend(loc="outside right upper", frameon=False)

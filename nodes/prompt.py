@@ -153,7 +153,7 @@ class PartEditPrompt(io.ComfyNode):
         edit: str,
         prompt_to_prompt: str = STANDARD.mode,
         cross_replace: float = STANDARD.cross_replace,
-        changed_words: float = STANDARD.changed_words,
+        changed_words: float | None = STANDARD.changed_words,
         self_replace: float = STANDARD.self_replace,
         word_fractions: str = "",
         word_weights: str = "",
