@@ -123,7 +123,8 @@ def test_a_missing_embedding_is_logged_once_a_call(pack, tmp_path, caplog, famil
     from comfy.sdxl_clip import SDXLTokenizer
 
     from partedit_oir.core.encoding import encode
-    from partedit_oir.core.partedit.prompt import FollowSettings, build_edit_prompt
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
 
     clip = WordClip()
     clip.tokenizer = {"sd1": SD1Tokenizer, "sdxl": SDXLTokenizer}[family](embedding_directory=[str(tmp_path)])
