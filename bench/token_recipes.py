@@ -88,12 +88,12 @@ def subset(cache: Any, layers: Sequence[Any], level: int | None = None) -> Any:
 def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, softmax: str) -> dict[str, float]:
     """Mean IoU over the cache's pictures and noise levels, by threshold; ``softmax`` as in `layer_maps`."""
     from partedit_oir.core.partedit.masks import normalise, threshold
-    from partedit_oir.core.training.maps import part_maps
+    from partedit_oir.core.training.maps import cached_part_maps
 
     found: dict[str, list[float]] = {"adaptive": [], "otsu": []}
     for level in range(len(cache.sigmas)):
         with torch.no_grad():
-            maps = part_maps(subset(cache, cache.layers, level), rows, range(cache.pictures), softmax, (32, 32))
+            maps = cached_part_maps(subset(cache, cache.layers, level), rows, range(cache.pictures), softmax, (32, 32))
         soft = normalise(F.interpolate(maps, truth.shape[-2:], mode="bicubic").clamp(min=0)[:, 0])
         for method, each in found.items():
             each.append(float(iou(threshold(soft, method)[0] >= 0.5, truth).mean()))

@@ -119,7 +119,7 @@ def recipe_inputs() -> list[Any]:
         io.Combo.Input(
             "recipe",
             options=list(RECIPES),
-            default=standard.recipe,
+            default=STANDARD.recipe,
             optional=True,
             tooltip="What is compared with the masks. paper: the map of every layer and noise level, each on its own, "
             "summed (equation 3). pack: their mean map.",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..partedit.masks import normalise
-from .maps import layer_maps, part_and_other_maps
+from .maps import cached_part_and_other_maps, layer_maps
 from .query_cache import QueryCache
 from .settings import TrainingSettings
 
@@ -34,7 +34,7 @@ def token_loss(
     """
     softmax, index = settings.trained_softmax, list(chosen)
     if settings.recipe == "pack":
-        maps, others = part_and_other_maps(cache, rows, index, softmax)
+        maps, others = cached_part_and_other_maps(cache, rows, index, softmax)
         return map_loss(maps, others, targets[cache.finest_grid][index], settings.loss)
     total = rows.new_zeros(())
     for layer, maps, others in layer_maps(cache, rows, index, softmax):

@@ -21,7 +21,7 @@ from ..partedit.layers import choose_layers
 from ..partedit.tokens import FAMILY_WIDTHS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .losses import masks_by_grid, token_loss
-from .maps import map_iou, part_logits, cached_part_maps
+from .maps import cached_part_maps, map_iou, part_logits
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .state import TrainingState, load_state, save_state

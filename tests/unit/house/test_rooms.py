@@ -32,7 +32,7 @@ HOST = {"comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comf
 HOST |= {"execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server", "utils", "cuda_malloc"}
 
 # Nodes pass tensors on, join and count them; what computes with their values is a method and belongs to core/.
-NODES_MAY_USE = {"Tensor", "nn.Module", "cat", "stack", "empty", "device", "dtype"}
+NODES_MAY_USE = {"Tensor", "nn.Module", "cat", "stack", "empty", "zeros", "device", "dtype"}
 MATHS_MODULES = {"math", "numpy", "kornia", "skimage", "scipy"}
 MATHS = set(
     "softmax sigmoid interpolate matmul bmm einsum conv2d mean std var exp log sqrt pow norm amin amax argmax argmin "

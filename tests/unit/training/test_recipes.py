@@ -12,7 +12,7 @@ from tools.bootstrap import load_pack
 
 load_pack()
 from partedit_oir.core.training.losses import masks_by_grid, token_loss
-from partedit_oir.core.training.maps import part_maps
+from partedit_oir.core.training.maps import cached_part_maps
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.training.settings import TrainingSettings
 from partedit_oir.core.training.training import train_part_token
@@ -128,7 +128,7 @@ def test_the_paper_s_recipe_learns_and_is_judged_as_it_is_read(model):
     assert token.metadata["recipe"] == "paper" and token.metadata["softmax"] == "two_way"
     layers = (("output", 2, 0), ("output", 3, 0))
     cache = build_query_cache(model, latents, conditioning(), layers, noise_levels(model, 0.0, 0.25, 2), seed=1)
-    full, two_rows = (part_maps(cache, token.embedding, report.held_out, name) for name in ("full", "two_way"))
+    full, two_rows = (cached_part_maps(cache, token.embedding, report.held_out, name) for name in ("full", "two_way"))
     assert torch.allclose(report.maps, two_rows, atol=1e-3) and not torch.allclose(report.maps, full, atol=0.1)
 
 
