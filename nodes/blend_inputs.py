@@ -59,7 +59,7 @@ def fixed_threshold_input() -> io.Float.Input:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="Only for the fixed threshold: above it a point belongs to the part.",
+            tooltip="Only for the fixed threshold: from this value on, a point belongs to the part.",
         )
     )
 

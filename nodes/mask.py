@@ -125,7 +125,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                     options=list(THRESHOLDS[:3]),
                     default=STANDARD.threshold,
                     tooltip="adaptive: 0 below k/2, 1 from omega·k, soft in between; k is Otsu's threshold. otsu: 1 "
-                    "above k. fixed: 1 above fixed_threshold.",
+                    "from k on. fixed: 1 from fixed_threshold on.",
                 ),
                 omega_input(
                     "For adaptive: where the mask reaches 1, in multiples of k. Larger gives a wider soft band."

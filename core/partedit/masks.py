@@ -106,8 +106,9 @@ def threshold(
 
     Args:
         maps: (B, H, W) in 0 … 1.
-        method: ``adaptive``: 0 below k/2, the map's own value between, 1 from ωk on, with Otsu's k (PartEdit, Eq. 6);
-            ``otsu``: 1 above k; ``fixed``: 1 above ``fixed``; ``none``: the map as it is.
+        method: ``adaptive``: 0 below k/2, the map's own value between, 1 from ωk on, with Otsu's k (PartEdit, Eq. 5);
+            ``otsu``: 1 from k on; ``fixed``: 1 from ``fixed`` on; ``none``: the map as it is. A value at
+            the threshold belongs to the part, as in the paper; 0 never does.
         omega: ω ≥ 0.5. Larger keeps more of the part soft.
         fixed: threshold of ``fixed``.
 
@@ -134,7 +135,7 @@ def threshold(
         found = torch.where(maps < k / 2, torch.zeros_like(maps), maps)
         found = torch.where((maps >= omega * k) & ~even, torch.ones_like(maps), found)
     else:
-        found = (maps > k).to(maps.dtype)
+        found = ((maps >= k) & (maps > 0)).to(maps.dtype)
     found = torch.where(even & (maps < EMPTY), torch.zeros_like(maps), found)
     return torch.where(even & (maps > 1 - EMPTY), torch.ones_like(maps), found), levels
 

@@ -142,13 +142,24 @@ def test_thresholds(pack):
     assert bool((soft[values < k / 2] == 0).all()) and bool((soft[values >= 1.5 * k] == 1).all())
     between = (values >= k / 2) & (values < 1.5 * k)
     assert bool(between.any()) and torch.equal(soft[between], values[between])
-    assert torch.equal(threshold(values, "otsu")[0], (values > k).float())
-    assert torch.equal(threshold(values, "fixed", fixed=0.6)[0], (values > 0.6).float())
+    assert torch.equal(threshold(values, "otsu")[0], (values >= k).float())
+    assert torch.equal(threshold(values, "fixed", fixed=0.6)[0], (values >= 0.6).float())
     assert torch.equal(threshold(values, "none")[0], values)
-    flat, _ = threshold(torch.zeros(1, 4, 4), "adaptive")
-    assert torch.isfinite(flat).all()
     with pytest.raises(ValueError, match=r"omega: 0.2"):
         threshold(values, "adaptive", 0.2)
+
+
+def test_a_value_at_the_threshold_belongs_to_the_part(pack):
+    """As in the paper's equation 5; but 0 never does, not even at a threshold of 0."""
+    from partedit_oir.core.partedit.masks import otsu, threshold
+
+    steps = torch.arange(9.0).div(8).reshape(1, 3, 3)
+    assert torch.equal(threshold(steps, "fixed", fixed=0.5)[0], (steps >= 0.5).float())
+    level = torch.full((1, 3, 3), 0.5)
+    level[0, 0] = torch.tensor([0.0, 1.0, otsu(torch.tensor([0.0, 1.0] + [0.5] * 7))])
+    mask, (k,) = threshold(level, "otsu")
+    assert level[0, 0, 2] == k and mask[0, 0].tolist() == [0.0, 1.0, 1.0]
+    assert torch.equal(threshold(steps, "fixed", fixed=0.0)[0], (steps > 0).float())
 
 
 def test_summing_maps_first_equals_resizing_every_layer(pack):
