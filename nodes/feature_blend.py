@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..core.image_inputs import checked_images
 from ..core.partedit.feature_blend import SampleSettings, feature_blend
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
@@ -139,6 +140,7 @@ class FeatureBlendSampler(io.ComfyNode):
         image: torch.Tensor | None = None,
         **options: Any,
     ) -> io.NodeOutput:
+        image = checked_images(image, "image")
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
         back = PasteBack.of(paste_back)
         sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back)

@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.encoding import encode
+from ..core.image_inputs import checked_images
 from ..core.inversion.invert import invert
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
@@ -153,6 +154,7 @@ class InvertLatent(io.ComfyNode):
         sigmas: Any = None,
         image: Any = None,
     ) -> io.NodeOutput:
+        image = checked_images(image, "image")
         sampling = model_sampling_of(model)
         levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
         if positive is None:

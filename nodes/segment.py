@@ -9,6 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..core.image_inputs import checked_images
 from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
 from ..core.vision.grounding import GroundingModel
 from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
@@ -159,6 +160,7 @@ class GroundedSAMMask(io.ComfyNode):
         points: str,
         grounding_model: GroundingModel | None = None,
     ) -> io.NodeOutput:
+        image = checked_images(image, "image")
         given, (marks, labels) = boxes_by_picture(boxes, len(image)), parse_points(points)
         if text.strip() and grounding_model is None:
             raise ValueError(f"grounding_model: not connected, but text is {text!r}. Connect Load Grounding Model.")

@@ -284,8 +284,8 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
         raise ValueError(
             "positive: its timestep ranges and those of edit_prompt have no step in common. Give one of them no range."
         )
-    source_length, places = layouts.pop()
-    return BatchPrompt(joined, source_length, places)
+    source_length, all_places = layouts.pop()
+    return BatchPrompt(joined, source_length, all_places)
 
 
 def _with_extras(options: dict[str, Any], extras: Conditioning | None) -> list[dict[str, Any]]:

@@ -33,18 +33,15 @@ def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.T
     """Pictures and masks of one size, cropped at the centre to whole latent pixels.
 
     Args:
-        images: (N, H, W, 3). masks: for each part (N, h, w); another resolution is resized, the aspect must be alike.
+        images: (N, H, W, 3) from `checked_images`.
+        masks: for each part (N, h, w); another resolution is resized, the aspect must be alike.
 
     Returns:
         (N, H', W', 3) and (N, P, H', W').
 
     Raises:
-        ValueError: counts that differ, other aspects, or values that are no numbers.
+        ValueError: counts or aspects that differ.
     """
-    if images.ndim != 4 or images.shape[-1] < 3:
-        raise ValueError(f"images: expected a batch of pictures (N, H, W, 3), got {tuple(images.shape)}.")
-    if not torch.isfinite(images).all():
-        raise ValueError("images: hold NaN or infinite values.")
     count, height, width = images.shape[:3]
     resized = []
     for number, mask in enumerate(masks, start=1):

@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on(model, folder, monkeypatch):
         ({"layers": "output.99"}, "layers: this model has no layer 'output.99'"),
         ({"masks": torch.zeros(6, 128, 136)}, "masks: part 1 is empty"),
         ({"masks": torch.full((6, 128, 136), 255.0)}, "masks: expected values from 0 to 1"),
-        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: hold NaN"),
+        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: image 1 of 6 holds NaN"),
     ],
 )
 def test_bad_input_is_named_before_pictures_are_encoded(model, folder, changes, words):
