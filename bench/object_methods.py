@@ -89,7 +89,8 @@ class Bench:
             n → latent (1, 4, h, w) as a LATENT holds it.
         """
         from partedit_oir.core.inversion.ddim import ddim_step
-        from partedit_oir.core.inversion.engine import process_latent_in, process_latent_out, run_loop
+        from partedit_oir.core.inversion.engine import run_loop
+        from partedit_oir.core.latents import process_latent_in, process_latent_out
         from partedit_oir.core.oir.prompts import target_prompt
         from partedit_oir.core.oir.reassembly import pair_masks
 

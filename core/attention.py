@@ -9,6 +9,7 @@ quantised weights need no care.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -226,6 +227,29 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_opt
     )
 
 
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A patch that torch.compile leaves alone: it is made for one call, and tracing it would fail or never be reused.
+
+    Without a compiled model in this process nothing is done; the compiler takes seconds to import.
+    """
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def without_compile(clone: Any) -> Any:
+    """The same clone, without the host's TorchCompileModel.
+
+    That node tells the compiler not to look at ``transformer_options`` when it asks whether compiled code still fits,
+    and there all that belongs to a call is kept: compiled code could go on with the masks of an earlier call.
+    """
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile")
+    return clone
+
+
+def call_untraced(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a wrapper around the UNet: it is left alone, what it calls may be compiled."""
+    return torch.compiler.disable(wrapper, recursive=False) if "torch._dynamo" in sys.modules else wrapper
+
+
 def chain_cross(options: dict[str, Any], layers: Sequence[LayerKey], patch: Callable[..., torch.Tensor]) -> None:
     """Put ``patch(q, k, v, extra_options, occupant)`` into the cross-attention slots of ``layers``.
 
@@ -241,14 +265,14 @@ def chain_cross(options: dict[str, Any], layers: Sequence[LayerKey], patch: Call
         def chained(q, k, v, extra_options, *args, _occupant=occupant, **kwargs):
             return patch(q, k, v, extra_options, _occupant)
 
-        slots[tuple(layer)] = chained
+        slots[tuple(layer)] = untraced(chained)
     replace["attn2"] = slots
     options["patches_replace"] = replace
 
 
 def _append(options: dict[str, Any], name: str, patch: Callable[..., Any]) -> None:
     patches = dict(options.get("patches", {}))
-    patches[name] = [*patches.get(name, []), patch]
+    patches[name] = [*patches.get(name, []), untraced(patch)]
     options["patches"] = patches
 
 
@@ -372,8 +396,8 @@ def capture_queries(
         args, kwargs = replace_options(args, kwargs, with_capture)
         return executor(*args, **kwargs)
 
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_capture", wrapper)
+    clone = without_compile(model.clone())
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_capture", call_untraced(wrapper))
     return clone
 
 

@@ -175,13 +175,3 @@ def run_loop(
     with torch.no_grad():
         guider.sample(torch.zeros_like(like), like.contiguous(), sampler, sigmas, disable_pbar=True, seed=seed)
     return sampler.result, counter.rows
-
-
-def process_latent_in(model: Any, latent: torch.Tensor) -> torch.Tensor:
-    """A LATENT's samples in model space, as the guider would hand them to a sampler."""
-    return model.model.process_latent_in(latent.float()) if torch.count_nonzero(latent) else latent.float()
-
-
-def process_latent_out(model: Any, latent: torch.Tensor) -> torch.Tensor:
-    """Model space back to what a LATENT holds."""
-    return model.model.process_latent_out(latent.float())

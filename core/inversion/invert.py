@@ -9,9 +9,10 @@ import comfy.utils
 import torch
 
 from ..conditioning import check_conditioning
+from ..latents import check_latent, process_latent_in
 from ..unet import declared_text_width
 from .ddim import ddim_invert
-from .engine import Conditioning, Denoiser, process_latent_in, run_loop
+from .engine import Conditioning, Denoiser, run_loop
 from .memory import auto_batch_size
 from .schedule import model_sampling_of
 from .stochastic import find_noise_maps, independent_latents
@@ -129,19 +130,7 @@ def _check(
     """Raise a ValueError for what would fail, or mislead, once the model is loaded."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
-    if latent_image.ndim != 4:
-        raise ValueError(
-            f"latent_image: expected an image latent of 4 dimensions (batch, channels, height, width), got "
-            f"{tuple(latent_image.shape)}. Video latents cannot be inverted here."
-        )
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent_image.shape[1] != channels:
-        raise ValueError(
-            f"latent_image: it has {latent_image.shape[1]} channels, this model works with {channels}. "
-            "Encode the image with the model's own VAE."
-        )
-    if not bool(torch.isfinite(latent_image).all()):
-        raise ValueError("latent_image: it holds NaN or infinite values. Check the image, and the VAE that encoded it.")
+    check_latent("latent_image", model, latent_image)
     width = declared_text_width(model)
     for name, conditioning in guidance.items():
         if conditioning is None:

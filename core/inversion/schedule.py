@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 SPACINGS = ("leading", "trailing", "linspace")
+# Of all timesteps, those that leading spacing must reach.
+LEADING_REACH = 0.7
 
 
 def model_sampling_of(model: Any) -> Any:
@@ -60,8 +62,18 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
     table = training_sigmas(sampling)
     total = table.numel()
     if not 1 <= steps < total:
-        raise ValueError(f"steps: {steps} is not between 1 and {total - 1} (the model has {total} training timesteps).")
+        raise ValueError(
+            f"steps: {steps} is not between 1 and {total - 1}; this model has {total} training timesteps (distilled "
+            "ones such as LCM have few), and each step needs one of its own. Use fewer steps."
+        )
     if spacing == "leading":
+        reached = 1 + (steps - 1) * (total // steps)
+        if steps * (total // steps) < LEADING_REACH * total:
+            raise ValueError(
+                f"steps: with {steps} steps 'leading' would only reach timestep {reached} of {total} (sigma "
+                f"{float(table[reached]):.2f} of {float(table[-1]):.2f}), too little noise to edit in. Choose at most "
+                f"{total // 2} steps, or spacing trailing or linspace."
+            )
         timesteps = 1 + torch.arange(steps) * (total // steps)
         timesteps = timesteps.clamp(max=total - 1)
     elif spacing == "trailing":

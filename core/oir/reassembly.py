@@ -10,8 +10,9 @@ import comfy.utils
 import torch
 
 from ..inversion.ddim import ddim_denoise, ddim_invert
-from ..inversion.engine import Conditioning, process_latent_in, process_latent_out, run_loop
+from ..inversion.engine import Conditioning, run_loop
 from ..inversion.trajectory import Trajectory
+from ..latents import process_latent_in, process_latent_out
 from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
 from ..unet import latent_scale
 from .checks import check_inputs

@@ -10,9 +10,10 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from ..inversion.engine import Denoiser, process_latent_out, run_loop
+from ..inversion.engine import Denoiser, run_loop
 from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
+from ..latents import process_latent_out
 from .batching import Job, run_jobs
 from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
 from .checks import check_inputs

@@ -14,8 +14,9 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from ..attention import Probe
+from ..attention import Probe, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
+from ..latents import check_latent
 from ..mask_inputs import picture_masks
 from ..paste_back import paste_latents
 from ..picture_rows import noise_mask_rows, option_rows
@@ -59,6 +60,11 @@ class BlendGuider(comfy.samplers.CFGGuider):
         paste_latent: bool = False,
     ) -> None:
         super().__init__(model)
+        if isinstance(base, BlendGuider):
+            raise ValueError(
+                "guider: is a Feature Blend Guider itself, and rows cannot be blended twice. Connect a plain guider "
+                "(CFGGuider, DualCFGGuider), or put further edits into one edit_prompt."
+            )
         self.base = base
         self.inputs = inputs
         self.include_source = include_source
@@ -99,8 +105,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> torch.Tensor:
         """As `CFGGuider.sample`; ``noise`` and ``latent_image`` are (B, C, H, W)."""
-        if latent_image.is_nested or latent_image.ndim != 4:
-            raise ValueError(f"latent_image: expected a picture latent (B, C, H, W), got {tuple(latent_image.shape)}.")
+        check_latent("latent_image", self.model_patcher, latent_image)
         batch, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
         rows = 1 + edits
         sampler = share_noise(sampler, rows, batch)
@@ -161,7 +166,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         inputs = self.inputs
         joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
         inner = copy.copy(self.base) if self.base is not None else comfy.samplers.CFGGuider(self.model_patcher)
-        inner.model_patcher = self.model_patcher.clone()
+        inner.model_patcher = without_compile(self.model_patcher.clone())
         inner.model_options = inner.model_patcher.model_options
         conds = self.base.original_conds if self.base is not None else self.original_conds
         if self.base is None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import BlendCall, CallMasks, Probe, blended_options, replace_options
+from ..attention import BlendCall, CallMasks, Probe, blended_options, call_untraced, replace_options, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
-from ..inversion.engine import Denoiser, process_latent_in, run_loop
+from ..inversion.engine import Denoiser, run_loop
+from ..latents import check_latent, process_latent_in
 from ..unet import all_cross_layers, context_width
 from .layers import choose_layers
 from .masks import MapSum, check_found, fit_mask, map_size, normalise
@@ -58,6 +59,7 @@ def part_maps(
     """
     if not 0.0 <= noise_level <= 1.0:
         raise ValueError(f"noise_level: {noise_level} is outside 0 (clean) to 1 (pure noise).")
+    check_latent("latent_image", model, latent)
     width = context_width(model)
     token.check_width(width)
     check_conditioning("positive", conditioning, width)
@@ -101,8 +103,8 @@ def part_maps(
             noisy = sampling.noise_scaling(torch.tensor([sigma]), noise, clean, False)
             denoise(noisy.to(denoise.device), sigma)
 
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_probe", wrapper)
+    clone = without_compile(model.clone())
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_probe", call_untraced(wrapper))
     run_loop(
         clone,
         loop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import BlendCall, EditStep, Probe, blended_options, replace_options
+from ..attention import BlendCall, EditStep, Probe, blended_options, call_untraced, replace_options
 from ..conditioning import partial_area
 from ..unet import CrossLayer
 from .prompt import BatchPrompt, EditPrompt, edit_steps
@@ -52,6 +53,7 @@ class BlendWrappers:
         self._areas: dict[Any, tuple[int, ...]] = {}
         self._edits: tuple[EditStep, ...] = ()
         self._split = False
+        self._calls, self._told = 0, False
         # A batch of one cannot be given another picture's data.
         self._rows_checked = batch == 1
 
@@ -60,7 +62,7 @@ class BlendWrappers:
         return {
             WrappersMP.PREDICT_NOISE: self._predict_noise,
             WrappersMP.CALC_COND_BATCH: self._calc_cond_batch,
-            WrappersMP.DIFFUSION_MODEL: self._diffusion_model,
+            WrappersMP.DIFFUSION_MODEL: call_untraced(self._diffusion_model),
         }
 
     # --- one evaluation -----------------------------------------------------------------------------------
@@ -73,11 +75,34 @@ class BlendWrappers:
         self._begin(executor.class_obj.conds, sigma, sigmas)
         if first and self.masks.begins_without:
             executor(x, timestep, *args, **kwargs)
+            self._check_calls()
             self.masks.finish()
             self._begin(executor.class_obj.conds, sigma, sigmas)
+        self._calls = 0
         out = executor(x, timestep, *args, **kwargs)
+        self._check_calls()
         self.masks.finish()
         return out
+
+    def _check_calls(self) -> None:
+        """Caching nodes answer for the UNet without calling it; then nothing is read and nothing is blended.
+
+        Raises:
+            ValueError: there is no mask yet, so the run would go on unblended.
+        """
+        if self._calls:
+            return
+        if not self.masks.history:
+            raise ValueError(
+                "model: its UNet was not called in the first step, so nothing could be read or blended. A node before "
+                "this one answers for it (block caching such as DeepCache); connect the model as it was before it."
+            )
+        if not self._told:
+            self._told = True
+            logging.warning(
+                "PartEdit: step %d ran without the UNet (a caching node answered for it), so it was not blended anew.",
+                self.masks.step + 1,
+            )
 
     def _begin(self, conds: dict[str, list[dict]], sigma: float, sigmas: torch.Tensor | None) -> None:
         if self._positive is None:
@@ -119,6 +144,7 @@ class BlendWrappers:
         return self._positive is not None and entry in self._positive
 
     def _diffusion_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        self._calls += 1
         unet = executor.class_obj
 
         def install(options: dict[str, Any]) -> dict[str, Any]:
@@ -168,8 +194,23 @@ class BlendWrappers:
                 f"{float(difference):.1%}. Edit one picture at a time (batch size 1), or give that node one picture."
             )
 
+    def _check_whole(self, x: torch.Tensor, chunks: int, area: tuple[int, ...]) -> None:
+        """Refuse a call whose rows or size are not those of the run.
+
+        Raises:
+            ValueError: another node cuts the latent into tiles, or changes the rows.
+        """
+        rows, size = chunks * (1 + len(self.prompt.edits)) * self.batch, area[:2] or self.masks.latent
+        if x.shape[0] != rows or tuple(x.shape[-2:]) != tuple(size):
+            raise ValueError(
+                f"model: its UNet is given {x.shape[0]} rows of {x.shape[-2]} x {x.shape[-1]}, where source and edits "
+                f"are {rows} rows of {size[0]} x {size[1]}. A node before this one cuts the picture into tiles (tiled "
+                "diffusion) or changes the batch; connect the model as it was before it."
+            )
+
     def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
         uuids = options.get("uuids", [])
+        self._check_whole(x, len(uuids), self._areas.get(uuids[0], ()) if uuids else ())
         positive = [n for n, one in enumerate(uuids) if self._carries_prompts(one)]
         area = self._areas.get(uuids[0], ()) if uuids else ()
         probe = None
