@@ -242,3 +242,15 @@ def test_settings_that_the_readme_advises_exist(schemas):
     inputs = {entry.id for schema in schemas.values() for entry in schema.inputs}
     named = set(re.findall(r"`([a-z_]+)`", table))
     assert len(named) > 4 and named <= inputs
+
+
+def test_files_and_classes_that_the_docs_name_exist():
+    """A page about the code that still names last month's files sends a newcomer astray."""
+    for page in [*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:core|nodes|demo|tools|bench|tests|js|docs|locales|workflows)/[\w./-]*)`", text):
+            # NAME stands for any name.
+            assert "NAME" in name or (REPOSITORY / name).exists(), f"{page.name}: {name}"
+        for module, member in re.findall(r"`((?:core|nodes|demo)(?:\.[a-z_]+)+)\.([A-Z]\w+)`", text):
+            path = REPOSITORY / f"{module.replace('.', '/')}.py"
+            assert path.is_file() and f"class {member}" in path.read_text(encoding="utf-8"), f"{page.name}: {module}"
