@@ -1,5 +1,5 @@
-"""What CONDITIONING has to be before a model runs with it: present, of the model's width, and where a map is read,
-seeing the whole picture."""
+"""Checks on CONDITIONING before the model runs: not empty, the model's width, and covering the whole image where
+maps are read."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Conditioning = list[Any]
 
 
 def check_conditioning(name: str, conditioning: Any, width: int | None) -> None:
-    """Refuse CONDITIONING that is empty, or was made for another kind of model, before its first matrix product fails.
+    """Refuse CONDITIONING that is empty or was made for another kind of model, before a matrix product fails.
 
     Args:
-        name: the input it came by.
-        width: width D of the text conditioning that the model takes; None: unknown, any width passes.
+        name: the input, for messages.
+        width: width D of the model's text conditioning; None: unknown, any width passes.
 
     Raises:
-        ValueError: no entry, an entry that is none, or a text embedding (…, D) of another D.
+        ValueError: no entry, a malformed entry, or a text embedding (…, D) of another width.
     """
     if not conditioning:
-        raise ValueError(f"{name}: is an empty list. Connect a prompt, for example from CLIPTextEncode.")
+        raise ValueError(f"{name}: is empty. Connect a prompt, for example from CLIP Text Encode.")
     for entry in conditioning:
         if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], dict):
             raise ValueError(
                 f"{name}: expected CONDITIONING, a list of [embedding, options], got an entry of type "
-                f"{type(entry).__name__}. Connect the output of CLIPTextEncode or a node that passes it on."
+                f"{type(entry).__name__}. Connect the output of CLIP Text Encode or of a node that modifies it."
             )
         text = entry[0]
         if width is not None and isinstance(text, torch.Tensor) and text.shape[-1] != width:
@@ -40,15 +40,15 @@ def check_conditioning(name: str, conditioning: Any, width: int | None) -> None:
 
 
 def partial_area(options: dict[str, Any], latent: tuple[int, int]) -> tuple[int, ...]:
-    """The (height, width, top, left) in latent pixels that an entry is limited to; () when it sees the whole picture.
+    """The (height, width, top, left) in latent pixels that an entry is limited to; () if it covers the whole image.
 
     Args:
-        options: of an entry, or the entry of the host's own form.
+        options: of an entry, or an entry in ComfyUI's internal form.
         latent: (h, w) of the latent.
     """
     entry = {key: options[key] for key in ("area", "mask", "set_area_to_bounds") if key in options}
     resolved = [entry]
-    # The host's own arithmetic: percentages, and the bounds of a mask.
+    # ComfyUI's own arithmetic for percentages and the bounds of a mask.
     comfy.samplers.resolve_areas_and_cond_masks_multidim(resolved, latent, torch.device("cpu"))
     area = resolved[0].get("area")
     if not area:
@@ -59,7 +59,7 @@ def partial_area(options: dict[str, Any], latent: tuple[int, int]) -> tuple[int,
 
 
 def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
-    """Whether an entry's timestep range takes part at ``sigma`` (the host's rule, both ends included).
+    """Whether an entry's timestep range includes ``sigma`` (ComfyUI's rule, both ends included).
 
     Args:
         sampling: the model's ``model_sampling``.
@@ -73,30 +73,30 @@ def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
 def check_sees_picture(
     name: str, conditioning: Conditioning, latent: tuple[int, int], sampling: Any, sigmas: Sequence[float], why: str
 ) -> None:
-    """Refuse CONDITIONING under which a part token could not read its maps.
+    """Refuse CONDITIONING with which the maps of a part token could not be read.
 
     Args:
-        name: the input it came by.
+        name: the input, for messages.
         latent: (h, w) of the latent.
         sampling: the model's ``model_sampling``.
         sigmas: levels at which maps are read.
-        why: what reads the maps and what to do instead; ends the message.
+        why: what reads the maps and what to do instead; the end of the message.
 
     Raises:
-        ValueError: at one of the levels no entry that covers the whole picture takes part.
+        ValueError: at one of the levels, no entry that covers the whole image is active.
     """
     areas = [partial_area(options, latent) for _, options in conditioning]
     whole = [options for (_, options), area in zip(conditioning, areas) if not area]
     if not whole:
         height, width, top, left = areas[0]
         raise ValueError(
-            f"{name}: covers only a part of the picture ({width} x {height} of {latent[1]} x {latent[0]} latent "
+            f"{name}: covers only part of the image ({width} x {height} of {latent[1]} x {latent[0]} latent "
             f"pixels, from {left}, {top}). {why}"
         )
     for sigma in sigmas:
         if not any(is_active(options, sampling, sigma) for options in whole):
             ranges = ", ".join(f"{o.get('start_percent', 0.0):g} to {o.get('end_percent', 1.0):g}" for o in whole)
             raise ValueError(
-                f"{name}: takes no part at sigma {sigma:.3g}; the timestep ranges of its entries are {ranges}. "
-                f"Remove the range, or let the entries cover all steps. {why}"
+                f"{name}: is not active at sigma {sigma:.3g}; the timestep ranges of its entries are {ranges}. "
+                f"Remove the range, or make the entries cover all steps. {why}"
             )

@@ -1,4 +1,4 @@
-"""Prompts through the host's text encoders, and what the host says meanwhile."""
+"""Encoding prompts with ComfyUI's text encoders, without repeated warnings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Repeats(logging.Filter):
-    """Holds back this thread's warnings: those that came before, or all."""
+    """Drops this thread's warnings: repeated ones, or all."""
 
     def __init__(self, everything: bool) -> None:
         super().__init__()
@@ -27,9 +27,9 @@ class _Repeats(logging.Filter):
 
 @contextmanager
 def warned_once(everything: bool = False) -> Iterator[None]:
-    """While it lasts, the host's tokenizers give each warning once, or not at all with ``everything``.
+    """Inside this context, ComfyUI's tokenizers log each warning once, or with ``everything`` not at all.
 
-    They warn of a missing embedding or an unknown word whenever they read it, once for each encoder.
+    They warn about a missing embedding or an unknown word on every call, once per encoder.
     """
     repeats = _Repeats(everything)
     root = logging.getLogger()

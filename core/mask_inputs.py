@@ -1,24 +1,24 @@
-"""Masks as users connect them, brought to one form: a number of pictures, values 0 … 1, the pictures' shape.
+"""Masks as users connect them, in one form: one per image, values 0 … 1, the image's aspect ratio.
 
-Every node that takes a MASK goes through `mask_batch`; those that lay it over pictures through `picture_masks`.
+Every node that takes a MASK uses `mask_batch`; nodes that apply it to images use `picture_masks`.
 """
 
 from __future__ import annotations
 
 import torch
 
-# A mask whose values all lie below half a step of an 8-bit picture is empty; values closer than that are equal.
+# A mask whose values are all below half a step of 8 bits is empty; values closer than that are equal.
 EMPTY = 1 / 512
-# Resizing filters overshoot and sums of masks pass 1: such values are clamped. Beyond this lies another scale (255).
+# Resizing filters overshoot and sums of masks exceed 1: such values are clamped. Larger ones mean another scale (255).
 LARGEST = 10.0
-# Two shapes count as the same picture when their aspect ratios agree within this share (rounding at low resolutions).
+# Two sizes belong to the same image if their aspect ratios agree within this fraction (rounding at low resolutions).
 ASPECT_TOLERANCE = 0.03
-# Pixels to a side of a latent's cell; a VAE cuts off what is left over, half on each side.
+# Pixels per latent pixel; a VAE crops the remainder, half on each side.
 CELL = 8
-# What to do about an empty mask; the first sentence is how most people come by one.
+# How to fix an empty mask; the first sentence is how most people get one.
 HOW_TO_FILL = (
-    "LoadImage gives an empty 64×64 mask for a picture without transparency: paint one (right-click the image, Open in "
-    "MaskEditor), or connect a mask from a segmenter"
+    "Load Image gives an empty 64×64 mask for an image without transparency: paint one (right-click the image, Open in "
+    "MaskEditor), or connect a mask from a segmentation node"
 )
 
 
@@ -30,7 +30,7 @@ def mask_batch(mask: torch.Tensor, name: str) -> torch.Tensor:
         name: the input, for messages.
 
     Raises:
-        ValueError: another shape, no pixels, values that are not finite, or values of another scale.
+        ValueError: wrong shape, no pixels, values that are not finite, or values on another scale.
     """
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"{name}: expected a MASK, got {type(mask).__name__}.")
@@ -41,16 +41,14 @@ def mask_batch(mask: torch.Tensor, name: str) -> torch.Tensor:
         mask = mask[:, 0]
     if mask.ndim != 3 or mask.is_complex():
         raise ValueError(
-            f"{name}: expected a MASK of shape (batch, height, width), got {given}. Turn pictures into masks with "
-            "ImageToMask."
+            f"{name}: expected a MASK of shape (batch, height, width), got {given}. Convert images to masks with "
+            "Convert Image to Mask."
         )
     if mask.numel() == 0:
-        raise ValueError(f"{name}: has no pixels (shape {given}). Connect a mask of the picture's size.")
+        raise ValueError(f"{name}: has no pixels (shape {given}). Connect a mask of the image's size.")
     mask = mask.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(mask).all()):
-        raise ValueError(
-            f"{name}: holds values that are not finite (NaN or infinity). Check the node that made the mask."
-        )
+        raise ValueError(f"{name}: contains NaN or infinite values. Check the node that made the mask.")
     low, high = float(mask.min()), float(mask.max())
     if low < -LARGEST or high > LARGEST:
         raise ValueError(
@@ -60,7 +58,7 @@ def mask_batch(mask: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def empty_masks(masks: torch.Tensor) -> list[int]:
-    """Positions, from 0, of the empty ones among masks (M, H, W) in 0 … 1."""
+    """Indices of the empty masks among (M, H, W) in 0 … 1."""
     return [index for index, peak in enumerate(masks.flatten(1).amax(dim=1).tolist()) if peak < EMPTY]
 
 
@@ -68,12 +66,12 @@ def check_not_empty(masks: torch.Tensor, name: str, effect: str, optional: bool 
     """Refuse masks that select nothing.
 
     Args:
-        masks: (M, H, W) from `mask_batch`; one for each picture, or one for all.
-        effect: what an empty mask would lead to, behind "so".
+        masks: (M, H, W) from `mask_batch`; one per image, or one for all.
+        effect: the consequence of an empty mask, to follow "so".
         optional: the input may also be left unconnected.
 
     Raises:
-        ValueError: a mask is empty; the message names the pictures of a batch.
+        ValueError: a mask is empty; for a batch, the message names the images.
     """
     empty = empty_masks(masks)
     if not empty:
@@ -83,45 +81,43 @@ def check_not_empty(masks: torch.Tensor, name: str, effect: str, optional: bool 
     else:
         numbers = ", ".join(str(index + 1) for index in empty)
         one = len(empty) == 1
-        which = f"the mask of picture {numbers} is empty" if one else f"the masks of pictures {numbers} are empty"
+        which = f"the mask of image {numbers} is empty" if one else f"the masks of images {numbers} are empty"
     instead = ", or disconnect this input" if optional else ""
     raise ValueError(f"{name}: {which}, so {effect}. {HOW_TO_FILL}{instead}.")
 
 
 def one_per_picture(masks: torch.Tensor, pictures: int, name: str) -> torch.Tensor:
-    """Masks (M, H, W), M = 1 or B, as one for each of B pictures: (B, H, W).
+    """Masks (M, H, W), M = 1 or B, as one for each of B images: (B, H, W).
 
     Raises:
-        ValueError: another number of masks.
+        ValueError: any other number of masks.
     """
     if masks.shape[0] not in (1, pictures):
-        raise ValueError(
-            f"{name}: holds {masks.shape[0]} masks for {pictures} pictures. Give one mask, or one for each picture."
-        )
+        raise ValueError(f"{name}: has {masks.shape[0]} masks for {pictures} images. Give one mask, or one per image.")
     return masks.expand(pictures, -1, -1)
 
 
 def check_shape(mask: tuple[int, int], picture: tuple[int, int], name: str, spare: int = CELL - 1) -> None:
-    """Refuse a mask of size ``mask`` (height, width) that would be distorted on a picture of size ``picture``.
+    """Refuse a mask of size ``mask`` (height, width) that would be distorted on an image of size ``picture``.
 
     Args:
-        spare: pixels that may have been cut off each side of the picture since the mask was made.
+        spare: pixels that may have been cropped from each side of the image since the mask was made.
 
     Raises:
-        ValueError: the aspect ratios differ, by more than rounding and a VAE's cropping to whole cells explain.
+        ValueError: the aspect ratios differ by more than rounding and a VAE's cropping explain.
     """
     (rows, columns), (height, width) = mask, picture
     close = abs(rows * width - columns * height) <= ASPECT_TOLERANCE * max(rows * width, columns * height)
     cropped = columns * (height + spare) >= rows * width and columns * height <= rows * (width + spare)
     if not (close or cropped):
         raise ValueError(
-            f"{name}: the mask is {columns}×{rows} (width × height), another aspect than the {width}×{height} picture. "
-            "Make the mask from the same picture, or scale and crop both alike."
+            f"{name}: the mask is {columns}×{rows} (width × height), but the image is {width}×{height}: another aspect "
+            "ratio. Make the mask from the same image, or scale and crop both in the same way."
         )
 
 
 def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int]) -> torch.Tensor:
-    """Masks (…, h, w) of a picture before it was encoded, cut as the VAE cut the picture to whole cells; others stay.
+    """Crop masks (…, h, w) made for the image before encoding as the VAE cropped the image; others stay as they are.
 
     Args:
         picture: (height, width) in pixels after encoding.
@@ -137,14 +133,14 @@ def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int]) -> torch.Tens
 def picture_masks(
     mask: torch.Tensor, pictures: int, size: tuple[int, int], name: str, if_empty: str = ""
 ) -> torch.Tensor:
-    """A MASK input as one mask of each of B pictures, (B, h, w) in 0 … 1, at its own resolution.
+    """A MASK input as one mask for each of B images, (B, h, w) in 0 … 1, at its own resolution.
 
-    A mask that is the same everywhere (SolidMask) fits pictures of every shape.
+    A mask that is the same everywhere (SolidMask) fits images of any size.
 
     Args:
         pictures: B.
-        size: (height, width) of the pictures in pixels, as they were encoded.
-        if_empty: what an empty mask would lead to, which is then refused; by default it is taken.
+        size: (height, width) of the images in pixels, as encoded.
+        if_empty: the consequence of an empty mask, which is then refused; by default, empty masks are accepted.
 
     Raises:
         ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture` and `check_shape`.

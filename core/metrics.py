@@ -1,4 +1,4 @@
-"""How much an edit kept and how well it did: PSNR, SSIM, MS-SSIM, and CLIP scores of the two regions.
+"""How much an edit preserved and how well it matches its text: PSNR, SSIM, MS-SSIM, and CLIP scores by region.
 
 SSIM is scikit-image's, with the Gaussian window and constants of Wang et al. 2004. MS-SSIM follows Wang et al. 2003:
 the product of contrast-structure terms over five halvings, to their published exponents, times the luminance term of
@@ -25,22 +25,22 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _SIGMA = 1.5
 _WINDOW = 11
 _K1, _K2 = 0.01, 0.03
-# What the PSNR of equal pictures, infinite, counts as where a number is needed.
+# Value used for the infinite PSNR of identical images where a finite number is needed.
 EQUAL_DB = 1000.0
 
 
 @dataclass(frozen=True)
 class EditScores:
-    """Scores of one edited picture against its source; None where a score does not apply.
+    """Scores of one edited image against its source; None where a score does not apply.
 
     Attributes:
-        psnr, ssim, ms_ssim: of the whole picture. PSNR in dB, inf for equal pictures.
+        psnr, ssim, ms_ssim: of the whole image. PSNR in dB, inf for identical images.
         psnr_outside, ssim_outside: outside the mask. psnr_inside: inside it.
-        ms_ssim_scales: scales used, fewer than five for small pictures.
-        clip_edited_target, clip_edited_source: edited picture's masked region against the target and source text.
-        clip_before_target: the same region of the source picture against the target text.
-        clip_unedited: edited picture's other region against the source text; clip_unedited_before: the source's.
-        changed_outside: share of the pixels outside the mask that moved by more than 8/255 in any channel.
+        ms_ssim_scales: scales used, fewer than five for small images.
+        clip_edited_target, clip_edited_source: edited image's masked region against the target and source text.
+        clip_before_target: the same region of the source image against the target text.
+        clip_unedited: rest of the edited image against the source text; clip_unedited_before: that of the source.
+        changed_outside: fraction of the pixels outside the mask that changed by more than 8/255 in any channel.
     """
 
     psnr: float
@@ -58,13 +58,13 @@ class EditScores:
     clip_unedited_before: float | None = None
 
     def finite(self) -> dict[str, float | None]:
-        """The scores by name, for JSON and means, which have no infinity: equal pictures count as `EQUAL_DB`."""
+        """The scores by name, for JSON and means, which have no infinity: identical images count as `EQUAL_DB`."""
         values = dataclasses.asdict(self)
         return {name: EQUAL_DB if value is not None and math.isinf(value) else value for name, value in values.items()}
 
 
 def mean_scores(scores: Sequence[EditScores]) -> dict[str, float | None]:
-    """Means over pictures of every score; None where a picture has none."""
+    """Mean of each score over the images; None if an image lacks it."""
     each = [score.finite() for score in scores]
     means: dict[str, float | None] = {}
     for name in (field.name for field in dataclasses.fields(EditScores) if field.name != "ms_ssim_scales"):
@@ -81,25 +81,28 @@ def edit_scores(
     source_text: str = "",
     target_text: str = "",
 ) -> EditScores:
-    """All scores of one picture.
+    """All scores of one image.
 
     Args:
-        source, edited: (H, W, 3), 0..1, of one size.
+        source, edited: (H, W, 3), 0..1, of the same size.
         mask: (H, W), the edited region above 0.5; another size is resized. None: no regions.
         scorer: a ``ClipScorer``, or None for no CLIP scores.
-        source_text, target_text: what the region shows before and should show after; empty ones are left out.
+        source_text, target_text: what the region shows before and should show after; empty ones are skipped.
 
     Raises:
-        ValueError: sizes that differ, values that are no numbers, or pictures too small for SSIM's window.
+        ValueError: sizes differ, values are not finite, or the images are too small for SSIM's window.
     """
     before, after = (_checked(picture, name) for picture, name in ((source, "source"), (edited, "edited")))
     if before.shape != after.shape:
         raise ValueError(
             f"edited: is {after.shape[1]} x {after.shape[0]} pixels, source {before.shape[1]} x {before.shape[0]}. "
-            "Both must have one size; scale one of them first."
+            "Both must have the same size; scale one of them first."
         )
     if min(before.shape[:2]) < _WINDOW:
-        raise ValueError(f"source: pictures must be at least {_WINDOW} pixels wide and high for SSIM.")
+        raise ValueError(
+            f"source: is {before.shape[1]} x {before.shape[0]} pixels; SSIM needs at least {_WINDOW} x {_WINDOW}. "
+            "Scale the images up."
+        )
     map_ssim = ssim_map(before, after)
     total, scales = ms_ssim(before, after)
     inside = None if mask is None else _region(mask, before.shape[:2])
@@ -119,7 +122,7 @@ def edit_scores(
 
 
 def psnr(source: np.ndarray, edited: np.ndarray) -> float:
-    """10 · log10(1 / MSE) in dB for values in 0..1; inf for equal pictures."""
+    """10 · log10(1 / MSE) in dB for values in 0..1; inf for identical images."""
     return _psnr(float(((source - edited) ** 2).mean()))
 
 
@@ -147,8 +150,8 @@ def ssim_map(source: np.ndarray, edited: np.ndarray) -> np.ndarray:
 def ms_ssim(source: np.ndarray, edited: np.ndarray) -> tuple[float, int]:
     """Multi-scale SSIM and the number of scales.
 
-    ∏ csⱼ^wⱼ · l_M^w_M with 2 x 2 mean pooling between scales. Pictures below 176 pixels do not have five scales of at
-    least 11 pixels; the weights of those they have are then normalised to sum to 1.
+    ∏ csⱼ^wⱼ · l_M^w_M with 2 x 2 mean pooling between scales. Images below 176 pixels do not have five scales of at
+    least 11 pixels; the weights of the scales they have are then normalised to sum to 1.
     """
     scales = 1
     while scales < len(MS_SSIM_WEIGHTS) and min(source.shape[:2]) >> scales >= _WINDOW:
@@ -166,7 +169,7 @@ def ms_ssim(source: np.ndarray, edited: np.ndarray) -> tuple[float, int]:
 
 
 def _ssim_terms(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Luminance and contrast-structure maps of (C, 1, H, W) pictures, where the window lies whole inside."""
+    """Luminance and contrast-structure maps of (C, 1, H, W) images, where the whole window is inside."""
     offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     line = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     line = line / line.sum()
@@ -201,9 +204,9 @@ def _clip_scores(
 
 def _checked(picture: torch.Tensor, name: str) -> np.ndarray:
     if picture.ndim != 3 or picture.shape[-1] < 3:
-        raise ValueError(f"{name}: expected a picture of shape (H, W, 3), got {tuple(picture.shape)}.")
+        raise ValueError(f"{name}: expected an image of shape (H, W, 3), got {tuple(picture.shape)}.")
     if not torch.isfinite(picture).all():
-        raise ValueError(f"{name}: holds NaN or infinite values.")
+        raise ValueError(f"{name}: contains NaN or infinite values.")
     return picture[..., :3].detach().cpu().double().clamp(0, 1).numpy()
 
 

@@ -1,8 +1,8 @@
-"""Data that other nodes made for a batch of pictures, laid out for a batch of rows: who gets what.
+"""Per-image data of other nodes (masks, latents, hints), laid out for the rows of an edit.
 
-A batch of B pictures is sampled as rows [source, edit₁ … edit_N] × B, and the host deals masks, latents and hints out
-to rows, not to pictures. So they are fitted to the pictures first, by the host's own rule for each, and then repeated
-for the edits: an edit has its picture's data, and a source has what it has in ordinary sampling.
+A batch of B images is sampled as rows [source, edit₁ … edit_N] × B, but ComfyUI distributes masks, latents and hints
+over rows, not images. So they are first fitted to the images, by ComfyUI's own rule for each, and then repeated for the
+edits. Each edit gets the data of its image, and each source what it gets in ordinary sampling.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 
 from .mask_inputs import mask_batch
 
-# What an inpainting model sees beside the noisy latent (InpaintModelConditioning).
+# Inputs of an inpainting model next to the noisy latent (InpaintModelConditioning).
 _CONCAT = ("concat_latent_image", "concat_mask")
 
 
 def noise_mask_rows(mask: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
     """A LATENT's own ``noise_mask``, for rows [source, edit₁ … edit_N] × B.
 
-    Masks that are not one or B are counted through in turn, and those behind the last picture are left out.
+    If there are neither one nor B masks, they are repeated in order, and masks beyond the last image are dropped.
 
     Args:
-        mask: (…, h, w), as a LATENT holds it.
+        mask: (…, h, w), as a LATENT stores it.
         pictures: B. rows: 1 + N.
 
     Returns:
@@ -35,13 +35,13 @@ def noise_mask_rows(mask: torch.Tensor, pictures: int, rows: int) -> torch.Tenso
     Raises:
         ValueError: see `mask_inputs.mask_batch`.
     """
-    if mask.ndim > 3:  # the host counts masks along all leading axes
+    if mask.ndim > 3:  # ComfyUI counts masks along all leading axes
         mask = mask.reshape(-1, *mask.shape[-2:])
     masks = mask_batch(mask, "latent_image: noise_mask")
     if masks.shape[0] not in (1, pictures):
         logging.warning(
-            "PartEdit: latent_image holds %d noise masks for %d pictures. They are dealt out in turn, as in ComfyUI's "
-            "own samplers; give one mask, or one for each picture.",
+            "PartEdit: latent_image has %d noise masks for %d images. They are assigned in order, as in ComfyUI's own "
+            "samplers. Give one mask, or one per image.",
             masks.shape[0],
             pictures,
         )
@@ -51,16 +51,16 @@ def noise_mask_rows(mask: torch.Tensor, pictures: int, rows: int) -> torch.Tenso
 def option_rows(options: dict[str, Any], pictures: int, rows: int, name: str) -> dict[str, Any]:
     """The settings of a CONDITIONING entry, for rows [source, edit₁ … edit_N] × B.
 
-    Masks (ConditioningSetMask), latents and masks for inpainting models, and ControlNet hints are laid out; everything
-    else stays as it is.
+    Masks (ConditioningSetMask), latents and masks of inpainting models, and ControlNet hints are laid out; everything
+    else is left as it is.
 
     Args:
         options: left as they are.
-        pictures: B. rows: 1 + N; with 1, data is fitted to the pictures only.
+        pictures: B. rows: 1 + N; with 1, data is only fitted to the images.
         name: the input, for messages.
 
     Raises:
-        ValueError: masks that cannot be dealt out to the pictures.
+        ValueError: masks that cannot be assigned to the images.
     """
     changed = dict(options)
     mask = options.get("mask")
@@ -68,8 +68,7 @@ def option_rows(options: dict[str, Any], pictures: int, rows: int, name: str) ->
         first = mask[:pictures]
         if pictures % first.shape[0]:
             raise ValueError(
-                f"{name}: an entry has {mask.shape[0]} masks for {pictures} pictures. Give one mask, or one for each "
-                "picture."
+                f"{name}: an entry has {mask.shape[0]} masks for {pictures} images. Give one mask, or one per image."
             )
         changed["mask"] = first.repeat(pictures // first.shape[0] * rows, *([1] * (mask.ndim - 1)))
     for key in _CONCAT:
@@ -83,7 +82,7 @@ def option_rows(options: dict[str, Any], pictures: int, rows: int, name: str) ->
 
 
 def _hint_for(control: Any, pictures: int) -> Any:
-    """A ControlNet whose hint holds one picture or B, which the host then repeats in turn; a copy where it does not."""
+    """A ControlNet whose hint has one image or B, which ComfyUI repeats in order; a copy if it had to be fitted."""
     if control is None:
         return None
     hint = getattr(control, "cond_hint_original", None)

@@ -1,4 +1,4 @@
-"""Masks of editing pairs: from pictures to latents, and who owns a pixel that several pairs claim."""
+"""Masks of editing pairs: resizing them to the latent, and resolving overlaps."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ def one_mask(mask: torch.Tensor, name: str) -> torch.Tensor:
     """A MASK input as one (H, W) float32 map in 0 … 1 on the CPU.
 
     Raises:
-        ValueError: see `mask_inputs.mask_batch`; it holds several masks, or is empty.
+        ValueError: see `mask_inputs.mask_batch`; or there are several masks, or it is empty.
     """
     masks = mask_batch(mask, name)
     if masks.shape[0] != 1:
         raise ValueError(
             f"{name}: expected one mask of shape (1, height, width), got {tuple(mask.shape)}. "
-            "Choose one mask of the batch, or combine them first."
+            "Choose one mask from the batch, or combine them first."
         )
     check_not_empty(masks, name, "there is nothing to edit", optional=False)
     return masks[0]
 
 
 def resize_mask(mask: torch.Tensor, height: int, width: int, name: str, scale: int = 1) -> torch.Tensor:
-    """A (H, W) mask at another resolution of the same picture; binary masks stay binary (nearest).
+    """A (H, W) mask at another resolution of the same image; binary masks stay binary (nearest).
 
     Args:
         height, width: of the result.
-        scale: pixels of the picture to one of the result, 8 for a latent's mask.
+        scale: image pixels per pixel of the result, 8 for a latent's mask.
 
     Raises:
-        ValueError: the mask has another shape than the picture, or vanishes when made smaller.
+        ValueError: the mask has another aspect ratio than the image, or vanishes when downscaled.
     """
     picture = (height * scale, width * scale)
     check_shape((mask.shape[0], mask.shape[1]), picture, name)
@@ -49,32 +49,32 @@ def resize_mask(mask: torch.Tensor, height: int, width: int, name: str, scale: i
             mask[None, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )[0, 0].clamp(0.0, 1.0)
     if not bool((resized > 0).any()):
-        where = f"{width}×{height}" + ("" if scale == 1 else f", the latent of a {picture[1]}×{picture[0]} picture")
+        where = f"{width}×{height}" + ("" if scale == 1 else f", the latent of a {picture[1]}×{picture[0]} image")
         raise ValueError(
             f"{name}: nothing is left of the mask at {where}; the object is too small for this resolution. "
-            "Grow the mask (GrowMask) or work on a larger picture."
+            "Grow the mask (GrowMask) or work on a larger image."
         )
     return resized
 
 
 def ownership(masks: torch.Tensor, overlap: str = "first") -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights that say how much of a pixel each pair owns; with the background's they sum to one everywhere.
+    """Weight of each pair at each pixel; together with the background's they sum to one everywhere.
 
     Args:
         masks: (K, h, w) in 0 … 1, in the order of the pairs.
-        overlap: ``first``: the earlier pair wins; ``last``: the later; ``blend``: they share in proportion.
+        overlap: ``first``: the earlier pair wins; ``last``: the later; ``blend``: they share it in proportion.
 
     Returns:
         (K, h, w) weights of the pairs and (h, w) of the background.
 
     Raises:
-        ValueError: an unknown way to overlap.
+        ValueError: an unknown ``overlap``.
     """
     if overlap == "blend":
         weights = masks / masks.sum(0).clamp(min=1.0)
         return weights, (1.0 - weights.sum(0)).clamp(min=0.0)
     if overlap not in OVERLAPS:
-        raise ValueError(f"overlap is {overlap!r}; choose one of {', '.join(OVERLAPS)}.")
+        raise ValueError(f"overlap: {overlap!r} is not one of {', '.join(OVERLAPS)}.")
     weights = torch.zeros_like(masks)
     free = torch.ones_like(masks[0])
     order = range(len(masks)) if overlap == "first" else reversed(range(len(masks)))
@@ -85,7 +85,7 @@ def ownership(masks: torch.Tensor, overlap: str = "first") -> tuple[torch.Tensor
 
 
 def feather(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """A (H, W) mask with a soft edge that grows outward by about ``radius`` pixels; the inside stays at its value."""
+    """A (H, W) mask with a soft edge that grows outward by about ``radius`` pixels; values inside do not change."""
     if radius <= 0:
         return mask
     sigma = radius / 2.0

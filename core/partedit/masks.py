@@ -12,10 +12,10 @@ from ..mask_inputs import EMPTY, mask_batch, one_per_picture
 
 THRESHOLDS = ("adaptive", "otsu", "fixed", "none")
 OTSU_BINS = 256
-# The published code resizes every map to this size before it looks for a threshold.
+# The published code resizes every map to this size before thresholding.
 PUBLISHED_SIZE = 1024
 _EPS = 1e-6
-# Share of a map's peak by which it must vary; what varies less is rounding, or a token whose rows are all alike.
+# Fraction of a map's peak by which it must vary. Less is rounding, or a token whose rows are all equal.
 LEAST_CONTRAST = 1e-3
 
 
@@ -25,7 +25,8 @@ class MapSum:
     Bilinear resizing is linear, so summing first and resizing each resolution once equals resizing every layer.
 
     With several parts, each layer's maps are normalised jointly: shifted by their own minimum and divided by
-    (joint maximum − own minimum), so that a part with weak attention is not drowned and one with none does not grow.
+    (joint maximum − own minimum), so that a part with weak attention is not drowned out and one with none is not
+    boosted.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ def map_size(latent: tuple[int, int], published: bool) -> tuple[int, int]:
 def resize(maps: torch.Tensor, size: tuple[int, int], antialias: bool = False) -> torch.Tensor:
     """(B, P, h, w) → (B, P, *size), bilinear.
 
-    With ``antialias`` it works in host memory and brings the result back: Apple's GPUs cannot do it.
+    With ``antialias`` it runs on the CPU, because Apple's GPUs do not support it.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
@@ -68,18 +69,18 @@ def resize(maps: torch.Tensor, size: tuple[int, int], antialias: bool = False) -
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """Each map of (…, H, W) from its minimum (0) to its maximum (1)."""
+    """Each map of (…, H, W), scaled from its minimum (0) to its maximum (1)."""
     low = maps.amin(dim=(-2, -1), keepdim=True)
     return (maps - low) / (maps.amax(dim=(-2, -1), keepdim=True) - low + _EPS)
 
 
 def flat(maps: torch.Tensor) -> torch.Tensor:
-    """(…, 1, 1) bool: which maps (…, H, W), in 0 … 1, have the same value everywhere, to half a step of 8 bits."""
+    """(…, 1, 1) bool: which maps (…, H, W) in 0 … 1 are constant, to within half a step of 8 bits."""
     return maps.amax(dim=(-2, -1), keepdim=True) - maps.amin(dim=(-2, -1), keepdim=True) < EMPTY
 
 
 def stretch(masks: torch.Tensor) -> torch.Tensor:
-    """As `normalise`, but a flat mask, which has no contrast to stretch, keeps its value."""
+    """Like `normalise`, but a flat mask, which has no contrast to stretch, keeps its value."""
     return torch.where(flat(masks), masks, normalise(masks))
 
 
@@ -90,7 +91,7 @@ def otsu(values: torch.Tensor) -> float:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return low
-    # Counted where the map lies: a 1024² map need not travel to host memory at every step.
+    # Counted on the map's device: a 1024² map need not be copied to host memory at every step.
     counts = torch.histc(values.float(), bins=OTSU_BINS, min=low, max=high).cpu().numpy()
     edges = np.linspace(low, high, OTSU_BINS + 1)
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
@@ -99,10 +100,10 @@ def otsu(values: torch.Tensor) -> float:
 def threshold(
     maps: torch.Tensor, method: str, omega: float = 1.5, fixed: float = 0.5
 ) -> tuple[torch.Tensor, list[float]]:
-    """Turn soft maps into masks, each by itself.
+    """Turn soft maps into masks, each on its own.
 
-    A flat map has no two classes to tell apart, so no Otsu threshold: ``adaptive`` leaves it as it is, ``otsu`` rounds
-    it at one half. An empty one stays empty and a full one full whatever the method.
+    A flat map has no two classes to separate, so no Otsu threshold: ``adaptive`` leaves it as it is, ``otsu`` rounds it
+    at one half. With every method, an empty map stays empty and a full one full.
 
     Args:
         maps: (B, H, W) in 0 … 1.
@@ -113,7 +114,7 @@ def threshold(
         fixed: threshold of ``fixed``.
 
     Returns:
-        The masks (B, H, W), and each map's threshold: Otsu's k, of a flat map its value (``adaptive``) or one half
+        The masks (B, H, W), and each map's threshold: Otsu's k, or for a flat map its value (``adaptive``) or one half
         (``otsu``); ``fixed``; 0 for ``none``.
 
     Raises:
@@ -141,14 +142,14 @@ def threshold(
 
 
 def check_found(maps: torch.Tensor, within: str = "") -> None:
-    """Refuse part maps in which a token has found nothing: stretched, their rounding noise would pass for a part.
+    """Refuse part maps in which a token found nothing: after stretching, their rounding noise would pass for a part.
 
     Args:
         maps: (B, H, W), not normalised, all values ≥ 0.
-        within: the input that they were multiplied with, if there is one.
+        within: the input they were multiplied with, if any.
 
     Raises:
-        ValueError: a map is the same everywhere; the message says of which picture.
+        ValueError: a map is constant; the message names the image.
     """
     low, high = maps.amin(dim=(-2, -1)), maps.amax(dim=(-2, -1))
     nothing = [number for number, even in enumerate((high - low <= LEAST_CONTRAST * high).tolist(), start=1) if even]
@@ -156,19 +157,22 @@ def check_found(maps: torch.Tensor, within: str = "") -> None:
         where = f" inside {within}" if within else ""
         grow = f"Grow {within}, use" if within else "Use"
         raise ValueError(
-            f"part_token: it sees nothing{where} in picture {', '.join(map(str, nothing))} of {len(maps)}: its "
-            f"attention is the same everywhere. {grow} other layers or another token, or give a mask instead."
+            f"part_token: found nothing{where} in image {', '.join(map(str, nothing))} of {len(maps)}: its attention "
+            f"is the same everywhere. {grow} other layers or another token, or give a mask instead."
         )
 
 
 def check_omega(method: str, omega: float) -> None:
-    """Raise a ValueError for an ω that the adaptive threshold cannot work with."""
+    """Raise a ValueError for an ω that the adaptive threshold cannot use."""
     if method == "adaptive" and omega < 0.5:
-        raise ValueError(f"omega: {omega} is below 0.5, where 'certainly the part' would begin below 'certainly not'.")
+        raise ValueError(
+            f"omega: {omega} is below 0.5, so the upper threshold omega·k would be below the lower one, k/2. Give 0.5 "
+            "or more."
+        )
 
 
 def fit_mask(mask: torch.Tensor, batch: int, size: tuple[int, int], name: str) -> torch.Tensor:
-    """A ComfyUI MASK as (batch, 1, *size) on the CPU: resized, and repeated when it holds a single mask.
+    """A ComfyUI MASK as (batch, 1, *size) on the CPU: resized, and repeated if it is a single mask.
 
     Raises:
         ValueError: see `mask_inputs.mask_batch` and `mask_inputs.one_per_picture`.

@@ -1,11 +1,11 @@
-"""More views of the same pictures: mirrored and cropped copies for token training."""
+"""Augmentation for token training: mirrored and cropped copies of the images."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-# A crop keeps at least this share of the side, and of each part's area.
+# A crop keeps at least this fraction of the side, and of each part's area.
 MIN_SIDE = 0.7
 MIN_AREA = 0.6
 _ATTEMPTS = 10
@@ -14,16 +14,16 @@ _ATTEMPTS = 10
 def augmented_views(
     images: torch.Tensor, masks: torch.Tensor, flip: bool, crops: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """The pictures themselves, then their mirrored and cropped copies at the same size.
+    """The images, then their mirrored and cropped copies at the same size.
 
     Args:
         images: (N, H, W, 3). masks: (N, P, H, W).
-        flip: add each picture mirrored left to right. crops: add so many random crops of each, scaled back up.
+        flip: add each image mirrored left to right. crops: number of random crops of each to add, scaled back up.
         seed: of the crops.
 
     Returns:
-        Images (V, H, W, 3), masks (V, P, H, W), and for each view the index of its picture; the first N views are
-        the pictures, untouched.
+        Images (V, H, W, 3), masks (V, P, H, W), and the index of each view's image; the first N views are the
+        unchanged images.
     """
     generator = torch.Generator().manual_seed(seed)
     count = images.shape[0]
@@ -42,7 +42,7 @@ def augmented_views(
 
 
 def _crop(image: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random window with the same aspect, scaled back; the whole picture when every window would cut a part off."""
+    """A random window of the same aspect ratio, scaled back; the whole image if every window would cut off a part."""
     height, width = image.shape[:2]
     area = mask.sum(dim=(1, 2))
     for _ in range(_ATTEMPTS):

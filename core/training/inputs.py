@@ -1,4 +1,4 @@
-"""From what a user has, pictures, painted masks and a word, to what training takes."""
+"""From user inputs (images, masks, a word) to what training takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..encoding import warned_once
 from ..mask_inputs import check_shape, mask_batch
 
-_MULTIPLE = 8  # pixels of a latent's side; a VAE crops what is left over, and masks must be cropped alike
+_MULTIPLE = 8  # pixels per latent pixel; a VAE crops the remainder, and masks must be cropped the same way
 
 
 def part_names(text: str, count: int) -> tuple[str, ...]:
@@ -23,24 +23,24 @@ def part_names(text: str, count: int) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if len(names) != count or len(set(names)) != count:
         raise ValueError(
-            f"part_names: {text!r} gives {len(names)} names for {count} connected mask inputs. Write one name a part, "
-            "separated by commas, all different."
+            f"part_names: {text!r} gives {len(set(names))} different names for {count} connected mask inputs. Write "
+            "one name per part, separated by commas, all different."
         )
     return names
 
 
 def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures and masks of one size, cropped at the centre to whole latent pixels.
+    """Images and masks of the same size, centre-cropped to whole latent pixels.
 
     Args:
         images: (N, H, W, 3) from `checked_images`.
-        masks: for each part (N, h, w); another resolution is resized, the aspect must be alike.
+        masks: for each part (N, h, w); other resolutions are resized, with the same aspect ratio.
 
     Returns:
         (N, H', W', 3) and (N, P, H', W').
 
     Raises:
-        ValueError: counts or aspects that differ.
+        ValueError: counts or aspect ratios differ.
     """
     count, height, width = images.shape[:3]
     resized = []
@@ -48,7 +48,7 @@ def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.T
         name = "masks" if number == 1 else f"masks_{number}"
         mask = mask_batch(mask, name)
         if mask.shape[0] != count:
-            raise ValueError(f"{name}: expected {count} masks, one for each picture, got {mask.shape[0]}.")
+            raise ValueError(f"{name}: expected {count} masks, one per image, got {mask.shape[0]}.")
         check_shape((mask.shape[-2], mask.shape[-1]), (height, width), name, spare=0)
         if tuple(mask.shape[-2:]) != (height, width):
             mask = F.interpolate(mask[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
@@ -60,7 +60,7 @@ def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.T
 
 
 def encode_pictures(vae: Any, images: torch.Tensor, progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
-    """(N, C, h, w) latents, encoded one by one so that many pictures take no more memory than one."""
+    """(N, C, h, w) latents, encoded one by one, so that many images take no more memory than one."""
     latents = []
     for index, image in enumerate(images):
         if progress is not None:
@@ -70,10 +70,10 @@ def encode_pictures(vae: Any, images: torch.Tensor, progress: Callable[[int, int
 
 
 def word_rows(clip: Any, words: Sequence[str]) -> torch.Tensor:
-    """(P, D) text-encoder outputs of words, to start training from; a word of several tokens gives their mean.
+    """(P, D) text-encoder outputs of words, to start training from; for a word of several tokens, their mean.
 
     Args:
-        clip: a ComfyUI CLIP. words: one a part.
+        clip: a ComfyUI CLIP. words: one per part.
     """
     rows = []
     for word in words:

@@ -1,4 +1,4 @@
-"""How attention maps are compared with masks: summed over layers (the paper), or their mean map (the pack)."""
+"""Losses between attention maps and masks: per layer and summed (paper), or on their mean map (pack)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .maps import cached_part_and_other_maps, layer_maps
 from .query_cache import QueryCache
 from .settings import TrainingSettings
 
-TINY = 1e-30  # keeps the logarithm finite where a probability has vanished
+TINY = 1e-30  # keeps the logarithm finite where a probability is 0
 
 
 def masks_by_grid(cache: QueryCache, masks: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
-    """Masks (N, P, H, W) resized by area to the grid of each of the cache's layers: {(h, w): (N, P, h, w)}."""
+    """Masks (N, P, H, W) resized by area to the grid of each layer in the cache: {(h, w): (N, P, h, w)}."""
     return {grid: F.interpolate(masks, size=grid, mode="area") for grid in sorted(set(cache.grids.values()))}
 
 
@@ -27,10 +27,10 @@ def token_loss(
     chosen: Sequence[int],
     settings: TrainingSettings,
 ) -> torch.Tensor:
-    """The loss of rows (1 + P, D) on some pictures, by ``settings.recipe``; see `TrainingSettings`.
+    """The loss of rows (1 + P, D) on some images, by ``settings.recipe``; see `TrainingSettings`.
 
     Args:
-        targets: see `masks_by_grid`. chosen: indices of the pictures.
+        targets: see `masks_by_grid`. chosen: indices of the images.
     """
     softmax, index = settings.trained_softmax, list(chosen)
     if settings.recipe == "pack":
@@ -40,20 +40,20 @@ def token_loss(
     for layer, maps, others in layer_maps(cache, rows, index, softmax):
         levels = maps.shape[1]
         target = targets[cache.grids[layer]][index].repeat_interleave(levels, dim=0)
-        # The mean over pictures and levels, times the levels: their sum, with the mean over pictures.
+        # The mean over images and levels, times the levels: the sum over levels of the mean over images.
         total = total + levels * map_loss(maps.flatten(0, 1), others.flatten(0, 1), target, settings.loss)
     return total
 
 
 def map_loss(maps: torch.Tensor, others: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
-    """One loss of maps p, their counterparts 1 - p, and masks, all (n, P, h, w): averaged over pixels, then the rest.
+    """Mean loss of maps p, their complements 1 - p, and masks, all (n, P, h, w).
 
     Args:
         kind: one of `settings.LOSSES`.
     """
     if kind == "l2":
         return F.mse_loss(maps, target)
-    # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed would stay lost.
+    # torch's own cross-entropy has no gradient below 1e-12, so a token that once missed could not recover.
     loss = -(target * (maps + TINY).log() + (1 - target) * (others + TINY).log()).mean()
     return loss + dice_loss(normalise(maps), target) if kind == "bce_dice" else loss
 
@@ -61,7 +61,7 @@ def map_loss(maps: torch.Tensor, others: torch.Tensor, target: torch.Tensor, kin
 def dice_loss(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """1 − soft Dice overlap (Milletari et al. 2016, V-Net; linear), the mean over maps (n, P, h, w) in 0..1.
 
-    A part that fills little of the picture counts as much as a big one; the 1 keeps an empty mask in order.
+    A small part counts as much as a large one; the 1 keeps the loss defined for an empty mask.
     """
     overlap = (maps * target).sum(dim=(-2, -1))
     return (1 - (2 * overlap + 1) / (maps.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)).mean()

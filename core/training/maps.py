@@ -28,15 +28,15 @@ def part_logits(cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int]) 
 def layer_maps(
     cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int], softmax: str = "full"
 ) -> Iterator[tuple[LayerKey, torch.Tensor, torch.Tensor]]:
-    """For each layer its key and, of every noise level, the maps of the parts and of everything but them.
+    """For each layer, its key and the maps of the parts and of everything else at each noise level.
 
     softmax(q·kᵀ/√d) over the context's rows, averaged over heads: p, the part columns, and 1 - p, each
-    (n, T, P, h, w) on the layer's own grid. 1 - p is summed up from the other columns rather than subtracted, so that
-    it is exact near 0, where a logarithm looks at it.
+    (n, T, P, h, w) on the layer's own grid. 1 - p is summed from the other columns instead of subtracted, so that it is
+    exact near 0, where its logarithm is taken.
 
     Args:
         rows: (1 + P, D), background first.
-        softmax: ``full``: the context has 77 rows, those behind the token repeat the background, which adds
+        softmax: ``full``: the context has 77 rows; those after the token repeat the background, which adds
             ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
     """
     count = rows.shape[0]
@@ -88,7 +88,7 @@ def cached_part_and_other_maps(
 
 
 def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """IoU per part (P,) of maps (n, P, h, w), split by Otsu's threshold picture by picture, with masks (n, P, H, W)."""
+    """IoU per part (P,) of maps (n, P, h, w), thresholded by Otsu for each image, with masks (n, P, H, W)."""
     resized = F.interpolate(maps.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False).cpu()
     truth = masks.cpu() > 0.5
     result = torch.zeros(masks.shape[:2])

@@ -1,4 +1,4 @@
-"""What a token training is told and what it tells: settings, report, and the split of the pictures."""
+"""Settings and report of token training, and the split into training and held-out images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class TrainingSettings:
     """How a token is learned; the defaults are the paper's recipe where it states one.
 
     Attributes:
-        part_names: one name a part; several parts share one background row.
-        steps: optimiser steps. batch_size: pictures a step.
-        learning_rate: Adam's step. Under ``embedding`` it is taken as it is (30 in the paper, for SDXL's embeddings);
+        part_names: one name per part; all parts share one background row.
+        steps: optimiser steps. batch_size: images per step.
+        learning_rate: Adam's step. Under ``embedding`` it is used as is (30 in the paper, for SDXL's embeddings);
             under ``logit`` it is scaled by the model's own queries and keys, so that 30 changes the maps' logits by
             the same amount on any model and width.
-        lr_step, lr_gamma: StepLR. weight_decay: AdamW's; under ``logit`` the share that a step at rate 30 takes off.
-        noise_low, noise_high: stretch of the diffusion time, 0 (clean) to 1; noise_count: levels in it.
+        lr_step, lr_gamma: StepLR. weight_decay: AdamW's; under ``logit`` the fraction removed by a step at rate 30.
+        noise_low, noise_high: range of the diffusion time, 0 (clean) to 1; noise_count: number of levels in it.
         layers: preset name or block names (see `choose_layers`).
         recipe: ``paper``: equation 3, a loss for every noise level and every layer with the mask at that layer's own
             size, summed over both; ``pack``: one loss for the map averaged over levels and layers.
@@ -39,12 +39,12 @@ class TrainingSettings:
             ``two_way`` normalises over the token's rows only, as the paper trains; ``auto`` follows the recipe:
             ``two_way`` for ``paper``, ``full`` for ``pack``.
         init: rows to start the parts from, (P, D) or (1, D); None draws them with the spread of the conditioning.
-        held_out: share of the pictures kept from training; evaluate_every: steps between two looks at them;
-            patience: looks without a better IoU before stopping, 0 for never.
-        seed: of everything that is drawn.
-        rows: pictures in one pass of the model while caching.
-        cache_device: where queries live; None decides by free memory.
-        save_every: steps between two saved states, when a state file is given.
+        held_out: fraction of the images held out; evaluate_every: steps between evaluations on them; patience:
+            evaluations without a better IoU before stopping, 0 for never.
+        seed: of all random numbers.
+        rows: images per pass of the model while caching.
+        cache_device: where queries are stored; None decides by free memory.
+        save_every: steps between saved states, if a state file is given.
     """
 
     part_names: tuple[str, ...] = ("part",)
@@ -86,7 +86,7 @@ class TrainingSettings:
         if not self.part_names:
             raise ValueError("part_names: expected at least one name.")
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out: expected a share from 0 to below 1, got {self.held_out}.")
+            raise ValueError(f"held_out: expected a fraction from 0 to below 1, got {self.held_out}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}.")
 
@@ -100,12 +100,12 @@ class TrainingSettings:
 
 @dataclass
 class TrainingReport:
-    """What happened: for plots, for metadata and for benches.
+    """What happened, for plots, metadata and benchmarks.
 
     Attributes:
         losses: mean loss of each step. evaluations: (step, training IoU, held-out IoU or None), means over parts.
-        part_iou: per part, IoU of the returned token (held-out pictures when there are any).
-        held_out: indices of the held-out pictures. maps: their part maps (n, P, h, w), 0..1.
+        part_iou: IoU of the returned token per part (on held-out images if there are any).
+        held_out: indices of the held-out images. maps: their part maps (n, P, h, w), 0..1.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -144,18 +144,18 @@ class TrainingReport:
 def split_pictures(
     masks: torch.Tensor, sources: Sequence[int] | None, settings: TrainingSettings
 ) -> tuple[list[int], list[int], list[int]]:
-    """(views to train on, views to judge by, held-out pictures); views of one picture stay on one side.
+    """(training views, evaluation views, held-out images); all views of an image are on the same side.
 
     Args:
-        masks: (V, P, H, W) of the views. sources: the picture of each view; None: every view is one.
+        masks: (V, P, H, W) of the views. sources: the image of each view; None: each view is an image.
 
     Raises:
-        ValueError: a part that only held-out pictures show, or a wrong number of sources.
+        ValueError: a part that only held-out images show, or a wrong number of sources.
     """
     count = masks.shape[0]
     origin = list(range(count)) if sources is None else [int(source) for source in sources]
     if len(origin) != count:
-        raise ValueError(f"sources: expected {count} entries, one a view, got {len(origin)}.")
+        raise ValueError(f"sources: expected {count} entries, one per view, got {len(origin)}.")
     pictures = sorted(set(origin))
     kept = min(round(settings.held_out * len(pictures)), len(pictures) - 1)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(settings.seed)).tolist()
@@ -165,14 +165,14 @@ def split_pictures(
     for name, mask in zip(settings.part_names, masks.unbind(1), strict=True):
         if not (mask[training] > 0.5).any():
             raise ValueError(
-                f"masks: only held-out pictures ({', '.join(map(str, held_out))}, counted from 0) show {name!r}, so "
-                "there is nothing to learn it from. Lower held_out, take another seed, or add pictures."
+                f"masks: only held-out images ({', '.join(map(str, held_out))}, counted from 0) show {name!r}, so "
+                "there is nothing to learn it from. Lower held_out, use another seed, or add images."
             )
     return training, firsts, held_out
 
 
 def batch_of(training: Sequence[int], step: int, size: int, seed: int) -> list[int]:
-    """Views of one step: a fresh shuffle for each epoch, a function of the step alone, so a resumed run goes on."""
+    """Views of one step: a new shuffle per epoch, determined by the step alone, so that a resumed run continues."""
     size = min(size, len(training))
     chosen = []
     for position in range(step * size, (step + 1) * size):
@@ -183,12 +183,12 @@ def batch_of(training: Sequence[int], step: int, size: int, seed: int) -> list[i
 
 
 def checked_masks(masks: torch.Tensor, pictures: int, parts: int) -> torch.Tensor:
-    """(N, P, H, W) float32 on the CPU in 0..1; (N, H, W) is taken as one part."""
+    """(N, P, H, W) float32 on the CPU in 0..1; (N, H, W) counts as one part."""
     if masks.ndim == 3:
         masks = masks[:, None]
     if masks.ndim != 4 or masks.shape[0] != pictures or masks.shape[1] != parts:
         raise ValueError(
-            f"masks: expected a shape ({pictures}, {parts}, H, W), one mask for each picture and part, "
+            f"masks: expected a shape ({pictures}, {parts}, H, W), one mask per image and part, "
             f"got {tuple(masks.shape)}."
         )
     with torch.inference_mode(False):
@@ -196,6 +196,6 @@ def checked_masks(masks: torch.Tensor, pictures: int, parts: int) -> torch.Tenso
     for part in range(parts):
         if not (masks[:, part] > 0.5).any():
             raise ValueError(
-                f"masks: part {part + 1} is empty in every picture, so there is nothing to learn. {HOW_TO_FILL}."
+                f"masks: part {part + 1} is empty in every image, so there is nothing to learn. {HOW_TO_FILL}."
             )
     return masks

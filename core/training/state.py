@@ -1,4 +1,4 @@
-"""The saved state of an unfinished training run: whole or absent, never half."""
+"""The saved state of an unfinished training run, written atomically."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..files import whole_file
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that a run needs to go on.
+    """Everything a run needs to resume.
 
     Attributes:
         rows, moment1, moment2, best_rows: (R, D) float32; the moments are Adam's.
-        fingerprint: settings and data that it belongs to.
+        fingerprint: of the settings and data it belongs to.
     """
 
     step: int

@@ -1,8 +1,8 @@
-"""Learning part tokens on cached queries.
+"""Training part tokens on cached queries.
 
 PartEdit (Cvejic et al. 2025, section 3.1) optimises two text-embedding rows, background and part, so that the
 softmax-normalised cross-attention map of the part row matches a mask. Here the gradient flows only through the keys of
-the chosen layers: the queries come from `QueryCache`, so a step is two matrix products a layer.
+the chosen layers: the queries come from `QueryCache`, so a step is two matrix products per layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .state import TrainingState, load_state, save_state
 
-# The change of a map's logits, root mean square in nats, that a first step of nominal learning rate 30 makes under the
+# Root-mean-square change of a map's logits, in nats, made by the first step at a nominal learning rate of 30 under the
 # rule "logit".
 LOGIT_STEP_AT_30 = 3.0
 PAPER_LEARNING_RATE = 30.0
@@ -44,19 +44,19 @@ def train_part_token(
     model_family: str = "",
     progress: Progress | None = None,
 ) -> tuple[PartToken, TrainingReport]:
-    """Learn one token (one or several parts) for a frozen model.
+    """Train one token (one or several parts) for a frozen model.
 
     Args:
         model: ``ModelPatcher``; not changed.
-        latents: (N, C, h, w) from the VAE. masks: (N, P, H, W), 0..1, any resolution of the same aspect.
-        cond: CONDITIONING the pictures are looked at with.
-        sources: for augmented views, the index of the picture that each came from: views of a held-out picture are
-            kept from training too. The first view of a picture is the one that is judged. None: all are pictures.
-        state_file: resume from it when it fits these pictures and settings; written every ``save_every`` steps.
-        progress: called with (done, total); may raise to stop, nothing of the model needs undoing then.
+        latents: (N, C, h, w) from the VAE. masks: (N, P, H, W), 0..1, any resolution with the same aspect ratio.
+        cond: CONDITIONING the images are encoded with.
+        sources: for augmented views, the index of the image each comes from. All views of a held-out image are held
+            out; the first view of an image is the one evaluated. None: each view is an image.
+        state_file: resume from it if it matches these images and settings; written every ``save_every`` steps.
+        progress: called with (done, total); may raise to stop, which leaves the model unchanged.
 
     Raises:
-        ValueError: shapes that do not fit, empty masks, NaNs, or a model without the asked layers.
+        ValueError: mismatched shapes, empty masks, NaNs, or layers the model does not have.
     """
     masks, layers, sigmas = checked_inputs(model, masks, latents.shape[0], cond, settings, sources)
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def checked_inputs(
     settings: TrainingSettings,
     sources: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, tuple[LayerKey, ...], tuple[float, ...]]:
-    """Everything that can be wrong before pictures are encoded: masks (N, P, H, W), the layers, the noise levels.
+    """Check the inputs before images are encoded; returns masks (N, P, H, W), layers and noise levels.
 
     Raises:
         ValueError: see `train_part_token`.
@@ -122,8 +122,8 @@ def checked_inputs(
     check_conditioning("positive", cond, width)
     if len(cond) > 1:
         raise ValueError(
-            f"positive: has {len(cond)} entries (combined or scheduled prompts); a token is trained under one prompt. "
-            "Connect the output of one CLIPTextEncode."
+            f"positive: has {len(cond)} entries (combined or scheduled prompts), but a token is trained under one "
+            "prompt. Connect the output of one CLIP Text Encode."
         )
     scale = latent_scale(model)
     check_sees_picture(
@@ -132,11 +132,11 @@ def checked_inputs(
         (masks.shape[-2] // scale, masks.shape[-1] // scale),
         model.get_model_object("model_sampling"),
         sigmas,
-        "A token is trained on whole pictures; connect the plain prompt (CLIPTextEncode).",
+        "A token is trained on whole images; connect a plain prompt (CLIP Text Encode).",
     )
     if settings.init is not None and (settings.init.ndim < 2 or settings.init.shape[-1] != width):
         raise ValueError(
-            f"init: has the shape {tuple(settings.init.shape)}, but this model's text conditioning is {width} wide. "
+            f"init: has shape {tuple(settings.init.shape)}, but this model's text conditioning is {width} wide. "
             "Use the CLIP that belongs to the model."
         )
     return masks, layers, sigmas
@@ -154,9 +154,9 @@ def train_on_cache(
     data_key: str = "",
     progress: Progress | None = None,
 ) -> tuple[torch.Tensor, TrainingReport]:
-    """The optimisation alone; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
+    """The optimisation; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
 
-    ``data_key`` tells pictures apart, so that a saved state is not used for others.
+    ``data_key`` identifies the images, so that a saved state is not used for others.
     """
     with torch.inference_mode(False), torch.enable_grad():
         trainer = _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key)
@@ -189,13 +189,13 @@ class _Trainer:
         if settings.init is not None:
             parts, given = len(settings.part_names), tuple(settings.init.shape)
             if given not in ((1, cache.width), (parts, cache.width)):
-                raise ValueError(f"init: expected one row, or one a part ({parts}), {cache.width} wide, got {given}.")
+                raise ValueError(f"init: expected one row, or one per part ({parts}), {cache.width} wide, got {given}.")
             rows[1:] = settings.init.detach().clone().float().cpu()
         self.rows = torch.nn.Parameter(rows.to(device))
         unit = self._logit_unit() if settings.learning_rate_rule == "logit" else 1.0
         self.report.effective_learning_rate = settings.learning_rate * unit
-        # A share of `weight_decay` a step under the rule, whatever the scale of the embeddings: at the paper's nominal
-        # rate, AdamW's own product with it would take 30 % a step.
+        # Under the rule, each step decays by `weight_decay`, whatever the scale of the embeddings: at the paper's
+        # nominal rate, AdamW's own product with the rate would be 30 % per step.
         decay = settings.weight_decay
         if settings.learning_rate_rule == "logit":
             decay /= PAPER_LEARNING_RATE * unit
@@ -243,7 +243,7 @@ class _Trainer:
         value = float(loss.detach())
         if not math.isfinite(value) or not torch.isfinite(self.rows).all():
             raise ValueError(
-                f"The loss stopped being a number at step {step}. Lower the learning rate (now "
+                f"learning_rate: the loss is NaN or infinite at step {step}. Lower the rate (now "
                 f"{settings.learning_rate:g}), or check that the model itself gives no NaNs."
             )
         self.report.losses.append(value)
@@ -254,8 +254,8 @@ class _Trainer:
     def _logit_unit(self) -> float:
         """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
 
-        Adam's first step is the gradient's sign; what that does to a logit depends on the scale of the model's
-        queries and key weights and on the embedding's width. Measuring it makes one nominal rate fit them all.
+        Adam's first step is the gradient's sign; its effect on a logit depends on the scale of the model's queries and
+        key weights and on the embedding's width. Measuring it makes one nominal rate work for all models.
         """
         chosen = self.training[:8]
         (gradient,) = torch.autograd.grad(self._loss(chosen), [self.rows])
@@ -268,17 +268,22 @@ class _Trainer:
                 count += change.numel()
         change = math.sqrt(squares / count)
         if not math.isfinite(change):
-            raise ValueError("The model's queries hold NaN or infinite values. Check that it makes pictures at all.")
+            raise ValueError(
+                "model: its queries contain NaN or infinite values. Check that it generates images at all."
+            )
         if not change > 0:
-            raise ValueError("The masks give this model's queries nothing to learn from (the gradient is zero).")
+            raise ValueError(
+                "masks: give this model's queries nothing to learn from (the gradient is zero). Check that they fit "
+                "the images."
+            )
         return LOGIT_STEP_AT_30 / PAPER_LEARNING_RATE / change
 
     def _seen(self, rows: torch.Tensor, pictures: list[int]) -> torch.Tensor:
-        """Maps (n, P, h, w) as they will be read by default: over the rows that the token is trained over."""
+        """Maps (n, P, h, w) as an edit reads them by default: over the rows the token is trained with."""
         return cached_part_maps(self.cache, rows, pictures, self.settings.trained_softmax)
 
     def _evaluate(self, step: int) -> bool:
-        """Record the IoU; True when it is the best so far."""
+        """Record the IoU; True if it is the best so far."""
         with torch.no_grad():
             seen = self.training[: max(8, len(self.held_out))]
             train_iou = float(map_iou(self._seen(self.rows, seen), self.masks[seen]).mean())
@@ -286,7 +291,7 @@ class _Trainer:
             if self.held_out:
                 held_iou = float(map_iou(self._seen(self.rows, self.judged), self.masks[self.judged]).mean())
         self.report.evaluations.append((step, train_iou, held_iou))
-        # Without held-out pictures the last rows are returned: the best on training pictures would be over-fitted.
+        # Without held-out images the last rows are returned: the best on training images would be overfitted.
         score = held_iou if held_iou is not None else float(step)
         if score <= self.best[0]:
             return False
@@ -338,12 +343,12 @@ class _Trainer:
         return state.step
 
 
-# Settings that may differ between a stopped run and the one that takes it up again.
+# Settings that may differ between a stopped run and the one that resumes it.
 _FREE_SETTINGS = ("steps", "rows", "cache_device", "save_every", "init", "patience")
 
 
 def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures: int) -> dict[str, str]:
-    """What a token file should say about how it was learned."""
+    """Metadata for the token file: how it was trained."""
     return {
         "layers": settings.layers,
         "steps": str(report.best_step),

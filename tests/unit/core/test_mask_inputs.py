@@ -65,9 +65,9 @@ def test_every_other_shape_is_refused_by_name(inputs, shape):
     ("mask", "message"),
     [
         ([[0.0, 1.0]], "mask: expected a MASK, got list"),
-        (torch.ones(1, 4, 4, 3), r"got \(1, 4, 4, 3\). Turn pictures into masks with ImageToMask"),
-        (torch.full((1, 4, 4), float("nan")), "mask: holds values that are not finite"),
-        (torch.tensor([[0.0, float("inf")]]), "mask: holds values that are not finite"),
+        (torch.ones(1, 4, 4, 3), r"got \(1, 4, 4, 3\). Convert images to masks with Convert Image to Mask"),
+        (torch.full((1, 4, 4), float("nan")), "mask: contains NaN or infinite values"),
+        (torch.tensor([[0.0, float("inf")]]), "mask: contains NaN or infinite values"),
         (torch.tensor([[0, 255]], dtype=torch.uint8), "mask: expected values from 0 to 1, got 0 to 255"),
         (torch.ones(1, 4, 4, dtype=torch.complex64), "mask: expected a MASK"),
     ],
@@ -93,14 +93,14 @@ def test_empty_masks_are_named(inputs, filled):
         "the mask is empty" if len(filled) == 1 else f"{numbers} {'is' if filled.count(False) == 1 else 'are'} empty"
     )
     assert text.startswith("region: ") and which in text and "so the part could be nowhere" in text
-    assert "LoadImage gives an empty 64×64 mask" in text and "disconnect this input" in text
+    assert "Load Image gives an empty 64×64 mask" in text and "disconnect this input" in text
 
 
 @given(st.integers(1, 5), st.integers(1, 5))
 def test_one_mask_or_one_for_each_picture(inputs, masks, pictures):
     given_masks = torch.rand(masks, 4, 6)
     if masks not in (1, pictures):
-        with pytest.raises(ValueError, match=f"mask: holds {masks} masks for {pictures} pictures"):
+        with pytest.raises(ValueError, match=f"mask: has {masks} masks for {pictures} images"):
             inputs.picture_masks(given_masks, pictures, (32, 48), "mask")
         return
     found = inputs.picture_masks(given_masks, pictures, (32, 48), "mask")
@@ -120,7 +120,8 @@ def test_a_mask_of_the_picture_fits_at_every_resolution(inputs, height, width, s
 def test_another_aspect_is_refused(inputs, side, stretch, upright):
     picture = (side // 8 * 8, side // 8 * 8)
     mask = (picture[0], round(picture[1] * stretch))
-    with pytest.raises(ValueError, match=r"mask: the mask is \d+×\d+ \(width × height\), another aspect"):
+    words = r"mask: the mask is \d+×\d+ \(width × height\), but the image is \d+×\d+: another aspect ratio"
+    with pytest.raises(ValueError, match=words):
         inputs.check_shape(mask[::-1] if upright else mask, picture, "mask")
 
 
@@ -165,8 +166,8 @@ def test_noise_masks_are_clamped_counted_and_checked(rows, caplog):
     assert rows.noise_mask_rows(torch.ones(2, 4, 8, 8), 8, 1).shape == (8, 1, 8, 8)
     assert not caplog.records
     rows.noise_mask_rows(torch.ones(2, 1, 8, 8), 3, 2)
-    assert "latent_image holds 2 noise masks for 3 pictures" in caplog.text
-    with pytest.raises(ValueError, match="latent_image: noise_mask: holds values that are not finite"):
+    assert "latent_image has 2 noise masks for 3 images" in caplog.text
+    with pytest.raises(ValueError, match="latent_image: noise_mask: contains NaN or infinite values"):
         rows.noise_mask_rows(torch.full((1, 8, 8), float("nan")), 1, 2)
 
 
@@ -183,7 +184,7 @@ def test_masks_of_a_conditioning_belong_to_pictures(rows, masks, pictures, edits
 
     kept = min(masks, pictures)
     if pictures % kept:
-        with pytest.raises(ValueError, match=f"negative: an entry has {masks} masks for {pictures} pictures"):
+        with pytest.raises(ValueError, match=f"negative: an entry has {masks} masks for {pictures} images"):
             rows.option_rows({"mask": mask}, pictures, 1 + edits, "negative")
         return
     alone = weights(mask, pictures)

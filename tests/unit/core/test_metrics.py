@@ -111,8 +111,8 @@ def test_clip_scores_look_at_the_right_region():
     "source, edited, mask, words",
     [
         (torch.zeros(32, 32, 3), torch.zeros(32, 16, 3), None, "edited: is 16 x 32"),
-        (torch.zeros(8, 32, 3), torch.zeros(8, 32, 3), None, "at least 11 pixels"),
-        (torch.zeros(32, 32, 3), torch.full((32, 32, 3), float("nan")), None, "edited: holds NaN"),
+        (torch.zeros(8, 32, 3), torch.zeros(8, 32, 3), None, "source: is 32 x 8 pixels; SSIM needs at least 11 x 11"),
+        (torch.zeros(32, 32, 3), torch.full((32, 32, 3), float("nan")), None, "edited: contains NaN"),
         (torch.zeros(32, 32, 3), torch.zeros(32, 32, 3), torch.zeros(1, 32, 32), "mask: expected a shape"),
     ],
 )

@@ -14,7 +14,7 @@ from support.tiny_models import drawn, text_conditioning, tiny_sdxl
 from support.trained_tokens import PixelVAE
 
 EMPTY = torch.zeros(1, 64, 64)
-HELP = r"LoadImage gives an empty 64×64 mask for a picture without transparency: paint one"
+HELP = r"Load Image gives an empty 64×64 mask for an image without transparency: paint one"
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def test_empty_masks_are_refused_before_sampling(nodes, model, no_sampling, node
     with pytest.raises(ValueError, match=f"^{name}: the mask is empty, so {effect}. {HELP}.*disconnect this input"):
         edit(nodes, model, node, **{name: EMPTY})
     masks = torch.cat([torch.ones(1, 64, 64), EMPTY, EMPTY])
-    with pytest.raises(ValueError, match=f"^{name}: the masks of pictures 2, 3 are empty"):
+    with pytest.raises(ValueError, match=f"^{name}: the masks of images 2, 3 are empty"):
         edit(nodes, model, node, **{name: masks})
 
 
 def test_an_empty_region_is_refused_before_the_picture_is_looked_at(nodes, model, no_sampling):
     with pytest.raises(ValueError, match=f"^region: the mask is empty, so the part could be nowhere. {HELP}"):
         find(nodes, model, EMPTY)
-    with pytest.raises(ValueError, match=r"^region: the mask of picture 2 is empty"):
+    with pytest.raises(ValueError, match=r"^region: the mask of image 2 is empty"):
         find(nodes, model, torch.cat([torch.ones(1, 64, 64), EMPTY]), pictures=2)
 
 
@@ -87,10 +87,10 @@ def test_an_empty_region_is_refused_before_the_picture_is_looked_at(nodes, model
 def test_masks_for_other_pictures_are_refused_before_sampling(nodes, model, no_sampling, masks):
     pictures = 5 - masks
     region = torch.ones(masks, 8, 8)
-    with pytest.raises(ValueError, match=f"^region: holds {masks} masks for {pictures} pictures"):
+    with pytest.raises(ValueError, match=f"^region: has {masks} masks for {pictures} images"):
         find(nodes, model, region, pictures)
     for name in ("mask", "region"):
-        with pytest.raises(ValueError, match=f"^{name}: holds {masks} masks for {pictures} pictures"):
+        with pytest.raises(ValueError, match=f"^{name}: has {masks} masks for {pictures} images"):
             edit(nodes, model, pictures=pictures, **{name: region})
 
 
@@ -98,7 +98,9 @@ def test_a_mask_of_another_aspect_is_refused(nodes, model, no_sampling):
     wide = torch.zeros(1, 64, 128)
     wide[:, :, :64] = 1
     for act in (lambda: find(nodes, model, wide), lambda: edit(nodes, model, region=wide)):
-        with pytest.raises(ValueError, match=r"^region: the mask is 128×64 \(width × height\), .* 128×128 picture"):
+        with pytest.raises(
+            ValueError, match=r"^region: the mask is 128×64 \(width × height\), .* 128×128: another aspect"
+        ):
             act()
     with pytest.raises(ValueError, match=r"^mask: the mask is 128×64"):
         nodes["EditMetrics"].execute(torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3), wide)
@@ -147,7 +149,7 @@ def test_values_of_another_scale_and_nan_are_refused_by_name(nodes, model, no_sa
         for act in each:
             with pytest.raises(ValueError, match=f"^{name}.*: expected values from 0 to 1, got 0 to 255"):
                 act(torch.tensor([[0.0, 255.0]]))
-            with pytest.raises(ValueError, match=f"^{name}.*: holds values that are not finite"):
+            with pytest.raises(ValueError, match=f"^{name}.*: contains NaN or infinite values"):
                 act(torch.tensor([[0.0, float("nan")]]))
 
 
@@ -156,7 +158,7 @@ def test_training_masks_are_clamped_and_an_empty_part_says_where_masks_come_from
 
     images = torch.rand(1, 64, 64, 3)
     assert torch.equal(paired(images, [overshooting()])[1], overshooting().clamp(0, 1)[None])
-    with pytest.raises(ValueError, match=f"^masks: part 1 is empty in every picture, .*{HELP}"):
+    with pytest.raises(ValueError, match=f"^masks: part 1 is empty in every image, .*{HELP}"):
         nodes["TrainPartToken"].execute(
             model, PixelVAE(), text_conditioning("source"), images, EMPTY, "head", 1, 0, layers="decoder"
         )
@@ -175,5 +177,5 @@ def test_metrics_take_one_mask_or_one_for_each_edited_picture(nodes):
     mask[0, 0, :, :24], mask[1, 0, :, 24:] = 1, 1
     report = json.loads(nodes["EditMetrics"].execute(source, edited, mask)[1])
     assert [entry["psnr_outside"] for entry in report["pictures"]] == [1000, 1000]
-    with pytest.raises(ValueError, match=r"^mask: holds 3 masks for 2 pictures"):
+    with pytest.raises(ValueError, match=r"^mask: has 3 masks for 2 images"):
         nodes["EditMetrics"].execute(source, edited, torch.ones(3, 32, 48))

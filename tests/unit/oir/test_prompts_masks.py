@@ -156,7 +156,7 @@ def test_a_guided_prompt_written_by_hand_needs_no_phrase(node, prompts):
     [
         (torch.zeros(1, 8, 8), "empty"),
         (torch.ones(2, 8, 8), r"one mask of shape \(1, height, width\), got \(2, 8, 8\)"),
-        (torch.full((1, 8, 8), float("nan")), "not finite"),
+        (torch.full((1, 8, 8), float("nan")), "contains NaN"),
     ],
 )
 def test_masks_that_cannot_be_used_are_refused(node, mask, message):
@@ -198,11 +198,11 @@ def test_masks_of_another_shape_or_size_are_refused(masks):
 
 
 def test_messages_of_latent_masks_give_the_pictures_size(masks):
-    with pytest.raises(ValueError, match=r"mask: the mask is 100×100 .* the 192×128 picture"):
+    with pytest.raises(ValueError, match=r"mask: the mask is 100×100 .* the image is 192×128"):
         masks.resize_mask(box(100, 100), 16, 24, "mask", scale=8)
     tiny = torch.zeros(128, 192)
     tiny[3, 3] = 1.0
-    with pytest.raises(ValueError, match="nothing is left of the mask at 24×16, the latent of a 192×128 picture"):
+    with pytest.raises(ValueError, match="nothing is left of the mask at 24×16, the latent of a 192×128 image"):
         masks.resize_mask(tiny, 16, 24, "mask", scale=8)
 
 
@@ -228,7 +228,7 @@ def test_overlap_follows_its_name(masks):
     assert masks.ownership(claims, "first")[0][:, 0, 6].tolist() == [1.0, 0.0]
     assert masks.ownership(claims, "last")[0][:, 0, 6].tolist() == [0.0, 1.0]
     assert masks.ownership(claims, "blend")[0][:, 0, 6].tolist() == [0.5, 0.5]
-    with pytest.raises(ValueError, match="overlap is 'both'"):
+    with pytest.raises(ValueError, match="overlap: 'both'"):
         masks.ownership(claims, "both")
 
 

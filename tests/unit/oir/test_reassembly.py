@@ -251,7 +251,7 @@ def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
     with pytest.raises(ValueError, match=r"^target: its text embedding is 2048 wide"):
         execute(setting, pick(), target=[[torch.zeros(1, 77, 2048), {}]])
     tall = [make_pair("cat", "tiger", torch.ones(96, 64)), setting[2][1]]
-    with pytest.raises(ValueError, match=r"^mask of 'cat' → 'tiger': the mask is 64×96 .* the 96×64 picture"):
+    with pytest.raises(ValueError, match=r"^mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
         execute(setting, pick(pairs=tall), clip=FakeClip())
     with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
         execute(two, pick(chosen=(1, 1), steps=2), clip=FakeClip())

@@ -159,7 +159,7 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, (model, noisy, pairs))
     with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
         run(search, (model, two, pairs))
-    with pytest.raises(ValueError, match=r"mask of 'cat' → 'tiger': the mask is 64×96 .* the 96×64 picture"):
+    with pytest.raises(ValueError, match=r"mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
     with pytest.raises(ValueError, match=r"no value lies above 0\.5"):
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])

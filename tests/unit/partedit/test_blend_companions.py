@@ -318,8 +318,8 @@ def test_given_mask_cannot_be_shared_by_parts(model):
     [
         ({}, "part_token: nothing connected"),
         ({"mask": torch.full((1, 8, 8), 255.0)}, "mask: expected values from 0 to 1, got 255 to 255"),
-        ({"mask": torch.ones(3, 8, 8)}, "mask: holds 3 masks for 1 pictures"),
-        ({"region": torch.ones(2, 8, 8), "token": 0}, "region: holds 2 masks"),
+        ({"mask": torch.ones(3, 8, 8)}, "mask: has 3 masks for 1 images"),
+        ({"region": torch.ones(2, 8, 8), "token": 0}, "region: has 2 masks"),
     ],
 )
 def test_inputs_that_do_not_fit(model, inputs, message):

@@ -35,7 +35,7 @@ def test_an_area_that_covers_the_picture_changes_nothing(model, timing):
     assert relative(out, expected) < 1e-6
 
 
-@pytest.mark.parametrize("options, words", [(LEFT, "covers only a part of the picture"), (LATE, "takes no part at")])
+@pytest.mark.parametrize("options, words", [(LEFT, "covers only part of the image"), (LATE, "is not active at")])
 def test_a_token_that_could_not_be_read_is_refused_before_sampling(model, options, words):
     calls = []
     guider = blend_guider(model, edit_prompt(), token=token(), extras=[[None, options]])
@@ -69,13 +69,13 @@ def test_ranges_without_a_common_step_are_refused(model):
 
 
 def test_an_empty_positive_or_negative_is_named(model):
-    with pytest.raises(ValueError, match="positive: is an empty list"):
+    with pytest.raises(ValueError, match="positive: is empty"):
         blend_guider(model, edit_prompt(), token=token(), extras=[])
-    with pytest.raises(ValueError, match="negative: is an empty list"):
+    with pytest.raises(ValueError, match="negative: is empty"):
         blend_guider(model, edit_prompt(), token=token()).set_negative([])
 
 
-@pytest.mark.parametrize("options, words", [(LEFT, "covers only a part"), (LATE, "takes no part at sigma")])
+@pytest.mark.parametrize("options, words", [(LEFT, "covers only part"), (LATE, "is not active at sigma")])
 def test_part_maps_and_training_refuse_what_hides_the_picture(model, options, words):
     text = text_conditioning("a man")
     text[0][1].update(options)
@@ -90,11 +90,11 @@ def test_part_maps_and_training_refuse_what_hides_the_picture(model, options, wo
 
 
 def test_part_maps_and_training_refuse_no_prompt(model):
-    with pytest.raises(ValueError, match="positive: is an empty list"):
+    with pytest.raises(ValueError, match="positive: is empty"):
         part_maps(model, token(), drawn("latent", 1, 4, *SIZE), [])
     latents, masks = squares(2)
     settings = TrainingSettings(part_names=("square",), steps=2, held_out=0.0)
-    with pytest.raises(ValueError, match="positive: is an empty list"):
+    with pytest.raises(ValueError, match="positive: is empty"):
         train_part_token(small_model(), latents, masks, [], settings)
     with pytest.raises(ValueError, match="positive: has 2 entries"):
         train_part_token(small_model(), latents, masks, conditioning() * 2, settings)

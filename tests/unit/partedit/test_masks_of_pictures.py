@@ -104,13 +104,13 @@ def test_every_form_of_a_mask_gives_the_same_edit(model, shape, change):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"region": torch.zeros(1, 64, 64)}, r"^region: the mask is empty, so the part could be nowhere. LoadImage"),
-        ({"region": torch.cat([left(32), left(0), left(0)])}, "^region: the masks of pictures 2, 3 are empty"),
-        ({"region": torch.full((1, 8, 8), float("nan"))}, "^region: holds values that are not finite"),
-        ({"region": left(64)[:, ::2]}, r"^region: the mask is 128×64 \(width × height\), .* the 128×128 picture"),
-        ({"mask": left(64)[:, :, ::2]}, r"^mask: the mask is 64×128 \(width × height\), .* the 128×128 picture"),
-        ({"mask": left(64, 2)}, "^mask: holds 2 masks for 3 pictures"),
-        ({"mask": left(64, 4)}, "^mask: holds 4 masks for 3 pictures"),
+        ({"region": torch.zeros(1, 64, 64)}, r"^region: the mask is empty, so the part could be nowhere. Load Image"),
+        ({"region": torch.cat([left(32), left(0), left(0)])}, "^region: the masks of images 2, 3 are empty"),
+        ({"region": torch.full((1, 8, 8), float("nan"))}, "^region: contains NaN or infinite values"),
+        ({"region": left(64)[:, ::2]}, r"^region: the mask is 128×64 \(width × height\), .* the image is 128×128"),
+        ({"mask": left(64)[:, :, ::2]}, r"^mask: the mask is 64×128 \(width × height\), .* the image is 128×128"),
+        ({"mask": left(64, 2)}, "^mask: has 2 masks for 3 images"),
+        ({"mask": left(64, 4)}, "^mask: has 4 masks for 3 images"),
         ({"mask": torch.zeros(0, 8, 8)}, "^mask: has no pixels"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_token_that_sees_nothing_is_named(model):
     from dataclasses import replace
 
     blind = replace(token(), embedding=token().embedding[:1].repeat(2, 1))
-    with pytest.raises(ValueError, match=r"^part_token: it sees nothing in picture 1 of 1: its attention is the same"):
+    with pytest.raises(ValueError, match=r"^part_token: found nothing in image 1 of 1: its attention is the same"):
         sample(blend_guider(model, edit_prompt(), token=blind))
 
 

@@ -260,7 +260,7 @@ def test_a_part_that_only_held_out_pictures_show_is_refused():
     settings = dataclasses.replace(SETTINGS, held_out=0.25)
     _, _, held_out = split_pictures(masks, None, settings)
     masks[[index for index in range(4) if index not in held_out]] = 0
-    with pytest.raises(ValueError, match=f"only held-out pictures \\({held_out[0]}, counted from 0\\) show 'part'"):
+    with pytest.raises(ValueError, match=f"only held-out images \\({held_out[0]}, counted from 0\\) show 'part'"):
         split_pictures(masks, None, settings)
 
 
@@ -287,7 +287,7 @@ def test_a_broken_model_is_named(model):
     layers = (("output", 3, 0),)
     cache = build_query_cache(model, latents, conditioning(), layers, noise_levels(model, 0.0, 0.5, 1))
     cache.queries[layers[0]][:] = float("nan")
-    with pytest.raises(ValueError, match="queries hold NaN"):
+    with pytest.raises(ValueError, match="queries contain NaN"):
         train_on_cache(cache, masks, SETTINGS)
 
 
