@@ -8,7 +8,7 @@ import folder_paths
 
 from ..core.files import safe_file_name
 from ..core.partedit.published import where_to_get
-from ..core.partedit.token_files import SUFFIXES, clean_text, load_token, save_token
+from ..core.partedit.token_files import clean_text, is_token_file, load_token, save_token
 from ..core.partedit.tokens import PartToken
 from ..core.version import VERSION
 
@@ -17,7 +17,7 @@ FOLDER = "part_tokens"
 
 def list_tokens() -> list[str]:
     """Names of the token files ComfyUI knows: models/part_tokens, extra_model_paths, and those of the pack."""
-    return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIXES)]
+    return [name for name in folder_paths.get_filename_list(FOLDER) if is_token_file(name)]
 
 
 def find_token(name: str) -> Path:

@@ -21,6 +21,11 @@ MAX_WIDTH = 65536
 MAX_TEXT = 20_000
 
 
+def is_token_file(name: str) -> bool:
+    """Whether a file of that name may hold a token; like ComfyUI's own lists, in any case: X.SAFETENSORS."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def save_token(token: PartToken, path: Path | str) -> None:
     """Write a token as safetensors (key ``embedding``), whole or not at all."""
     from safetensors.torch import save_file
@@ -71,7 +76,7 @@ def load_token(path: Path | str) -> PartToken:
 def _read(path: Path) -> tuple[Any, dict[str, str]]:
     """What a file holds, read without running anything in it; see `check_embedding` for what it must be."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(str(path), framework="pt", device="cpu") as file:

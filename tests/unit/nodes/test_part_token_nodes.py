@@ -99,6 +99,21 @@ def test_the_list_offers_published_tokens_and_says_where_they_are(folder):
     assert "Aleksandar/PartEdit-extra" in LoadPartToken.validate_inputs(part_token=missing)
 
 
+def test_a_suffix_in_capitals_is_listed_loaded_and_known(folder):
+    token = PartToken(torch.arange(8.0).reshape(2, 4), (1,), ("head",))
+    name = Path(SavePartToken.execute(token, "mine", "number it").result[1])
+    (folder / name).rename(folder / "MINE.SAFETENSORS")
+    torch.save(token.embedding, folder / "Other.PT")
+    (folder / "NOTES.TXT").write_text("no token")
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    listed = LoadPartToken.define_schema().inputs[0].options
+    assert {"MINE.SAFETENSORS", "Other.PT"} <= set(listed) and "NOTES.TXT" not in listed
+    for file, part in (("MINE.SAFETENSORS", "head"), ("Other.PT", "Other")):
+        assert LoadPartToken.validate_inputs(file) is True
+        loaded = LoadPartToken.execute(file).result[0]
+        assert torch.equal(loaded.embedding, token.embedding) and loaded.names == (part,)
+
+
 def test_two_parts_and_a_cropped_picture(model, folder):
     images, masks = pictures()
     token, _, _, report = train(
