@@ -37,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from ..host.layout import PACK_DIR, write_whole
-from .tasks import ConfigError, Plan, read_plan, run_task
+from .plan import ConfigError, Plan, Ray, read_plan
+from .task import run_task
 
 
 def run_here(plan: Plan, on_start: Callable[[str, int], None] | None = None) -> list[dict[str, Any]]:
@@ -94,19 +95,19 @@ def run_on_ray(plan: Plan, cpu: bool) -> list[dict[str, Any]]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics unless the user asks for them
-    options = plan.ray or {}
+    options = plan.ray or Ray()
     environment = {key: os.environ[key] for key in ("COMFYUI_PATH", "OMP_NUM_THREADS") if key in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACK_DIR), os.environ.get("PYTHONPATH", "")]))
     ray.init(
-        address=options.get("address"),
+        address=options.address,
         runtime_env={"env_vars": environment},
         ignore_reinit_error=True,
-        include_dashboard=False if options.get("address") is None else None,
+        include_dashboard=False if options.address is None else None,
     )
     try:
         remote = ray.remote(run_guarded).options(
-            num_gpus=0 if cpu else options.get("gpus_per_token", 1),
-            num_cpus=options.get("cpus_per_token", 1),
+            num_gpus=0 if cpu else options.gpus_per_token,
+            num_cpus=options.cpus_per_token,
             max_retries=plan.retries,
             retry_exceptions=False,
         )

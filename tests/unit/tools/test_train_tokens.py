@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from tools.bootstrap import load_pack
+from tools.train_tokens.plan import ConfigError, read_plan
 from tools.train_tokens.run import main, run_here
-from tools.train_tokens.tasks import ConfigError, read_plan, run_task
+from tools.train_tokens.task import run_task
 
 load_pack()
 from partedit_oir.core.partedit.token_files import load_token
@@ -25,7 +26,7 @@ from partedit_oir.core.partedit.token_files import load_token
 CONFIG = """
 output: out
 model: demo
-size: 128
+size: 64
 settings: {steps: 40, noise_count: 1, layers: output.3, save_every: 10, held_out: 0.25}
 tokens:
   - name: square
@@ -43,9 +44,9 @@ def config(tmp_path):
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(4):
-        picture = random.integers(0, 40, (128, 128, 3), dtype=np.uint8)
-        mask = np.zeros((128, 128), dtype=np.uint8)
-        mask[16 * number : 16 * number + 48, 40:88] = 255
+        picture = random.integers(0, 40, (64, 64, 3), dtype=np.uint8)
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[8 * number : 8 * number + 24, 20:44] = 255
         picture[mask > 0] = (255, 20, 230)
         Image.fromarray(picture).save(folder / f"{number}.png")
         Image.fromarray(mask).save(folder / f"{number}_mask.png")
@@ -171,22 +172,106 @@ def workers(log):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("tokens:", "tokenz:", "unknown key tokenz"),
-        ("name: square", "name: ../square", r"tokens\[0\].name"),
-        ("name: again", "name: square", "is used twice"),
-        ("folder: pairs}", "folder: nowhere}", "nowhere does not exist"),
-        ("{folder: pairs}", "{web: pairs}", r"tokens\[0\].data: expected exactly one of"),
-        ("steps: 40", "stepz: 40", "unknown setting stepz"),
-        ("steps: 40", "steps: 0", "steps: expected at least 1"),
-        ("steps: 40", "recipe: papers", r"tokens\[0\].settings: recipe: expected one of paper, pack, got 'papers'"),
-        ("size: 128", "size: 100", "multiple of 8"),
-        ("model: demo", "model: missing.safetensors", r"missing.safetensors does not exist"),
+        ("tokens:", "tokenz:", "the file: unknown key tokenz. Known keys: crops, flip, model"),
+        ("tokens:", "tokenz:\nsizes:", "the file: unknown keys tokenz, sizes"),
+        (CONFIG, "output: out", "tokens: is missing"),
+        (CONFIG, "tokens: []", "tokens: expected at least one entry"),
+        (CONFIG, "tokens: square", "tokens: expected a valid list, got 'square'"),
+        (CONFIG, "tokens: [square]", r"tokens\[0\]: expected keys and values, got 'square'"),
+        (CONFIG, "- square", r"the file: expected keys and values, got \['square'\]"),
+        ("name: square", "name: ../square", r"tokens\[0\].name: '../square' may hold"),
+        (
+            "name: square",
+            "title: square",
+            r"tokens\[0\]: unknown key title. Known keys: data, name, note, part, settings",
+        ),
+        ("  - name: again\n    data", "  - data", r"tokens\[1\].name: is missing"),
+        ("name: again", "name: square", "tokens: the name 'square' is used twice"),
+        ("name: again", "name: Square", "tokens: the name 'square' is used twice"),
+        ("part: bright square", "part: [bright]", r"tokens\[0\].part: expected a valid string, got \['bright'\]"),
+        ("folder: pairs}", "folder: nowhere}", r"tokens\[0\].data.folder.path: .*nowhere does not exist"),
+        ("{folder: pairs}", "{web: pairs}", r"tokens\[0\].data: expected exactly one of folder, part_imagenet"),
+        ("{folder: pairs}", "{folder: pairs, demo: {}}", r"tokens\[0\].data: expected exactly one of"),
+        ("{folder: pairs}", "pairs", r"tokens\[0\].data: expected exactly one of"),
+        ("limit: 4", "limits: 4", r"tokens\[1\].data.folder: unknown key limits. Known keys: limit, path"),
+        ("limit: 4", "limit: '4'", r"tokens\[1\].data.folder.limit: expected a valid integer, got '4'"),
+        ("limit: 4", "limit: 0", r"tokens\[1\].data.folder.limit: expected greater than or equal to 1, got 0"),
+        (
+            "{folder: pairs}",
+            "{part_imagenet: {images: pairs, parts: [Head]}}",
+            r"tokens\[0\].data.part_imagenet.annotations: is missing",
+        ),
+        (
+            "{folder: pairs}",
+            "{pascal_part: {annotations: pairs, images: pairs, object_class: cat, parts: []}}",
+            r"tokens\[0\].data.pascal_part.parts: expected at least one entry",
+        ),
+        (
+            "{folder: pairs}",
+            "{demo: {objects: [dragon], part: head}}",
+            r"tokens\[0\].data.demo: objects: the demo model knows no 'dragon'. It knows: cat, dog",
+        ),
+        (
+            "{folder: pairs}",
+            "{demo: {objects: [cat, car], part: head}}",
+            r"tokens\[0\].data.demo: part: a car has no 'head'. It has: body, hood, wheels",
+        ),
+        ("steps: 40", "stepz: 40", r"settings: unknown key stepz. Known keys: batch_size, cache_device"),
+        ("steps: 40", "steps: 0", "settings: steps: expected at least 1, got 0"),
+        ("steps: 40", "recipe: papers", "settings: recipe: expected one of paper, pack, got 'papers'"),
+        ("steps: 40", "steps: many", "settings.steps: expected a valid integer, got 'many'"),
+        ("steps: 40", "steps: true", "settings.steps: expected a valid integer, got True"),
+        ("seed: 2", "seed: two", r"tokens\[1\].settings.seed: expected a valid integer, got 'two'"),
+        ("{seed: 2,", "{part_names: [a],", r"tokens\[1\].settings: unknown key part_names"),
+        ("size: 64", "size: 100", "size: expected a multiple of 8, at least 64, got 100"),
+        ("size: 64", "size: 64\nflip: 'no'", "flip: expected a valid boolean, got 'no'"),
+        ("size: 64", "size: 64\ncrops: -1", "crops: expected greater than or equal to 0, got -1"),
+        ("size: 64", "size: 64\nworkers: 0", "workers: expected greater than or equal to 1, got 0"),
+        ("size: 64", "size: 64\nray: {cpus: 1}", "ray: unknown key cpus. Known keys: address, cpus_per_token"),
+        ("model: demo", "model: missing.safetensors", r"model: .*missing.safetensors does not exist"),
         ("output: out", "output: !!python/object/apply:os.system ['touch ran']", "is not valid YAML"),
         ("tokens:", "tokens: [", "is not valid YAML"),
     ],
 )
 def test_the_file_is_checked_before_anything_runs(config, old, new, words):
-    config.write_text(CONFIG.replace(old, new, 1))
+    text = CONFIG.replace(old, new, 1)
+    assert text != CONFIG
+    config.write_text(text)
     with pytest.raises(ConfigError, match=words):
         read_plan(config)
     assert not (config.parent / "out").exists() and not Path("ran").exists()
+
+
+def test_everything_that_is_wrong_is_said_at_once(config):
+    config.write_text(CONFIG.replace("size: 64", "size: 100").replace("name: again", "title: again"))
+    with pytest.raises(ConfigError) as error:
+        read_plan(config)
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["size", "tokens[1]"]
+
+
+def test_what_the_file_leaves_out_has_its_default(config):
+    config.write_text(
+        "tokens: [{name: 2024, data: {folder: pairs}}, {name: b, data: {demo: {objects: [cat], part: head}}}]"
+    )
+    plan = read_plan(config)
+    assert (plan.output, plan.retries, plan.workers, plan.ray) == (config.parent / "tokens", 2, 1, None)
+    first, second = plan.tasks
+    assert first["name"] == first["part"] == "2024" and first["data"] == {
+        "folder": {"path": str(config.parent / "pairs")}
+    }
+    assert (first["model"], first["size"], first["flip"], first["crops"], first["settings"]) == (
+        "demo",
+        256,
+        True,
+        0,
+        {},
+    )
+    assert second["data"] == {"demo": {"objects": ["cat"], "part": "head", "pictures": 20, "first_seed": 4_000_000}}
+    assert json.loads(json.dumps(plan.tasks)) == plan.tasks
+
+
+def test_the_settings_of_a_token_go_before_those_of_the_file(config):
+    config.write_text(CONFIG.replace("seed: 2", "steps: 7, learning_rate: 3"))
+    settings = [task["settings"] for task in read_plan(config).tasks]
+    assert [one["steps"] for one in settings] == [40, 7]
+    assert settings[1] == {**settings[0], "steps": 7, "learning_rate": 3}
