@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One command for everything around the pack: python3 run.py demo | test | serve | parity | bench | train-tokens
+"""One command for everything around the pack: python3 run.py demo | serve | test | parity | bench | train-tokens ...
 
 Needs only Python 3.10 or newer. The first call sets up a private environment with its own ComfyUI in the folder
 .runtime (a few GB); later calls start at once. To use your own ComfyUI instead, set COMFYUI_PATH to its folder and
@@ -26,6 +26,7 @@ from tools.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_
 from tools.host.link import link_pack
 from tools.host.provision import prepare_private
 from tools.host.server import Server, ServerError
+from tools.owner import set_owner
 
 
 def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
@@ -86,6 +87,7 @@ PROGRAMS = {
     "parity": "tools.parity.compare",
     "train-tokens": "tools.train_tokens.run",
     "templates": "tools.templates.write",
+    "style": "tools.style",
 }
 BENCHMARKS = {
     "demo_quality": "whether the demo model draws what the prompt says",
@@ -107,7 +109,8 @@ def demo(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     host = pick_host(existing.TEST_MODULES, options.floor)
-    arguments = list(options.arguments)
+    chosen = [f"--{name}" for name in ("fast", "soak") if getattr(options, name)]
+    arguments = [*chosen, *options.arguments]
     if options.floor and not any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments):
         # The oldest host only has to show that the pack loads and runs there; the other tests need not run twice.
         arguments = ["tests/host", *arguments]
@@ -171,8 +174,18 @@ def train_tokens(options: argparse.Namespace) -> int:
     config = Path(options.config).absolute()
     if not config.is_file():
         raise SetupError(f"{config} is not a file. Give a YAML file that lists the tokens to train.")
-    host = pick_host(existing.RUN_MODULES)
+    host = pick_host({**existing.RUN_MODULES, "pydantic": "pydantic", "yaml": "pyyaml"})
     return run_module(host, PROGRAMS["train-tokens"], [str(config), *options.arguments])
+
+
+def style(options: argparse.Namespace) -> int:
+    return run_module(pick_host(existing.STYLE_MODULES), PROGRAMS["style"], options.arguments)
+
+
+def owner(options: argparse.Namespace) -> int:
+    changed = set_owner(options.owner, options.publisher)
+    print("\n".join(str(path.relative_to(PACK_DIR)) for path in changed) or "nothing to change")
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -186,8 +199,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--cpu", action="store_true", help="do not use a GPU")
     one.set_defaults(work=demo)
 
-    one = commands.add_parser("test", help="run the tests; further arguments go to pytest")
-    one.add_argument("--floor", action="store_true", help=f"the host tests on ComfyUI {FLOOR.version}")
+    one = commands.add_parser("test", help="run the tests; --fast: only the quick ones. Other arguments go to pytest")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--fast", action="store_true", help="no server, no browser, nothing slow: under 3 minutes")
+    which.add_argument("--soak", action="store_true", help="only the long runs of tests/soak, which are left out else")
+    which.add_argument("--floor", action="store_true", help=f"the host tests on ComfyUI {FLOOR.version}")
     one.set_defaults(work=test)
 
     one = commands.add_parser("serve", help="open the editor with the pack loaded")
@@ -210,11 +226,19 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("train-tokens", help="train several part tokens from one config file")
     one.add_argument("config", metavar="CONFIG.yaml")
     one.set_defaults(work=train_tokens)
+
+    one = commands.add_parser("style", help="ruff and mypy, as the tests run them")
+    one.set_defaults(work=style)
+
+    one = commands.add_parser("owner", help="before publishing: set the repository's owner in all files")
+    one.add_argument("owner", metavar="NAME", help="the GitHub account or organisation")
+    one.add_argument("publisher", metavar="PUBLISHER", nargs="?", help="id at registry.comfy.org; default: NAME")
+    one.set_defaults(work=owner)
     return top
 
 
 # These pass arguments they do not know on to the program they start.
-FORWARDING = {"test", "parity", "bench", "templates", "train-tokens"}
+FORWARDING = {"test", "parity", "bench", "templates", "train-tokens", "style"}
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,10 +24,15 @@ for folder in (REPOSITORY, REPOSITORY / "tests"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
+# One thread is faster for models as small as the tests', and tests may share the cores with others. The server's
+# models are larger.
+SERVER_THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 # Tests never ask a hub for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+from support.selection import mark, selected
 from tools.bootstrap import boot_host, load_pack
 from tools.host.client import Client
 from tools.host.layout import RUNTIME, Host
@@ -41,6 +46,31 @@ class RootIsNoPackage:
     @pytest.hookimpl
     def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         return pytest.Dir.from_parent(parent, path=path) if path == REPOSITORY else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("which tests of this repository")
+    group.addoption("--fast", action="store_true", help="leave out what needs a server or a browser or is slow")
+    group.addoption("--soak", action="store_true", help="run the long soak tests and nothing else")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # First, so that -m of the command line sees the marks.
+    for item in items:
+        mark(item, REPOSITORY)
+    fast, soak = config.getoption("--fast"), config.getoption("--soak")
+    kept = [item for item in items if selected(item, fast, soak)]
+    if soak and not kept:
+        raise pytest.UsageError("--soak: there are no soak tests here; they are in tests/soak or marked with 'soak'")
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
+    if config.getoption("--fast"):
+        return "--fast: without server, browser and slow tests"
+    return ""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -93,7 +123,7 @@ def pack_name(host: Host) -> str:
 @pytest.fixture(scope="session")
 def server(host: Host, pack_name: str) -> Iterator[Server]:
     """A running server; stopped at the end."""
-    with Server(host, cpu=True, pack_name=pack_name) as running:
+    with Server(host, cpu=True, pack_name=pack_name, threads=SERVER_THREADS) as running:
         running.start()
         yield running
 

@@ -12,13 +12,13 @@ from .layout import Host, SetupError
 
 # What each command imports, and the package that has it. torch and numpy are ComfyUI's own.
 RUN_MODULES = {"skimage": "scikit-image", "safetensors": "safetensors", "transformers": "transformers"}
+STYLE_MODULES = {"ruff": "ruff", "mypy": "mypy"}
 TEST_MODULES = {
     "pytest": "pytest",
     "diffusers": "diffusers",
     "matplotlib": "matplotlib",
     "segment_anything": "segment-anything",
-    "ruff": "ruff",
-    "mypy": "mypy",
+    **STYLE_MODULES,
     "playwright": "playwright",
     **RUN_MODULES,
 }

@@ -58,8 +58,13 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _resolved(value: str, info: ValidationInfo) -> Path:
+    """A path of the file, which is relative to the file's own folder."""
+    return (typing.cast(dict[str, Path], info.context)["base"] / value).resolve()
+
+
 def _existing(value: str, info: ValidationInfo) -> str:
-    path = (info.context["base"] / value).resolve()
+    path = _resolved(value, info)
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
     return str(path)
@@ -215,7 +220,7 @@ class ConfigFile(Entry):
     def _demo_or_file(cls, value: str, info: ValidationInfo) -> str:
         if value == "demo":
             return value
-        path = (info.context["base"] / value).resolve()
+        path = _resolved(value, info)
         if not path.is_file():
             raise ValueError(f"{path} does not exist. Give a checkpoint file, or 'demo'.")
         return str(path)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 from tools.bootstrap import load_pack
+from tools.train_tokens import run as run_module
 from tools.train_tokens.plan import ConfigError, read_plan
-from tools.train_tokens.run import main, run_here
+from tools.train_tokens.run import main, run_guarded, run_here
 from tools.train_tokens.task import run_task
 
 load_pack()
@@ -38,9 +40,9 @@ tokens:
 """
 
 
-@pytest.fixture
-def config(tmp_path):
-    folder = tmp_path / "pairs"
+def write_config(place):
+    """A configuration file with its pictures."""
+    folder = place / "pairs"
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(4):
@@ -50,9 +52,14 @@ def config(tmp_path):
         picture[mask > 0] = (255, 20, 230)
         Image.fromarray(picture).save(folder / f"{number}.png")
         Image.fromarray(mask).save(folder / f"{number}_mask.png")
-    file = tmp_path / "config.yaml"
+    file = place / "config.yaml"
     file.write_text(CONFIG)
     return file
+
+
+@pytest.fixture
+def config(tmp_path):
+    return write_config(tmp_path)
 
 
 def test_a_token_with_all_that_belongs_to_it(config):
@@ -68,6 +75,73 @@ def test_a_token_with_all_that_belongs_to_it(config):
     assert 0 < result["part_iou"]["bright square"] <= 1
 
 
+# A worker as `run_here` sees it, without the seconds that a real one takes to import ComfyUI.
+WORKER = """
+import json, os, sys, time
+task, result, seen = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+open(seen, "a").write(task["name"] + "\\n")
+time.sleep(0.2)
+deaths = int(task["note"] or 0)
+if open(seen).read().split().count(task["name"]) <= deaths:
+    os._exit(9)
+answer = {"name": task["name"], "part_iou": {}, "seconds": 0, "file": ""}
+json.dump({"name": task["name"], "error": "ValueError: no"} if task["part"] == "broken" else answer, open(result, "w"))
+"""
+
+
+@pytest.fixture
+def workers_started(monkeypatch, tmp_path):
+    """Stands in for real workers; gives back the file with one line per process, as they were started."""
+    seen = tmp_path / "seen"
+
+    def start(task):
+        run_module._result_file(task).parent.mkdir(exist_ok=True)
+        arguments = [json.dumps(task), str(run_module._result_file(task)), str(seen)]
+        return subprocess.Popen([sys.executable, "-S", "-c", WORKER, *arguments], text=True)
+
+    monkeypatch.setattr(run_module, "_start", start)
+    return seen
+
+
+def three_tokens(config, first, head=""):
+    tokens = [{"name": name, "data": {"folder": "pairs"}} for name in "abc"]
+    tokens[0] |= first
+    config.write_text(f"output: out\n{head}\ntokens: {json.dumps(tokens)}")
+    return read_plan(config)
+
+
+def test_a_task_whose_process_died_is_tried_again(config, workers_started):
+    results = run_here(three_tokens(config, {"note": "2"}))
+    assert [result["name"] for result in results] == ["a", "b", "c"] and not any("error" in one for one in results)
+    assert workers_started.read_text().split() == ["a", "a", "a", "b", "c"]
+
+
+def test_a_task_whose_process_always_dies_is_given_up_and_the_others_run(config, workers_started):
+    results = run_here(three_tokens(config, {"note": "9"}, head="retries: 1"))
+    assert "died 2 times" in results[0]["error"] and not any("error" in one for one in results[1:])
+    assert workers_started.read_text().split() == ["a", "a", "b", "c"]
+
+
+def test_a_task_that_failed_by_itself_is_not_tried_again(config, workers_started):
+    results = run_here(three_tokens(config, {"part": "broken"}))
+    assert results[0] == {"name": "a", "error": "ValueError: no"} and not any("error" in one for one in results[1:])
+    assert workers_started.read_text().split() == ["a", "b", "c"]
+
+
+def test_no_more_processes_than_workers_run_at_a_time(config, workers_started):
+    alive, most = [], 0
+
+    def count(name, pid):
+        nonlocal most
+        alive.append(Path(f"/proc/{pid}"))
+        most = max(most, sum(one.exists() for one in alive))
+
+    results = run_here(three_tokens(config, {}, head="workers: 2"), on_start=count)
+    assert [result["name"] for result in results] == ["a", "b", "c"] and len(alive) == 3
+    assert most == 2 or not Path("/proc").is_dir()
+
+
+@pytest.mark.slow
 def test_a_dead_worker_s_task_is_tried_again_and_goes_on(config):
     """The first process is killed as soon as it has saved a state; the second one starts from there."""
     text = CONFIG.replace("steps: 40", "steps: 4000").replace("save_every: 10", "save_every: 20")
@@ -89,16 +163,17 @@ def test_a_dead_worker_s_task_is_tried_again_and_goes_on(config):
         threading.Thread(target=wait_and_kill, daemon=True).start()
 
     # Enough to be caught in the middle; the second run is shortened, which a state allows.
-    results = run_here(plan, lambda name, pid: (kill_the_first(name, pid), plan.tasks[0]["settings"].update(steps=300)))
+    results = run_here(plan, lambda name, pid: (kill_the_first(name, pid), plan.tasks[0]["settings"].update(steps=100)))
     assert len(started) == 2
     assert "error" not in results[0] and results[0]["resumed_from"] >= 20
     assert results[0]["stopped_at"] >= results[0]["resumed_from"]
     assert not state.exists()
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_is_reported_and_the_others_go_on(config):
     (config.parent / "pairs" / "3_mask.png").unlink()
-    config.write_text(CONFIG.replace("data: {folder: pairs}", "data: {folder: other}"))
+    config.write_text(CONFIG.replace("data: {folder: pairs}", "data: {folder: other}") + "workers: 2\n")
     (config.parent / "other").mkdir()
     for name in ("0.png", "0_mask.png", "1.png", "1_mask.png"):
         (config.parent / "other" / name).write_bytes((config.parent / "pairs" / name).read_bytes())
@@ -111,26 +186,24 @@ def test_a_task_that_fails_is_reported_and_the_others_go_on(config):
 
 def test_without_ray_it_runs_here(config, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails, installed or not
+    # In this process instead of one that has to import ComfyUI first.
+    monkeypatch.setattr(run_module, "run_here", lambda plan: [run_guarded(task) for task in plan.tasks])
     config.write_text(CONFIG[: CONFIG.index("  - name: again")] + "ray: {gpus_per_token: 0}\n")
     assert main([str(config), "--cpu"]) == 0
     assert "Ray is not installed" in capsys.readouterr().out
     assert (config.parent / "out" / "square.safetensors").is_file()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is installed for the tests on Linux only")
-def test_on_ray(config):
-    config.write_text(CONFIG + "ray: {cpus_per_token: 1}\n")
-    assert main([str(config), "--cpu"]) == 0
-    results = json.loads((config.parent / "out" / "results.json").read_text())
-    assert [result["name"] for result in results] == ["square", "again"]
-    assert all(Path(result["file"]).is_file() for result in results)
+@pytest.fixture(scope="module")
+def ray_run(tmp_path_factory):
+    """Two tokens trained on a Ray of this machine; the first one's worker is killed once it has saved a state.
 
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is installed for the tests on Linux only")
-def test_ray_tries_a_dead_worker_s_task_again(config):
-    """The worker is killed once it has saved a state; Ray starts the task anew, and it goes on from there."""
-    text = CONFIG.replace("steps: 40", "steps: 2000").replace("save_every: 10", "save_every: 20")
-    config.write_text(text[: text.index("  - name: again")] + "ray: {cpus_per_token: 1}\n")
+    Returns:
+        The folder of the results, and the killed process.
+    """
+    config = write_config(tmp_path_factory.mktemp("ray"))
+    text = CONFIG.replace("steps: 40", "steps: 1000").replace("save_every: 10", "save_every: 20")
+    config.write_text(text.replace("settings: {seed: 2}", "settings: {steps: 40}") + "ray: {cpus_per_token: 1}\n")
     out = config.parent / "out"
     killed: list[int] = []
 
@@ -141,10 +214,33 @@ def test_ray_tries_a_dead_worker_s_task_again(config):
         os.kill(killed[0], signal.SIGKILL)
 
     threading.Thread(target=wait_and_kill, daemon=True).start()
-    assert main([str(config), "--cpu"]) == 0
-    (result,) = json.loads((out / "results.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # else other programs may starve the workers
+        assert main([str(config), "--cpu"]) == 0
+    return out, killed
+
+
+with_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is installed for the tests on Linux only"
+)
+
+
+@with_ray
+@pytest.mark.slow
+def test_on_ray(ray_run):
+    results = json.loads((ray_run[0] / "results.json").read_text())
+    assert [result["name"] for result in results] == ["square", "again"]
+    assert all(Path(result["file"]).is_file() for result in results)
+
+
+@with_ray
+@pytest.mark.slow
+def test_ray_tries_a_dead_worker_s_task_again(ray_run):
+    """Ray starts the task anew, and it goes on from the saved state."""
+    out, killed = ray_run
+    result = json.loads((out / "results.json").read_text())[0]
     assert len(killed) == 1 and len(set(workers(out / "square.log"))) == 2
-    assert "error" not in result and 20 <= result["resumed_from"] < 2000
+    assert "error" not in result and 20 <= result["resumed_from"] < 1000
 
 
 def test_the_readme_s_example_is_understood(tmp_path, repository):
