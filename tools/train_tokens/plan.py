@@ -306,14 +306,17 @@ def _lines(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> list[s
         if isinstance(reason, ValidationError):  # the settings have their own model
             lines += _lines(reason, place)
             continue
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         if reason is not None:
             text = str(reason).removeprefix(": ")
+            field, _, rest = text.partition(": ")
+            if field.isidentifier():  # one field, found wrong by the check of the whole entry
+                place, text = (*place, field), rest
         elif found["type"] == "missing":
             text = "is missing."
         elif found["type"] == "too_short":
             text = "expected at least one entry."
         else:
             text = f"{found['msg'].replace('Input should be', 'expected')}, got {found['input']!r}."
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         lines.append(f"{where or 'the file'}: {text}")
     return lines

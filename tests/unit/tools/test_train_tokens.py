@@ -305,16 +305,16 @@ def workers(log):
         (
             "{folder: pairs}",
             "{demo: {objects: [dragon], part: head}}",
-            r"tokens\[0\].data.demo: objects: the demo model knows no 'dragon'. It knows: cat, dog",
+            r"tokens\[0\].data.demo.objects: the demo model knows no 'dragon'. It knows: cat, dog",
         ),
         (
             "{folder: pairs}",
             "{demo: {objects: [cat, car], part: head}}",
-            r"tokens\[0\].data.demo: part: a car has no 'head'. It has: body, hood, wheels",
+            r"tokens\[0\].data.demo.part: a car has no 'head'. It has: body, hood, wheels",
         ),
         ("steps: 40", "stepz: 40", r"settings: unknown key stepz. Known keys: batch_size, cache_device"),
-        ("steps: 40", "steps: 0", "settings: steps: expected at least 1, got 0"),
-        ("steps: 40", "recipe: papers", "settings: recipe: expected one of paper, pack, got 'papers'"),
+        ("steps: 40", "steps: 0", "settings.steps: expected at least 1, got 0"),
+        ("steps: 40", "recipe: papers", "settings.recipe: expected one of paper, pack, got 'papers'"),
         ("steps: 40", "steps: many", "settings.steps: expected a valid integer, got 'many'"),
         ("steps: 40", "steps: true", "settings.steps: expected a valid integer, got True"),
         ("seed: 2", "seed: two", r"tokens\[1\].settings.seed: expected a valid integer, got 'two'"),
@@ -370,4 +370,4 @@ def test_the_settings_of_a_token_go_before_those_of_the_file(config):
     config.write_text(CONFIG.replace("seed: 2", "steps: 7, learning_rate: 3"))
     settings = [task["settings"] for task in read_plan(config).tasks]
     assert [one["steps"] for one in settings] == [40, 7]
-    assert settings[1] == {**settings[0], "steps": 7, "learning_rate": 3}
+    assert settings[1] == {**settings[0], "steps": 7, "learning_rate": 3, "recipe": "paper"}
