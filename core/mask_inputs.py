@@ -97,6 +97,25 @@ def one_per_picture(masks: torch.Tensor, pictures: int, name: str) -> torch.Tens
     return masks.expand(pictures, -1, -1)
 
 
+def one_per_edit(masks: torch.Tensor, pictures: int, edits: int, name: str) -> torch.Tensor:
+    """Masks (M, H, W) as one for each of N edits of B images, (N·B, H, W): grouped by edit, as edited latents are.
+
+    Args:
+        masks: M = 1, B, or N·B.
+
+    Raises:
+        ValueError: any other number of masks.
+    """
+    if masks.shape[0] not in (1, pictures, pictures * edits):
+        raise ValueError(
+            f"{name}: has {masks.shape[0]} masks for {pictures} images with {edits} edits each. Give one mask, one per "
+            f"image, or one per edited image ({pictures * edits}, grouped by edit)."
+        )
+    if masks.shape[0] == pictures * edits:
+        return masks
+    return masks.expand(pictures, -1, -1).repeat(edits, 1, 1)
+
+
 def check_shape(mask: tuple[int, int], picture: tuple[int, int], name: str, spare: int = CELL - 1) -> None:
     """Refuse a mask of size ``mask`` (height, width) that would be distorted on an image of size ``picture``.
 
@@ -131,9 +150,11 @@ def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int]) -> torch.Tens
 
 
 def picture_masks(
-    mask: torch.Tensor, pictures: int, size: tuple[int, int], name: str, if_empty: str = ""
+    mask: torch.Tensor, pictures: int, size: tuple[int, int], name: str, if_empty: str = "", edits: int = 1
 ) -> torch.Tensor:
     """A MASK input as one mask for each of B images, (B, h, w) in 0 … 1, at its own resolution.
+
+    With ``edits``, there may also be one for each edited image: those stay as they are, (N·B, h, w).
 
     A mask that is the same everywhere (SolidMask) fits images of any size.
 
@@ -141,14 +162,18 @@ def picture_masks(
         pictures: B.
         size: (height, width) of the images in pixels, as encoded.
         if_empty: the consequence of an empty mask, which is then refused; by default, empty masks are accepted.
+        edits: N.
 
     Raises:
-        ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture` and `check_shape`.
+        ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture`, `one_per_edit` and `check_shape`.
     """
     masks = mask_batch(mask, name)
     if if_empty:
         check_not_empty(masks, name, if_empty)
-    masks = one_per_picture(masks, pictures, name)
+    if edits == 1:
+        masks = one_per_picture(masks, pictures, name)
+    else:
+        one_per_edit(masks[:, :1, :1], pictures, edits, name)
     if float(masks.amax() - masks.amin()) > 0:
         check_shape((masks.shape[-2], masks.shape[-1]), size, name)
     return crop_as_encoded(masks, size)

@@ -90,8 +90,17 @@ def _combo(name: str, options: tuple[str, ...], default: str, tooltip: str) -> i
 def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
     """Schema entries; their values go to :func:`make_inputs`, but for ``paste_back``, which the nodes read."""
     return [
-        io.Mask.Input("mask", optional=True, tooltip="Edit here instead of where the token finds the part."),
-        io.Mask.Input("region", optional=True, tooltip="Where the token may find the part: multiplied into its map."),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Edit here instead of where the token finds the part. One mask, one per image, or one per edited "
+            "image.",
+        ),
+        io.Mask.Input(
+            "region",
+            optional=True,
+            tooltip="Where the token may find the part: multiplied into its map. One mask, or one per image.",
+        ),
         io.Conditioning.Input(
             "positive",
             optional=True,

@@ -121,7 +121,11 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
             description="Turns a soft mask into 0 where it is clearly off and 1 where it is clearly on, with a soft "
             "band in between.",
             inputs=[
-                io.Mask.Input("mask", tooltip="Soft mask, 0 to 1. Each mask in a batch gets its own threshold."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Soft mask, 0 to 1. Each mask in a batch gets its own threshold. Empty stays empty, "
+                    "and full stays full.",
+                ),
                 io.Combo.Input(
                     "method",
                     options=list(THRESHOLDS[:3]),

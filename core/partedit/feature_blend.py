@@ -13,6 +13,7 @@ import torch
 
 from ..inversion.replay import TrajectorySampler
 from ..inversion.trajectory import Trajectory
+from ..mask_inputs import mask_batch, one_per_edit
 from ..paste_back import PasteBack
 from ..unet import latent_scale
 from .guider import BlendGuider
@@ -86,16 +87,21 @@ def feature_blend(
     count = len(inputs.prompt.edits)
     per_pass = settings.edits_per_pass or count
     starts = range(0, count, per_pass)
+    batch, mask = samples.shape[0], inputs.mask
+    if mask is not None:
+        mask = mask_batch(mask, "mask")
+        one_per_edit(mask[:, :1, :1], batch, count, "mask")  # before the first pass, not in the middle
     edited, masks, steps, source = [], [], [], None
     for number, first in enumerate(starts):
-        part = replace(inputs, prompt=inputs.prompt.subset(first, first + per_pass))
+        own = mask is not None and mask.shape[0] not in (1, batch)
+        given = mask[first * batch : (first + per_pass) * batch] if own else mask
+        part = replace(inputs, prompt=inputs.prompt.subset(first, first + per_pass), mask=given)
 
         def progress(step: int, x0: torch.Tensor, x: torch.Tensor, total: int, number: int = number) -> None:
             if callback is not None:
                 callback(number * total + step, x0, x, total * len(starts))
 
         out, run_masks = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
-        batch = samples.shape[0]
         source = out[:batch] if source is None else source
         edited.append(out[batch:])
         final, every = _masks_of(run_masks, samples, latent_scale(model))

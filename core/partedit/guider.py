@@ -152,10 +152,11 @@ class BlendGuider(comfy.samplers.CFGGuider):
         """
         scale = latent_scale(self.model_patcher)
         size = (latent_image.shape[-2] * scale, latent_image.shape[-1] * scale)
-        pictures, mask, region = latent_image.shape[0], self.inputs.mask, self.inputs.region
+        pictures, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
+        mask, region = self.inputs.mask, self.inputs.region
         return replace(
             self.inputs,
-            mask=None if mask is None else picture_masks(mask, pictures, size, "mask"),
+            mask=None if mask is None else picture_masks(mask, pictures, size, "mask", edits=edits),
             region=None if region is None else picture_masks(region, pictures, size, "region", NOWHERE),
         )
 

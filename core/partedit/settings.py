@@ -70,8 +70,9 @@ class BlendInputs:
     Attributes:
         prompt: source and edits.
         token: finds the parts; may be None with ``mask``.
-        mask: ComfyUI MASK to use instead of the token's.
-        region: ComfyUI MASK multiplied into the token's map.
+        mask: ComfyUI MASK to use instead of the token's: one, one for each of B pictures, or one for each edited
+            picture (N·B, edit by edit).
+        region: ComfyUI MASK multiplied into the token's map: one, or one for each picture.
         extras: CONDITIONING whose settings besides text every row takes over.
         settings: of the blending.
     """

@@ -7,6 +7,7 @@ import threading
 import torch
 
 from ..attention import CallMasks
+from ..mask_inputs import mask_batch, one_per_edit
 from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
 
@@ -26,8 +27,8 @@ class StepMasks:
         latent: (h, w) of the latent.
 
     Attributes:
-        given: (B, h, w) mask that the user gave instead of a token's, or None.
-        history: step → (groups, B, H, W) masks after it, on the CPU.
+        given: (N, B, h, w) masks that the user gave instead of a token's, or None.
+        history: step → (groups, B, H, W) masks after it, on the CPU; a group for each edit when they were given.
         levels: threshold of the last step's maps, for each group and picture.
 
     Raises:
@@ -39,7 +40,12 @@ class StepMasks:
         self.latent = latent
         self.size = map_size(latent, self.settings.map_size == "published")
         self.region = None if inputs.region is None else fit_mask(inputs.region, batch, self.size, "region")
-        self.given = None if inputs.mask is None else fit_mask(inputs.mask, batch, latent, "mask")[:, 0]
+        self.given: torch.Tensor | None = None
+        if inputs.mask is not None:
+            masks = mask_batch(inputs.mask, "mask")
+            fitted = fit_mask(masks, len(masks), latent, "mask")[:, 0]
+            each = one_per_edit(fitted, batch, len(self.edits), "mask")
+            self.given = each.unflatten(0, (len(self.edits), batch))
         self.history: dict[int, torch.Tensor] = {}
         self.levels: list[list[float]] = []
         self.step, self.steps = -1, 0
@@ -48,7 +54,7 @@ class StepMasks:
             raise ValueError(
                 "part_token: nothing connected. Connect a part token (LoadPartToken), or a mask to use instead."
             )
-        self._previous: GroupMasks | None = None if self.given is None else [self.given for _ in self._groups]
+        self._previous: GroupMasks | None = None if self.given is None else list(self.given)
         self._current: GroupMasks | None = None
         self._sum = MapSum()
         self._resized: dict[tuple, torch.Tensor] = {}
@@ -67,25 +73,21 @@ class StepMasks:
     # --- parts and their groups ---------------------------------------------------------------------------
 
     def _part_groups(self) -> list[tuple[int, ...]]:
-        """The different sets of parts that prompts apply to; each gets a mask."""
-        groups: list[tuple[int, ...]] = []
-        for edit in self.edits:
-            if self.given is not None and len(edit.prompts) > 1:
+        """The different sets of parts that prompts apply to; each gets a mask. None for given masks."""
+        if self.given is not None:
+            if any(len(edit.prompts) > 1 for edit in self.edits):
                 raise ValueError(
                     "mask: one given mask cannot be shared by prompts with parts of their own. Use a part token with "
                     "these parts, or one prompt for the masked region."
                 )
-            for part in edit.prompts:
-                group = (0,) if self.given is not None else self._indices(part.parts)
-                if group not in groups:
-                    groups.append(group)
-        return groups
+            return []
+        return list(dict.fromkeys(self._indices(part.parts) for edit in self.edits for part in edit.prompts))
 
     def _indices(self, names: tuple[str, ...]) -> tuple[int, ...]:
         return self.token.part_indices(names) if self.token is not None else (0,)
 
     def _group(self, names: tuple[str, ...]) -> int:
-        return 0 if self.given is not None else self._groups.index(self._indices(names))
+        return self._groups.index(self._indices(names))
 
     # --- one step -----------------------------------------------------------------------------------------
 
@@ -107,7 +109,9 @@ class StepMasks:
             current = self.current()
             if current is not None:
                 self._previous = current
-        if self._previous is not None:
+        if self.given is not None:
+            self.history[self.step] = self.given
+        elif self._previous is not None:
             self.history[self.step] = torch.stack(self._previous).float().cpu()
 
     def current(self) -> GroupMasks | None:
@@ -170,6 +174,8 @@ class StepMasks:
         edit = self.edits[number]
         if not edit.blended:
             return torch.ones_like(masks[0])
+        if self.given is not None:
+            return masks[number]
         return union([masks[self._group(part.parts)] for part in edit.prompts])
 
     def _at_layer(self, last: bool) -> GroupMasks | None:

@@ -107,6 +107,21 @@ def test_one_mask_or_one_for_each_picture(inputs, masks, pictures):
     assert all(torch.equal(found[i], given_masks[i % masks]) for i in range(pictures))
 
 
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
+def test_one_mask_for_each_edit(inputs, count, pictures, edits):
+    masks = torch.rand(count, 4, 6)
+    if count not in (1, pictures, pictures * edits):
+        with pytest.raises(ValueError, match=f"mask: has {count} masks for {pictures} images"):
+            inputs.one_per_edit(masks, pictures, edits, "mask")
+        return
+    found = inputs.one_per_edit(masks, pictures, edits, "mask")
+    own = count not in (1, pictures)
+    for edit in range(edits):
+        for picture in range(pictures):
+            expected = masks[edit * pictures + picture] if own else masks[picture % count]
+            assert torch.equal(found[edit * pictures + picture], expected)
+
+
 @given(st.integers(64, 2100), st.integers(64, 2100), st.integers(1, 8))
 def test_a_mask_of_the_picture_fits_at_every_resolution(inputs, height, width, smaller):
     """Before encoding, after it, and scaled down to 64 pixels on the shorter side."""

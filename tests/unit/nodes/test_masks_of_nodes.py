@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.stand_ins import SOURCE, FakeClip
-from support.tiny_edits import edit_prompt, token
+from support.tiny_edits import edit_prompt, relative, token
 from support.tiny_models import drawn, text_conditioning, tiny_sdxl
 from support.trained_tokens import PixelVAE
 
@@ -38,7 +38,7 @@ def no_sampling(monkeypatch):
 def edit(nodes, model, node="FeatureBlendSampler", pictures=1, **masks):
     """Execute a blending node with a part token and masks."""
     common = {"model": model, "edit_prompt": edit_prompt(), "negative": text_conditioning("negative")}
-    common |= {"cfg": 4.0, "edit_steps": 1.0, "omega": 1.5, "part_token": token(), **masks}
+    common |= {"cfg": 4.0, "edit_steps": 1.0, "omega": 1.5, "part_token": token()} | masks
     if node == "FeatureBlendGuider":
         return nodes[node].execute(**common, output_rows="edits")
     sampling = {"seed": 0, "steps": 2, "sampler_name": "euler", "scheduler": "normal"}
@@ -92,6 +92,24 @@ def test_masks_for_other_pictures_are_refused_before_sampling(nodes, model, no_s
     for name in ("mask", "region"):
         with pytest.raises(ValueError, match=f"^{name}: has {masks} masks for {pictures} images"):
             edit(nodes, model, pictures=pictures, **{name: region})
+
+
+@pytest.mark.parametrize("per_pass", [0, 1, 2])
+def test_the_samplers_own_masks_can_be_given_again(nodes, model, monkeypatch, per_pass):
+    """Two pictures, three edits: six masks, edit by edit, whatever goes into one pass."""
+    import comfy.samplers
+
+    more = {"edit_prompt": edit_prompt(["one", "two", "three"]), "edits_per_pass": per_pass, "pictures": 2}
+    masks = torch.zeros(6, 128, 128)
+    for number, mask in enumerate(masks):
+        mask[:, : 16 * (number + 2)] = 1
+    edited, _, found, *_ = edit(nodes, model, mask=masks, **more).args
+    assert torch.equal(found.round(), masks)
+    again, *_ = edit(nodes, model, mask=found, **more).args
+    assert relative(again["samples"], edited["samples"]) < 1e-2  # its edge is softer by the resizing
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    with pytest.raises(ValueError, match=r"^mask: has 4 masks for 2 images with 3 edits each. Give one mask"):
+        edit(nodes, model, mask=masks[:4], **more)
 
 
 def test_a_mask_of_another_aspect_is_refused(nodes, model, no_sampling):

@@ -62,6 +62,21 @@ def test_every_picture_is_edited_under_its_own_mask(model, kind):
         assert torch.allclose(final[:, picture], guider.last_masks.edit_masks()[:, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("pictures", [[0], [0, 1]])
+def test_every_edit_may_have_a_mask_of_its_own(model, pictures):
+    """Edit by edit, the order of the edited latents and of the sampler's own mask output."""
+    masks = torch.cat([left(columns) for columns in (32, 96, 64, 112)])[: 2 * len(pictures)]
+    guider = blend_guider(model, edit_prompt(["one", "two"]), mask=masks)
+    together, _ = run(guider, pictures)
+    count = len(pictures)
+    assert torch.equal(guider.last_masks.fitted_masks((128, 128)).flatten(0, 1).round(), masks)
+    for number, name in enumerate(["one", "two"]):
+        alone, _ = run(blend_guider(model, edit_prompt([name]), mask=masks[number * count :][:count]), pictures)
+        assert relative(together[(1 + number) * count :][:count], alone[count:]) < 1e-5
+    with pytest.raises(ValueError, match=f"^mask: has 3 masks for {count} images with 2 edits each"):
+        run(blend_guider(model, edit_prompt(["one", "two"]), mask=torch.ones(3, 8, 8)), pictures)
+
+
 @pytest.mark.parametrize(("masks", "pictures"), [(2, 1), (2, 3), (4, 2), (3, 2), (1, 2), (2, 2)])
 def test_edits_keep_their_own_pictures_protected_side(model, masks, pictures):
     """Two noise masks for one picture, two for three, four for two: the source is as in an ordinary run, and an edit
