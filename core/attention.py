@@ -107,16 +107,35 @@ class PromptStep:
 
     def probabilities(
         self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
-    ):
+    ) -> torch.Tensor:
         """(B, heads, h·w, length) attention of the edit rows."""
+        edit, replaced = self._both(q_source, k_source, q, k, heads)
+        if replaced is None:
+            return edit
+        assert self.gate is not None
+        gate = self.gate.to(edit)
+        return gate * replaced + (1 - gate) * edit
+
+    def change(
+        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
+    ) -> torch.Tensor:
+        """(B, heads, h·w, length) that :meth:`probabilities` adds to A_edit: exactly 0 where nothing is exchanged, and
+        where the rows and prompts of source and edit are equal. The step must be active."""
+        edit, replaced = self._both(q_source, k_source, q, k, heads)
+        assert replaced is not None and self.gate is not None
+        return self.gate.to(edit) * (replaced - edit)
+
+    def _both(
+        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A_edit and R, None for a step that is not active."""
         edit = _logits(q, k[:, slice(*self.columns)], heads).softmax(dim=-1)
         if not self.active:
-            return edit
-        assert self.mapper is not None and self.keep is not None and self.weights is not None and self.gate is not None
+            return edit, None
+        assert self.mapper is not None and self.keep is not None and self.weights is not None
         source = _logits(q_source, k_source[:, : self.source_length], heads).softmax(dim=-1)
-        keep, gate = self.keep.to(edit), self.gate.to(edit)
-        replaced = self.weights.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
-        return gate * replaced + (1 - gate) * edit
+        keep = self.keep.to(edit)
+        return edit, self.weights.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
 
 
 @dataclass(frozen=True)
@@ -129,6 +148,16 @@ class EditStep:
     @property
     def rewrites_cross(self) -> bool:
         return len(self.prompts) > 1 or any(p.active for p in self.prompts)
+
+    def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
+        """What prompt-to-prompt adds to the ordinary attention of an edit with one prompt, (B, h·w, heads·d) float32.
+
+        Added to what the model computed itself, it leaves the model's own kernel and rounding in place, so that an edit
+        that changes nothing equals its source in half precision, too.
+        """
+        (prompt,) = self.prompts
+        attention = prompt.change(q_source, k_source, q, k, heads)
+        return (attention @ _split(v[:, slice(*prompt.columns)], heads)).transpose(1, 2).flatten(2)
 
     def attend(self, q_source, k_source, q, k, v, heads: int, shares: torch.Tensor | None) -> torch.Tensor:
         """Output (B, h·w, heads·d) float32 before ``to_out``; ``shares``: see `CallMasks.shares`."""
@@ -302,7 +331,11 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         for number, edit, source, rows in call.pairs():
             if not edit.rewrites_cross:
                 continue
-            shares = call.masks.shares(number, grid) if len(edit.prompts) > 1 else None
+            if len(edit.prompts) == 1:
+                change = edit.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
+                out[rows] = (out[rows].float() + change).to(out.dtype)
+                continue
+            shares = call.masks.shares(number, grid)
             new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, shares)
             if occupant:
                 # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
@@ -337,8 +370,9 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         groups = n.reshape(call.chunks, 1 + len(call.edits), call.batch, *n.shape[1:])
         mask = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
         source, edits = groups[:, :1], groups[:, 1:]
-        # Not source + m·(edit − source): a mask of exactly 0 or 1 must give exactly one of the two.
-        return torch.cat([source, mask * edits + (1 - mask) * source], dim=1).reshape(n.shape)
+        # lerp, because a mask of 0 or 1 must give exactly one of the two, and two that are equal must stay so: an edit
+        # that changes nothing would otherwise leave its source by the rounding of half precision.
+        return torch.cat([source, torch.lerp(source, edits, mask)], dim=1).reshape(n.shape)
 
     if touched:
         chain_cross(options, touched, cross)

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..core.image_inputs import checked_images
+from ..core.inversion.replay import NOISE_MAPS
 from ..core.partedit.feature_blend import SampleSettings, feature_blend
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
@@ -107,6 +108,17 @@ class FeatureBlendSampler(io.ComfyNode):
                     tooltip="With a trajectory and paste_back pixels: the original image, used instead of the decoded "
                     "one.",
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "noise_maps",
+                        options=list(NOISE_MAPS),
+                        default=NOISE_MAPS[0],
+                        optional=True,
+                        tooltip="Only with a trajectory. from the source row: edits get what the source row needs at "
+                        "each step to stay the real image, exact at any cfg. as recorded: the noise maps recorded by "
+                        "Invert Latent (none for ddim), as published.",
+                    )
+                ),
             ],
             outputs=[
                 io.Latent.Output("edited", display_name="edited", tooltip="Edited latents, grouped by edit."),
@@ -138,12 +150,13 @@ class FeatureBlendSampler(io.ComfyNode):
         paste_back: str = CHOICES[0],
         vae: Any = None,
         image: torch.Tensor | None = None,
+        noise_maps: str = NOISE_MAPS[0],
         **options: Any,
     ) -> io.NodeOutput:
         image = checked_images(image, "image")
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
         back = PasteBack.of(paste_back)
-        sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back)
+        sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back, noise_maps)
         if back.pixels and vae is None:
             raise ValueError("vae: not connected, but paste_back is 'pixels'. Connect the checkpoint's VAE.")
         size = trajectory.latent_image if trajectory is not None else (latent_image or {}).get("samples")

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..core.encoding import encode
 from ..core.image_inputs import checked_images
-from ..core.inversion.invert import invert
+from ..core.inversion.invert import invert, needs_model
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
 from ..core.vision.captioner import WHERE_TO_GET, caption, captioner_folders
@@ -46,7 +46,8 @@ class InvertLatent(io.ComfyNode):
                     "source_prompt",
                     multiline=True,
                     default="",
-                    tooltip="Describes the image as it is. Needs clip. Leave empty to use positive or a captioner.",
+                    tooltip="Describes the image as it is. Needs clip. Leave empty to use positive or a captioner. Not "
+                    "needed for edit_friendly_ddpm and ledits_pp unless record_noise_maps is on.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -54,8 +55,8 @@ class InvertLatent(io.ComfyNode):
                     default=METHODS[0],
                     tooltip="ddim_*: deterministic, required by OIR. next_timestep: as published with OIR; "
                     "current_timestep: textbook DDIM inversion; fixed_point: iterates each step for a closer "
-                    "reconstruction. edit_friendly_ddpm and ledits_pp: keep noise maps that reconstruct the image "
-                    "exactly; for PartEdit.",
+                    "reconstruction. edit_friendly_ddpm and ledits_pp: independent noise at every level, without "
+                    "running the model; for PartEdit.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -70,8 +71,9 @@ class InvertLatent(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. "
-                    "edit_friendly_ddpm is published with 3.5. Values other than 1 need negative.",
+                    tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. Values "
+                    "other than 1 need negative. edit_friendly_ddpm and ledits_pp use it only with record_noise_maps "
+                    "(published: 3.5).",
                 ),
                 io.Int.Input(
                     "seed",
@@ -114,7 +116,7 @@ class InvertLatent(io.ComfyNode):
                     optional=True,
                     tooltip="Conditioning to use instead of source_prompt, for example with ControlNet.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is used and not 1."),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
@@ -122,11 +124,21 @@ class InvertLatent(io.ComfyNode):
                     "replaced by the model's lowest noise level.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The image, for the captioner."),
+                advanced(
+                    io.Boolean.Input(
+                        "record_noise_maps",
+                        default=False,
+                        optional=True,
+                        tooltip="For edit_friendly_ddpm and ledits_pp. On: run the model now and keep its noise maps, "
+                        "as published; needed for noise_maps 'as recorded' in Feature Blend Sampler. Off: the sampler "
+                        "finds them while it edits, exact at its own cfg, and inversion takes no time.",
+                    )
+                ),
             ],
             outputs=[
                 io_types.Trajectory.Output(
                     display_name="trajectory",
-                    tooltip="Latents at every noise level, with the source conditioning.",
+                    tooltip="Latents at every noise level, with the source conditioning if there is any.",
                 ),
                 io.String.Output(
                     display_name="source_prompt",
@@ -153,18 +165,23 @@ class InvertLatent(io.ComfyNode):
         negative: Any = None,
         sigmas: Any = None,
         image: Any = None,
+        record_noise_maps: bool = False,
     ) -> io.NodeOutput:
         image = checked_images(image, "image")
         sampling = model_sampling_of(model)
         levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
+        needed = needs_model(method, record_noise_maps)
         if positive is None:
-            source_prompt = source_prompt.strip() or _captioned(captioner, image)
-            if clip is None:
+            source_prompt = source_prompt.strip()
+            if not source_prompt and (needed or captioner != NO_CAPTIONER):
+                source_prompt = _captioned(captioner, image)
+            if needed and clip is None:
                 raise ValueError(
                     "clip: not connected. It is needed to encode source_prompt; connect it, or connect positive "
                     "instead."
                 )
-            positive = encode(clip, source_prompt)
+            if needed:
+                positive = encode(clip, source_prompt)
         trajectory = invert(
             model,
             latent_image["samples"],
@@ -176,6 +193,7 @@ class InvertLatent(io.ComfyNode):
             seed=seed,
             fixed_point_iterations=fixed_point_iterations,
             source_prompt=source_prompt,
+            record_noise_maps=record_noise_maps,
         )
         return io.NodeOutput(trajectory, source_prompt)
 

@@ -16,13 +16,18 @@ from .engine import Conditioning, Denoiser, run_loop
 from .memory import auto_batch_size
 from .schedule import model_sampling_of
 from .stochastic import find_noise_maps, independent_latents
-from .trajectory import METHODS, STOCHASTIC_METHODS, Trajectory, image_scale
+from .trajectory import DDIM_METHODS, METHODS, Trajectory, image_scale
+
+
+def needs_model(method: str, record_noise_maps: bool) -> bool:
+    """Whether an inversion calls the model, and therefore needs a source prompt."""
+    return record_noise_maps or method in DDIM_METHODS
 
 
 def invert(
     model: Any,
     latent_image: torch.Tensor,
-    positive: Conditioning,
+    positive: Conditioning | None,
     *,
     sigmas: torch.Tensor,
     method: str = "ddim_next_timestep",
@@ -32,13 +37,17 @@ def invert(
     fixed_point_iterations: int = 3,
     batch_size: int = 0,
     source_prompt: str = "",
+    record_noise_maps: bool = False,
 ) -> Trajectory:
     """Latents of ``latent_image`` at every level of ``sigmas``.
+
+    The stochastic methods draw their latents from the image alone: without ``record_noise_maps`` the model is neither
+    called nor loaded, and ``positive``, ``negative`` and ``cfg`` change nothing.
 
     Args:
         model: a noise- or v-predicting ``ModelPatcher``.
         latent_image: (B, C, H, W), as a LATENT holds it.
-        positive: conditioning of the source prompt.
+        positive: conditioning of the source prompt; may be None where the model is not called.
         sigmas: (S+1,) descending, from :mod:`.schedule`.
         method: one of ``METHODS``.
         negative: needed when ``cfg`` is not 1.
@@ -47,13 +56,18 @@ def invert(
         fixed_point_iterations: of ``ddim_fixed_point``.
         batch_size: rows a call for the stochastic methods; 0 asks the free memory.
         source_prompt: kept in the result for later nodes.
+        record_noise_maps: find the noise maps of a stochastic method now, with this model, prompt and guidance, for
+            replaying them ``as recorded``. DDIM has none.
 
     Raises:
         ValueError: an input that cannot work, named in the message, before anything is sampled.
     """
     sampling = model_sampling_of(model)
-    guidance: dict[str, Conditioning | None] = {"positive": positive}
-    if cfg != 1.0:
+    calls_model = needs_model(method, record_noise_maps)
+    guidance: dict[str, Conditioning | None] = {}
+    if calls_model or positive is not None:
+        guidance["positive"] = positive
+    if calls_model and cfg != 1.0:
         guidance["negative"] = negative
     _check(model, latent_image, method, cfg, guidance)
     sigma_data = float(getattr(sampling, "sigma_data", 1.0))
@@ -64,6 +78,7 @@ def invert(
     progress = comfy.utils.ProgressBar(steps)
 
     def run(loop: Callable[[Denoiser], torch.Tensor], rows: int) -> torch.Tensor:
+        assert positive is not None, "checked above"
         result, _ = run_loop(
             model,
             loop,
@@ -78,16 +93,7 @@ def invert(
         return result
 
     noise_maps: torch.Tensor | None = None
-    if method in STOCHASTIC_METHODS:
-        latents = independent_latents(image, sigmas, seed, sigma_data)
-        rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
-        noise_maps = run(
-            lambda denoise: find_noise_maps(
-                denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update
-            ),
-            rows,
-        )
-    else:
+    if method in DDIM_METHODS:
         latents = torch.empty(steps + 1, *image.shape)
         latents[steps] = image * image_scale(float(sigmas[-1]), sigma_data)
 
@@ -109,6 +115,16 @@ def invert(
             ),
             batch,
         )
+    else:
+        latents = independent_latents(image, sigmas, seed, sigma_data)
+        if calls_model:
+            rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
+            noise_maps = run(
+                lambda denoise: find_noise_maps(
+                    denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update
+                ),
+                rows,
+            )
     return Trajectory(
         latents=latents,
         sigmas=sigmas,
@@ -133,6 +149,8 @@ def _check(
     check_latent("latent_image", model, latent_image)
     width = declared_text_width(model)
     for name, conditioning in guidance.items():
+        if conditioning is None and name == "positive":
+            raise ValueError(f"positive: {method} asks the model about the image, so it needs the source prompt.")
         if conditioning is None:
             raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
         check_conditioning(name, conditioning, width)

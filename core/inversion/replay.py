@@ -6,6 +6,16 @@ For samplers and guiders:
 * :class:`Replay` steps rows along a trajectory and remembers what a second-order step needs;
 * :class:`TrajectorySampler` is a sampler function for ``comfy.samplers.KSAMPLER`` built on it: its rows are
   [source, edits …], the source row being set to the trajectory at every step.
+
+What a step adds after its deterministic part Φ comes from one of ``NOISE_MAPS``:
+
+* ``from the source row``: r = x_{i+1} − Φ(x_i, D), x being the image's own latents and D what the model says about its
+  row in this very run. An edit that changes nothing therefore stays on the trajectory, whatever the guidance and
+  whatever is attached to the model. For the stochastic methods r is the noise map of this run (Huberman-Spiegelglas et
+  al. 2024, eq. 6, with the editing guidance instead of another); for DDIM it is the drift that PnP Inversion corrects
+  (Ju et al. 2024), here for every row.
+* ``as recorded``: the trajectory's own noise maps, found with the model, prompt and guidance of the inversion, as the
+  papers have it; nothing for DDIM.
 """
 
 from __future__ import annotations
@@ -17,6 +27,19 @@ from typing import Any
 import torch
 
 from .trajectory import Trajectory
+
+FROM_SOURCE, AS_RECORDED = NOISE_MAPS = ("from the source row", "as recorded")
+
+
+def check_noise_maps(trajectory: Trajectory, noise_maps: str) -> None:
+    """Raise a ValueError unless the trajectory can be replayed with this choice of ``NOISE_MAPS``."""
+    if noise_maps not in NOISE_MAPS:
+        raise ValueError(f"noise_maps is {noise_maps!r}; choose one of {', '.join(NOISE_MAPS)}.")
+    if noise_maps == AS_RECORDED and trajectory.noise_maps is None and not trajectory.is_ddim:
+        raise ValueError(
+            f"noise_maps is {AS_RECORDED!r}, but this {trajectory.method} trajectory was made without recording any. "
+            f"Choose {FROM_SOURCE!r}, or switch record_noise_maps on in InvertLatent."
+        )
 
 
 def noise_std(sigmas: torch.Tensor, i: int) -> float:
@@ -61,8 +84,14 @@ class Replay:
     Args:
         trajectory: what to follow.
         start: level to start from (:meth:`Trajectory.start_index`).
-        row_source: for every row, which image of the trajectory's batch it belongs to. All 0 by default.
-        pinned: rows that are the image itself: set to the trajectory at every level, whatever the model says.
+        row_source: for every row, which image of the trajectory's batch of B it belongs to. By default row r belongs
+            to image r mod B, which is the order [B sources, B rows of edit 1, B rows of edit 2 …].
+        pinned: rows that are the image itself: set to the trajectory at every level, whatever the model says. By
+            default the first row of every image.
+        noise_maps: one of ``NOISE_MAPS``; ``from the source row`` needs a pinned row of every image that has rows.
+
+    Raises:
+        ValueError: rows, levels or noise maps that this trajectory does not have.
     """
 
     def __init__(
@@ -72,23 +101,39 @@ class Replay:
         *,
         start: int = 0,
         row_source: Sequence[int] | None = None,
-        pinned: Sequence[int] = (0,),
+        pinned: Sequence[int] | None = None,
+        noise_maps: str = FROM_SOURCE,
         device: torch.device | str = "cpu",
     ) -> None:
         if not 0 <= start < trajectory.steps:
             raise ValueError(f"start level {start} is outside this trajectory, which has 0 to {trajectory.steps - 1}.")
+        check_noise_maps(trajectory, noise_maps)
         batch = trajectory.latents.shape[1]
-        sources = [0] * rows if row_source is None else list(row_source)
+        sources = [r % batch for r in range(rows)] if row_source is None else list(row_source)
         if len(sources) != rows or not all(0 <= s < batch for s in sources):
             raise ValueError(f"row_source {sources} must name one of {batch} images for each of {rows} rows.")
-        if not all(0 <= p < rows for p in pinned):
-            raise ValueError(f"pinned rows {list(pinned)} are outside 0 to {rows - 1}.")
+        pins = [sources.index(s) for s in dict.fromkeys(sources)] if pinned is None else list(pinned)
+        if not all(0 <= p < rows for p in pins):
+            raise ValueError(f"pinned rows {pins} are outside 0 to {rows - 1}.")
         self.trajectory = trajectory
         self.start = start
+        self.noise_maps = noise_maps
         self.device = torch.device(device)
         self._sources = torch.tensor(sources)
-        self._pinned = torch.tensor(list(pinned), dtype=torch.long)
+        self._pinned = torch.tensor(pins, dtype=torch.long)
+        self._guides = self._source_rows(sources, pins) if noise_maps == FROM_SOURCE else None
         self._previous: torch.Tensor | None = None
+
+    @staticmethod
+    def _source_rows(sources: Sequence[int], pinned: Sequence[int]) -> torch.Tensor:
+        """For every row, the pinned row of its image."""
+        guides = {sources[row]: row for row in reversed(pinned)}
+        if missing := sorted(set(sources) - set(guides)):
+            raise ValueError(
+                f"noise_maps is {FROM_SOURCE!r}, but no row is pinned to image {missing[0]} of the trajectory. "
+                f"Pin one, or choose {AS_RECORDED!r}."
+            )
+        return torch.tensor([guides[s] for s in sources])
 
     @property
     def sigmas(self) -> torch.Tensor:
@@ -108,25 +153,29 @@ class Replay:
         """Rows of level i+1 from rows ``x`` of level i and the guided estimate ``denoised``, both (R, C, H, W)."""
         trajectory = self.trajectory
         result = deterministic_part(trajectory.method, trajectory.sigmas, i, x, denoised, self._previous)
-        if trajectory.noise_maps is not None:
+        target = self.source(i + 1).to(result)
+        if self._guides is not None:
+            # Rows of one image share their target, so this is Φ(row) + r. Written this way round, a row that does not
+            # differ from its source lands on the target to the last bit, and half precision has nothing to magnify.
+            result = target + (result - result[self._guides.to(result.device)])
+        elif trajectory.noise_maps is not None:
             maps = trajectory.noise_maps[i][self._sources].to(result)
             if i > 0 and self._previous is None and trajectory.method == "ledits_pp":
-                maps = self._first_order_maps(i, result, maps)
+                maps = self._first_order_maps(target - result, maps)
             result = result + maps
         self._previous = denoised
         if len(self._pinned):
             pinned = self._pinned.to(result.device)
-            result[pinned] = self.source(i + 1).to(result)[pinned]
+            result[pinned] = target[pinned]
         return result
 
-    def _first_order_maps(self, i: int, result: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """Noise maps for a second-order method that starts late: its first step has no history, so the stored map
-        would not fit; what the image's own pinned row needs to stay on the trajectory does."""
+    def _first_order_maps(self, residuals: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """Recorded noise maps for a second-order method that starts late: its first step has no history, so the stored
+        map would not fit; what the image's own pinned row needs to stay on the trajectory does."""
         maps = maps.clone()
-        target = self.source(i + 1).to(result)
         for pinned in self._pinned.tolist():
             same = (self._sources == self._sources[pinned]).to(maps.device)
-            maps[same] = target[pinned] - result[pinned]
+            maps[same] = residuals[pinned]
         return maps
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
@@ -139,6 +188,10 @@ class TrajectorySampler:
 
     The noise that the guider passes is ignored: rows start from the trajectory. A latent noise mask keeps the outside
     of the edit rows on the trajectory. Call it with ``sigmas = trajectory.sigmas[start:]``; the result is clean.
+    The arguments are those of :class:`Replay`; the default rows are those of PartEdit's guider.
+
+    Raises:
+        ValueError: the trajectory has no noise maps of the chosen kind.
     """
 
     def __init__(
@@ -147,12 +200,15 @@ class TrajectorySampler:
         *,
         start: int = 0,
         row_source: Sequence[int] | None = None,
-        pinned: Sequence[int] = (0,),
+        pinned: Sequence[int] | None = None,
+        noise_maps: str = FROM_SOURCE,
     ) -> None:
+        check_noise_maps(trajectory, noise_maps)
         self.trajectory = trajectory
         self.start = start
         self.row_source = row_source
         self.pinned = pinned
+        self.noise_maps = noise_maps
 
     def __call__(
         self,
@@ -170,7 +226,13 @@ class TrajectorySampler:
         """
         rows = x.shape[0]
         replay = Replay(
-            self.trajectory, rows, start=self.start, row_source=self.row_source, pinned=self.pinned, device=x.device
+            self.trajectory,
+            rows,
+            start=self.start,
+            row_source=self.row_source,
+            pinned=self.pinned,
+            noise_maps=self.noise_maps,
+            device=x.device,
         )
         expected = replay.sigmas
         if sigmas.shape != expected.shape or not torch.allclose(sigmas.cpu().float(), expected, rtol=1e-4):

@@ -29,7 +29,8 @@ class Trajectory:
         latent_image: (B, C, H, W) float32, the clean latent as a LATENT holds it (before ``process_latent_in``).
         noise_maps: (S, B, C, H, W) float32 or None. What step i adds after its deterministic part, in latent units:
             the noise map z of the papers times the step's standard deviation. Kept in this form it is defined, and
-            replays exactly, for steps of any variance.
+            replays exactly, for steps of any variance. None for DDIM, and for a stochastic method whose maps were not
+            recorded: whoever replays it finds them from the source row (:mod:`.replay`).
         conditioning: ComfyUI CONDITIONING of the source prompt, or None.
         source_prompt: the prompt's text if it is known, else "".
         cfg: guidance scale of the inversion (1: conditional only).
@@ -68,8 +69,8 @@ class Trajectory:
                 f"Trajectory: latent_image {tuple(self.latent_image.shape)} does not fit the latents "
                 f"{tuple(self.latents.shape)}."
             )
-        if (self.noise_maps is not None) != (self.method in STOCHASTIC_METHODS):
-            raise ValueError(f"Trajectory: method {self.method!r} with noise_maps={self.noise_maps is not None}.")
+        if self.noise_maps is not None and self.is_ddim:
+            raise ValueError(f"Trajectory: method {self.method!r} is deterministic and has no noise maps.")
         expected = (self.steps, *self.latents.shape[1:])
         if self.noise_maps is not None and self.noise_maps.shape != expected:
             raise ValueError(f"Trajectory: noise_maps {tuple(self.noise_maps.shape)}, expected {expected}.")
@@ -81,7 +82,7 @@ class Trajectory:
 
     @property
     def is_ddim(self) -> bool:
-        """Whether the steps are deterministic (no noise maps)."""
+        """Whether the latents lie on one deterministic path (no noise maps)."""
         return self.method in DDIM_METHODS
 
     def index(self, inversion_steps: int) -> int:

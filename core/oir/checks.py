@@ -36,11 +36,12 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], targ
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
-    """Raise ValueError unless the trajectory is of one picture, without noise maps, with its source conditioning."""
+    """Raise ValueError unless the trajectory is one path of one picture (DDIM), with its source conditioning."""
     if not trajectory.is_ddim:
         raise ValueError(
-            f"trajectory: it was inverted with {trajectory.method}; OIR denoises and re-inverts without noise maps. "
-            "Choose one of the ddim methods in InvertLatent."
+            f"trajectory: it was inverted with {trajectory.method}, whose latents do not lie on one path from the "
+            "image to noise. OIR starts from any of them and denoises without noise maps. Choose one of the ddim "
+            "methods in InvertLatent."
         )
     if trajectory.latents.shape[1] != 1:
         raise ValueError(f"trajectory: OIR edits one image at a time, this one holds {trajectory.latents.shape[1]}.")

@@ -11,7 +11,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ..inversion.replay import TrajectorySampler
+from ..inversion.replay import FROM_SOURCE, TrajectorySampler, check_noise_maps
 from ..inversion.trajectory import Trajectory
 from ..mask_inputs import mask_batch, one_per_edit
 from ..paste_back import PasteBack
@@ -28,8 +28,9 @@ Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 class SampleSettings:
     """How to sample; the names are those of ComfyUI's KSampler.
 
-    With a trajectory, its own steps and levels are used, and ``denoise`` is the share of them that is edited. Pixels
-    are pasted back by whoever decodes the result (`paste_back.paste_pixels`).
+    With a trajectory, its own steps and levels are used, ``denoise`` is the share of them that is edited, and
+    ``noise_maps`` says where the edits' noise maps come from (`replay.NOISE_MAPS`). Pixels are pasted back by whoever
+    decodes the result (`paste_back.paste_pixels`).
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class SampleSettings:
     denoise: float = 1.0
     edits_per_pass: int = 0
     paste_back: PasteBack = PasteBack()
+    noise_maps: str = FROM_SOURCE
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def feature_blend(
         ValueError: inputs that do not fit together.
     """
     samples = _source_latent(model, latent, trajectory)
+    if trajectory is not None:
+        check_noise_maps(trajectory, settings.noise_maps)
     latent = latent or {}
     count = len(inputs.prompt.edits)
     per_pass = settings.edits_per_pass or count
@@ -145,7 +149,6 @@ def _one_pass(
     guider = BlendGuider(model, inputs, include_source=True, paste_latent=settings.paste_back.latent)
     guider.set_negative(negative)
     guider.set_cfg(settings.cfg)
-    batch = samples.shape[0]
     if trajectory is None:
         plan = comfy.samplers.KSampler(
             model,
@@ -160,10 +163,7 @@ def _one_pass(
         noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
     else:
         start = trajectory.start_index(settings.denoise)
-        rows = list(range(batch)) * (1 + len(inputs.prompt.edits))
-        sampler = comfy.samplers.KSAMPLER(
-            TrajectorySampler(trajectory, start=start, row_source=rows, pinned=range(batch))
-        )
+        sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, noise_maps=settings.noise_maps))
         sigmas = trajectory.sigmas[start:]
         noise = torch.zeros_like(samples)
     if sigmas.numel() < 2:

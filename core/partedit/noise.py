@@ -10,6 +10,8 @@ import comfy.samplers
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..inversion.replay import TrajectorySampler
+
 # What draws numbers for a given size, and what draws them for the size of its first argument.
 _BY_SIZE = {torch.randn, torch.rand}
 _LIKE = {torch.randn_like, torch.rand_like}
@@ -190,4 +192,6 @@ def share_noise(sampler: Any, rows: int, batch: int) -> Any:
         rows: 1 + N, source and edits.
         batch: B.
     """
+    if isinstance(getattr(sampler, "sampler_function", None), TrajectorySampler):
+        return sampler  # it draws nothing, and recorded noise maps part an edit from its pinned source on purpose
     return SharingSampler(sampler, rows, batch)

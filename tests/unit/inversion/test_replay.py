@@ -1,4 +1,7 @@
-"""Noise-map inversions against diffusers' schedulers, and replaying a trajectory through ComfyUI's guider."""
+"""Noise-map inversions against diffusers' schedulers, and replaying a trajectory through ComfyUI's guider.
+
+The edit row's noise maps come from the source row unless a test asks for recorded ones.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ SCHEDULER = {
     "timestep_spacing": "leading",
 }
 EDIT = "a tiger and a chair"
+STOCHASTIC = ("edit_friendly_ddpm", "ledits_pp")
+EVERY = ("ddim_next_timestep", "ddim_current_timestep", *STOCHASTIC)
+RECORDED = "as recorded"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +33,8 @@ def model(pack):
 @pytest.fixture(scope="module")
 def trajectories(model):
     return {
-        method: make_trajectory(model, STEPS, latent(8, 8, batch=2), method=method, seed=11)
-        for method in ("ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp")
+        method: make_trajectory(model, STEPS, latent(8, 8, batch=2), method=method, seed=11, record_noise_maps=True)
+        for method in ("ddim_next_timestep", "ddim_current_timestep", *STOCHASTIC)
     }
 
 
@@ -82,7 +88,13 @@ def test_ledits_noise_maps_drive_diffusers_sde_dpm_solver_back_to_the_image(mode
     scheduler.set_timesteps(STEPS)
     # this scheduler's own levels, which are not DDIM's
     trajectory = invert(
-        model, latent(8, 8, batch=2), prompt_conditioning(SOURCE), sigmas=scheduler.sigmas, method="ledits_pp", seed=11
+        model,
+        latent(8, 8, batch=2),
+        prompt_conditioning(SOURCE),
+        sigmas=scheduler.sigmas,
+        method="ledits_pp",
+        seed=11,
+        record_noise_maps=True,
     )
     walked = walk_with_diffusers(model, trajectory, scheduler)
     assert relative_error(walked, trajectory.latents[1:]) < 1e-4
@@ -105,13 +117,14 @@ def test_latents_of_the_levels_are_drawn_independently(trajectories):
 
 def test_seed_and_batch_size_of_the_inversion(model, trajectories):
     reference = trajectories["ledits_pp"]
-    one_by_one = make_trajectory(model, STEPS, latent(8, 8, batch=2), method="ledits_pp", seed=11, batch_size=1)
+    options = {"method": "ledits_pp", "record_noise_maps": True}
+    one_by_one = make_trajectory(model, STEPS, latent(8, 8, batch=2), seed=11, batch_size=1, **options)
     assert relative_error(one_by_one.noise_maps, reference.noise_maps) < 1e-5
-    other = make_trajectory(model, STEPS, latent(8, 8, batch=2), method="ledits_pp", seed=12)
+    other = make_trajectory(model, STEPS, latent(8, 8, batch=2), seed=12, **options)
     assert relative_error(other.noise_maps, reference.noise_maps) > 0.1
 
 
-def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None, mask=None, cfg=1.0):
+def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None, mask=None, cfg=1.0, noise_maps=None):
     """Rows of clean latents (as a LATENT holds them), through ComfyUI's guider and KSAMPLER."""
     import comfy.samplers
 
@@ -121,8 +134,9 @@ def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None,
     text = torch.cat([prompt_conditioning(p)[0][0] for p in prompts])
     guider.set_conds([[text, {}]], prompt_conditioning(""))
     guider.set_cfg(cfg)
-    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, pinned=pinned, row_source=row_source))
     sources = row_source or [0] * len(prompts)
+    options = {"pinned": pinned, "row_source": sources, **({"noise_maps": noise_maps} if noise_maps else {})}
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, **options))
     image = trajectory.latent_image[sources]
     with torch.no_grad():
         return guider.sample(
@@ -130,21 +144,88 @@ def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None,
         )
 
 
-@pytest.mark.parametrize("method", ["edit_friendly_ddpm", "ledits_pp"])
-def test_replay_without_pinning_brings_the_image_back(model, trajectories, method):
-    rows = sample(model, trajectories[method], [SOURCE], pinned=())
+@pytest.mark.parametrize("method", STOCHASTIC)
+def test_recorded_noise_maps_bring_the_image_back_without_a_pinned_row(model, trajectories, method):
+    rows = sample(model, trajectories[method], [SOURCE], pinned=(), noise_maps=RECORDED)
     assert relative_error(rows, trajectories[method].latent_image[:1]) < 1e-4
 
 
-@pytest.mark.parametrize("method", ["edit_friendly_ddpm", "ledits_pp"])
+@pytest.mark.parametrize("method", STOCHASTIC)
 @pytest.mark.parametrize("start", [0, 3])
-def test_an_edit_row_receives_the_same_noise_maps(model, trajectories, method, start):
+def test_an_edit_row_receives_the_recorded_noise_maps(model, trajectories, method, start):
     """With the source's own prompt the edit row walks with the source to the end, wherever it started."""
-    rows = sample(model, trajectories[method], [SOURCE, SOURCE], start=start)
+    rows = sample(model, trajectories[method], [SOURCE, SOURCE], start=start, noise_maps=RECORDED)
     assert relative_error(rows[1], trajectories[method].latent_image[0]) < 1e-4
 
 
-@pytest.mark.parametrize("method", ["ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp"])
+@pytest.mark.parametrize("cfg", [1.0, 3.5, 7.5, 12.5])
+@pytest.mark.parametrize("method", EVERY)
+def test_an_edit_that_changes_nothing_is_the_image_at_any_guidance(model, trajectories, method, cfg):
+    trajectory = trajectories[method]
+    for start in (0, 3):
+        rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT], start=start, cfg=cfg)
+        assert relative_error(rows[1], trajectory.latent_image[0]) < 1e-5
+        assert relative_error(rows[2], trajectory.latent_image[0]) > 1e-3
+    if cfg != 1.0:
+        rows = sample(model, trajectory, [SOURCE, SOURCE], cfg=cfg, noise_maps=RECORDED)
+        assert relative_error(rows[1], trajectory.latent_image[0]) > 1e-3, "recorded at guidance 1"
+
+
+@pytest.mark.parametrize("method", STOCHASTIC)
+def test_both_kinds_of_noise_maps_are_the_same_at_the_guidance_of_the_inversion(model, method):
+    options = {"method": method, "record_noise_maps": True, "cfg": 4.0, "negative": prompt_conditioning("")}
+    trajectory = make_trajectory(model, STEPS, latent(8, 8), **options)
+    ours, recorded = (
+        sample(model, trajectory, [SOURCE, EDIT], cfg=4.0, noise_maps=choice) for choice in (None, RECORDED)
+    )
+    assert relative_error(ours[1], recorded[1]) < 1e-4
+    # what the papers record is what the source row needs, when both ask the model the same
+    other = sample(model, trajectory, [SOURCE, EDIT], cfg=7.5)
+    assert relative_error(other[1], recorded[1]) > 1e-2
+
+
+@pytest.mark.parametrize("method", STOCHASTIC)
+def test_a_trajectory_without_noise_maps_needs_no_model(model, trajectories, method, monkeypatch):
+    import comfy.model_management
+    import comfy.samplers
+
+    from partedit_oir.core.inversion.invert import invert
+
+    recorded = trajectories[method]
+    with monkeypatch.context() as no_model:
+        no_model.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("the model was called"))
+        no_model.setattr(comfy.model_management, "load_models_gpu", lambda *a, **k: pytest.fail("it was loaded"))
+        found = invert(model, latent(8, 8, batch=2), None, sigmas=recorded.sigmas, method=method, seed=11, cfg=7.5)
+    assert found.noise_maps is None and found.conditioning is None
+    assert torch.equal(found.latents, recorded.latents) and torch.equal(found.latent_image, recorded.latent_image)
+    prompts = [SOURCE, SOURCE, EDIT, EDIT]
+    layout = {"pinned": (0, 1), "row_source": [0, 1, 0, 1], "cfg": 4.0}
+    assert torch.equal(sample(model, found, prompts, **layout), sample(model, recorded, prompts, **layout))
+    with pytest.raises(ValueError, match=r"^noise_maps is 'as recorded', but this .* switch record_noise_maps on"):
+        sample(model, found, [SOURCE, EDIT], noise_maps=RECORDED)
+
+
+def test_rows_follow_the_pictures_of_a_batch_by_default(model, trajectories):
+    """The order of PartEdit's guider: all sources, then every edit's pictures."""
+    import comfy.samplers
+
+    from partedit_oir.core.inversion.replay import TrajectorySampler
+
+    trajectory = trajectories["ledits_pp"]
+    guider = comfy.samplers.CFGGuider(model)
+    text = torch.cat([prompt_conditioning(p)[0][0] for p in (SOURCE, SOURCE, EDIT, EDIT, SOURCE, SOURCE)])
+    guider.set_conds([[text, {}]], prompt_conditioning(""))
+    guider.set_cfg(4.0)
+    image = trajectory.latent_image.repeat(3, 1, 1, 1)
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory))
+    rows = guider.sample(torch.zeros_like(image), image, sampler, trajectory.sigmas, disable_pbar=True)
+    alone = sample(model, trajectory, [SOURCE, EDIT], row_source=[1, 1], cfg=4.0)
+    assert relative_error(rows[3], alone[1]) < 1e-5
+    for row in (0, 1, 4, 5):
+        assert relative_error(rows[row], trajectory.latent_image[row % 2]) < 1e-5
+
+
+@pytest.mark.parametrize("method", EVERY)
 def test_source_rows_are_the_images_and_edit_rows_are_not(model, trajectories, method):
     trajectory = trajectories[method]
     rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], pinned=(0, 1), row_source=[0, 1, 0, 1], cfg=4.0)
@@ -158,8 +239,9 @@ def test_a_latent_noise_mask_keeps_the_outside_on_the_trajectory(model, trajecto
     trajectory = trajectories["edit_friendly_ddpm"]
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1.0
-    rows = sample(model, trajectory, [SOURCE, EDIT], mask=mask, cfg=4.0)
+    rows = sample(model, trajectory, [SOURCE, EDIT, SOURCE], mask=mask, cfg=4.0)
     image = trajectory.latent_image[0]
+    assert relative_error(rows[2], image) < 1e-5
     assert relative_error(rows[1, ..., 4:], image[..., 4:]) < 1e-5
     assert relative_error(rows[1, ..., :4], image[..., :4]) > 1e-2
 
@@ -177,6 +259,23 @@ def test_other_levels_or_sizes_are_refused(model, trajectories):
         Replay(trajectory, 2, row_source=[0, 2])
     with pytest.raises(ValueError, match="start level 8"):
         Replay(trajectory, 2, start=8)
+
+
+def test_noise_maps_that_cannot_be_had_are_refused(trajectories):
+    from dataclasses import replace
+
+    from partedit_oir.core.inversion.replay import Replay, TrajectorySampler
+
+    trajectory = trajectories["edit_friendly_ddpm"]
+    with pytest.raises(ValueError, match="noise_maps is 'drawn'; choose one of from the source row, as recorded"):
+        TrajectorySampler(trajectory, noise_maps="drawn")
+    with pytest.raises(ValueError, match="no row is pinned to image 1 of the trajectory"):
+        Replay(trajectory, 4, pinned=(0,))
+    with pytest.raises(ValueError, match="no row is pinned to image 0"):
+        Replay(trajectories["ddim_next_timestep"], 1, pinned=())
+    with pytest.raises(ValueError, match="'ddim_fixed_point' is deterministic and has no noise maps"):
+        replace(trajectory, method="ddim_fixed_point")
+    Replay(trajectories["ddim_next_timestep"], 1, pinned=(), noise_maps=RECORDED)
 
 
 def test_sampler_reports_its_steps(model, trajectories):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import pytest
@@ -101,26 +102,135 @@ def test_chained_prompts(prompts, blend):
         blend(prompts("a robot outdoors", part="wing").args[0])
 
 
-@pytest.mark.parametrize("method", ["ddim_next_timestep", "ddim_fixed_point", "edit_friendly_ddpm", "ledits_pp"])
-def test_a_real_picture_comes_back_and_is_edited(model, prompts, blend, method):
-    from partedit_oir.core.inversion.invert import invert
-    from partedit_oir.core.inversion.schedule import spaced_sigmas
+METHODS = ["ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point", "edit_friendly_ddpm", "ledits_pp"]
 
-    latent = drawn("picture", 2, 4, 16, 24)
-    prompt, source, _ = prompts("a robot outdoors\na statue outdoors").args
-    sigmas = spaced_sigmas(model.get_model_object("model_sampling"), 5)
-    trajectory = invert(model, latent, source, sigmas=sigmas, method=method)
+
+@pytest.fixture(scope="module")
+def invert(nodes, model):
+    """InvertLatent on pictures of 8 × 8, with the widgets a workflow of the first release holds."""
+
+    @functools.cache
+    def run(method, batch=1, cfg=1.0, **options):
+        latent = {"samples": drawn("picture", batch, 4, 8, 8)}
+        inputs = (model, latent, "a man outdoors", method, 4, cfg, 0, "leading", 3, "none")
+        return nodes["InvertLatent"].execute(*inputs, clip=WordClip(), **options).args[0]
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_real_picture_comes_back_and_is_edited(prompts, blend, invert, method):
+    trajectory = invert(method, batch=2)
+    prompt = prompts("a robot outdoors\na man outdoors").args[0]
     edited, back, mask, steps = blend(prompt, trajectory=trajectory, latent_image=None)
-    assert edited["samples"].shape == (4, 4, 16, 24) and steps.shape[0] == 5 and mask.shape[0] == 4
-    assert relative(back["samples"], latent) < 1e-4
+    assert edited["samples"].shape == (4, 4, 8, 8) and steps.shape[0] == 4 and mask.shape[0] == 4
+    latent = trajectory.latent_image
+    assert relative(back["samples"], latent) < 1e-5
     assert relative(edited["samples"][:2], latent) > 1e-2
-    # Without a change of the prompt the edit follows the source: it gets the same noise maps.
-    if method in ("edit_friendly_ddpm", "ledits_pp"):
-        same = prompts("a man outdoors").args[0]
-        edited, *_ = blend(same, trajectory=trajectory, latent_image=None, cfg=1.0, part_token=token())
-        assert relative(edited["samples"], latent) < 1e-3
-    shorter = blend(prompt, trajectory=trajectory, latent_image=None, denoise=0.4)
-    assert shorter[3].shape[0] == 2
+    assert relative(edited["samples"][2:], latent) < 1e-5, "the second edit changes no word"
+    apart = blend(prompt, trajectory=trajectory, latent_image=None, edits_per_pass=1)
+    assert relative(apart[0]["samples"], edited["samples"]) < 1e-4
+    shorter = blend(prompt, trajectory=trajectory, latent_image=None, denoise=0.5)
+    assert shorter[3].shape[0] == 2 and relative(shorter[0]["samples"][2:], latent) < 1e-5
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.5, 7.5, 12.5])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_edit_that_changes_nothing_leaves_the_picture_as_it_is(prompts, blend, invert, method, cfg):
+    trajectory = invert(method)
+    same = prompts("a man outdoors").args[0]
+    real = {"trajectory": trajectory, "latent_image": None, "cfg": cfg}
+    assert relative(blend(same, **real)[0]["samples"], trajectory.latent_image) < 1e-5
+    if cfg == 7.5:
+        real["trajectory"] = invert(method, record_noise_maps=True)
+        edited, *_ = blend(same, **real, noise_maps="as recorded")
+        assert relative(edited["samples"], trajectory.latent_image) > 1e-3, "the inversion knew guidance 1 only"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_edit_under_an_empty_mask_leaves_the_picture_as_it_is(model, prompts, invert, method):
+    """The nodes refuse such a mask; what lies outside a mask behaves alike."""
+    from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
+    from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
+
+    trajectory, clip = invert(method), WordClip()
+    settings = BlendSettings(keep_pooled=True)  # the pooled embedding is not blended
+    inputs = BlendInputs(prompts("a robot outdoors").args[0], mask=torch.zeros(1, 64, 64), settings=settings)
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    result = feature_blend(model, inputs, negative, None, SampleSettings(cfg=12.5), trajectory)
+    assert relative(result.edited, trajectory.latent_image) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_does_so_in_half_precision(pack, nodes, prompts, dtype):
+    """Blending and prompt-to-prompt must not leave an unchanged edit a rounding away from its source."""
+    model = half_precision(tiny_sdxl(), dtype)
+    clip, latent = WordClip(), drawn("picture", 1, 4, 8, 8)
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    inputs = (model, {"samples": latent}, "", "ledits_pp", 3, 1.0, 0, "leading", 3, "none")
+    trajectory = nodes["InvertLatent"].execute(*inputs).args[0]
+    half = torch.zeros(1, 64, 64)
+    half[..., 10:30] = 0.7
+    for options in ({"part_token": token()}, {"mask": half}):
+        settings = (3, 3, 7.5, "euler", "normal", 1.0, 1.5, None)
+        run = nodes["FeatureBlendSampler"].execute(
+            model, prompts("a man outdoors").args[0], negative, *settings, trajectory=trajectory, **options
+        )
+        assert relative(run.args[0]["samples"], latent) < 1e-5
+
+
+def half_precision(model, dtype):
+    model.model.diffusion_model.to(dtype)
+    model.model.diffusion_model.dtype = dtype
+    model.model.get_dtype = model.model.get_dtype_inference = lambda: dtype
+    return model
+
+
+@pytest.mark.parametrize("method", ["edit_friendly_ddpm", "ledits_pp"])
+def test_noise_maps_are_recorded_only_when_asked_for(prompts, blend, invert, nodes, model, method, monkeypatch):
+    import comfy.samplers
+
+    recorded = invert(method, record_noise_maps=True)
+    with monkeypatch.context() as no_model:
+        no_model.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("the model was called"))
+        lazy = invert(method, cfg=3.5)  # a guidance that recording would need a negative prompt for
+        inputs = (model, {"samples": lazy.latent_image}, " ", method, 4, 3.5, 0, "leading", 3, "none")
+        wordless, text = nodes["InvertLatent"].execute(*inputs).args
+    assert lazy.noise_maps is None and recorded.noise_maps is not None and text == ""
+    assert torch.equal(lazy.latents, recorded.latents) and torch.equal(wordless.latents, recorded.latents)
+    prompt = prompts("a robot outdoors").args[0]
+    edits = {
+        name: blend(prompt, trajectory=trajectory, latent_image=None, **options)[0]["samples"]
+        for name, trajectory, options in (
+            ("lazy", lazy, {}),
+            ("recorded", recorded, {}),
+            ("published", recorded, {"noise_maps": "as recorded"}),
+        )
+    }
+    assert torch.equal(edits["lazy"], edits["recorded"]) and relative(edits["published"], edits["lazy"]) > 1e-3
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
+    with pytest.raises(ValueError, match=r"^noise_maps is 'as recorded', .* switch record_noise_maps on in InvertLat"):
+        blend(prompt, trajectory=lazy, latent_image=None, noise_maps="as recorded")
+    with pytest.raises(ValueError, match=r"negative: cfg is 3\.5"):
+        invert(method, cfg=3.5, record_noise_maps=True)
+
+
+def test_the_guider_replays_real_pictures_through_the_hosts_advanced_sampler(nodes, model, prompts, blend, invert):
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, SamplerCustomAdvanced
+
+    from partedit_oir.core.inversion.replay import TrajectorySampler
+
+    trajectory = invert("edit_friendly_ddpm", batch=2)
+    prompt = prompts("a robot outdoors\na statue outdoors").args[0]
+    clip = WordClip()
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    guider = nodes["FeatureBlendGuider"].execute(model, prompt, negative, 4.0, 1.0, 1.5, "edits", part_token=token())
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory))
+    latent = {"samples": trajectory.latent_image}
+    run = SamplerCustomAdvanced.execute(Noise_EmptyNoise(), guider.args[0], sampler, trajectory.sigmas, latent)
+    expected = blend(prompt, trajectory=trajectory, latent_image=None)
+    assert relative(run.args[0]["samples"], expected[0]["samples"]) < 1e-5
 
 
 def test_a_trajectory_brings_its_own_size(model, prompts, blend):

@@ -253,6 +253,9 @@ def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
     tall = [make_pair("cat", "tiger", torch.ones(96, 64)), setting[2][1]]
     with pytest.raises(ValueError, match=r"^mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
         execute(setting, pick(pairs=tall), clip=FakeClip())
+    noisy = (setting[0], make_trajectory(setting[0], 2, latent(8, 12), method="ledits_pp"), None)
+    with pytest.raises(ValueError, match=r"^trajectory: it was inverted with ledits_pp, .* Choose one of the ddim"):
+        execute(noisy, pick(chosen=(1, 1), steps=2), clip=FakeClip())
     with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
         execute(two, pick(chosen=(1, 1), steps=2), clip=FakeClip())
 

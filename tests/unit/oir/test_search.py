@@ -153,10 +153,13 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
 
     model, _, pairs = setting
     noisy = make_trajectory(model, 4, method="edit_friendly_ddpm")
+    recorded = make_trajectory(model, 4, method="ledits_pp", record_noise_maps=True)
     two = make_trajectory(model, 4, latent(batch=2))
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
-    with pytest.raises(ValueError, match="inverted with edit_friendly_ddpm"):
-        run(search, (model, noisy, pairs))
+    for trajectory, name in ((noisy, "edit_friendly_ddpm"), (recorded, "ledits_pp")):
+        message = rf"^trajectory: it was inverted with {name}, .* Choose one of the ddim methods in InvertLatent\.$"
+        with pytest.raises(ValueError, match=message):
+            run(search, (model, trajectory, pairs))
     with pytest.raises(ValueError, match="one image at a time, this one holds 2"):
         run(search, (model, two, pairs))
     with pytest.raises(ValueError, match=r"mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
