@@ -2,12 +2,15 @@
 
     python run.py bench real_images [--limit 1] [--methods ddim_fixed_point,ledits_pp]
 
-Eight images per token, never seen in training, with exact part masks. For each method, in dB against the image after
-the VAE (the best an inversion can reach):
+Eight images per token, never seen in training, with exact part masks, inverted with the source prompt at cfg 1, then edited
+with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach):
 
-- replay: denoised from the noisiest latent with the source prompt, cfg 1 and the noise maps, if any, not pinned;
+- replay: a row with the source prompt beside the source row at cfg 1, not pinned;
+- no-op: an edit whose prompt is the source prompt, at the editing guidance;
 - source row: the source sampled with the edit, which the sampler pins to the trajectory;
 - background: the edit outside the exact part (PSNR and SSIM); and success: the judge finds the new colour in the part.
+
+The sheet shows, for two images per token: the image, its edits as recorded (one per method), then from the source row.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ from .results import write_result
 from .scores import at_judge_size, outside, psnr
 
 PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 10, 1.0
-COLUMNS = ("replay_psnr_db", "source_row_psnr_db", "background_psnr_db", "background_ssim", "success")
+COLUMNS = (
+    "replay_psnr_db",
+    "no_op_psnr_db",
+    "source_row_psnr_db",
+    "background_psnr_db",
+    "background_ssim",
+    "success",
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,8 @@ def cases(limit: int = PICTURES_A_TOKEN) -> Iterator[RealCase]:
             yield RealCase(part, picture.image, picture.part_mask(part.part, part.names), scene.caption, edit, new)
 
 
-def replay(studio: Studio, trajectory: Any) -> torch.Tensor:
-    """Latent (1, C, h, w) that a trajectory's noisiest level leads back to."""
+def replay(studio: Studio, trajectory: Any, noise_maps: str) -> torch.Tensor:
+    """Latent (1, C, h, w) that the source prompt leads back to at cfg 1, in a row that is not pinned."""
     import comfy.samplers
 
     from partedit_oir.core.inversion.replay import TrajectorySampler
@@ -68,29 +78,44 @@ def replay(studio: Studio, trajectory: Any) -> torch.Tensor:
     guider = comfy.samplers.CFGGuider(studio.model)
     guider.inner_set_conds({"positive": trajectory.conditioning})
     guider.set_cfg(1.0)
-    image = trajectory.latent_image
-    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, pinned=()))
-    return guider.sample(torch.zeros_like(image), image, sampler, trajectory.sigmas, disable_pbar=True)
+    image = trajectory.latent_image.expand(2, -1, -1, -1)
+    sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, noise_maps=noise_maps))
+    return guider.sample(torch.zeros_like(image), image, sampler, trajectory.sigmas, disable_pbar=True)[1:]
 
 
-def run(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps: int) -> tuple[torch.Tensor, ...]:
-    """Latents of replay, source row and edit."""
+def invert_case(studio: Studio, case: RealCase, latent: torch.Tensor, method: str, steps: int) -> Any:
+    """The image's trajectory, with recorded noise maps where the method has any."""
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+
+    sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
+    source = studio.text(case.caption)
+    return invert(studio.model, latent, source, sigmas=sigmas, method=method, record_noise_maps=True)
+
+
+def run(studio: Studio, case: RealCase, trajectory: Any, noise_maps: str) -> tuple[torch.Tensor, ...]:
+    """Latents (1, C, h, w) of replay, no-op, source row and edit."""
     from partedit_oir.core.partedit.alignment import FollowSettings
     from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
     from partedit_oir.core.partedit.prompt import build_edit_prompt
     from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
 
-    sigmas = spaced_sigmas(model_sampling_of(studio.model), steps)
-    source = studio.text(case.caption)
-    trajectory = invert(studio.model, latent, source, sigmas=sigmas, method=method, source_prompt=case.caption)
-    prompt = build_edit_prompt(studio.clip, case.caption, [case.edit], FollowSettings(changed_words=CHANGED_WORDS))
+    edits = [case.edit, case.caption]
+    prompt = build_edit_prompt(studio.clip, case.caption, edits, FollowSettings(changed_words=CHANGED_WORDS))
     settings = BlendSettings(layers=LAYERS, omega=OMEGA, timing="clean, first step twice")
-    sampling = SampleSettings(cfg=CFG, denoise=STRENGTH)
+    sampling = SampleSettings(cfg=CFG, denoise=STRENGTH, noise_maps=noise_maps)
     inputs = BlendInputs(prompt, studio.token(case.part), settings=settings)
     result = feature_blend(studio.model, inputs, studio.text(""), None, sampling, trajectory)
-    return replay(studio, trajectory), result.source, result.edited
+    return replay(studio, trajectory, noise_maps), result.edited[1:], result.source, result.edited[:1]
+
+
+def measure(studio: Studio, judge_model: Any, case: RealCase, trajectory: Any, noise_maps: str, best: torch.Tensor):
+    """The edited image (H, W, 3) and its values of ``COLUMNS``."""
+    back, same, source, edited = (studio.decode(x)[0] for x in run(studio, case, trajectory, noise_maps))
+    (after,) = judge(judge_model, edited[None].numpy())
+    success = after.attribute(at_judge_size(case.true))[0] == case.colour
+    fidelity = (psnr(best, one) for one in (back, same, source))
+    return edited, (*fidelity, *outside(best, edited, case.true), float(success))
 
 
 def main() -> None:
@@ -100,29 +125,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the inversion")
     args = parser.parse_args()
     studio, model = Studio(), load_judge()
+    from partedit_oir.core.inversion.replay import AS_RECORDED, FROM_SOURCE
     from partedit_oir.core.inversion.trajectory import METHODS
+
+    choices = (AS_RECORDED, FROM_SOURCE)
 
     methods = [name.strip() for name in args.methods.split(",") if name.strip()] or list(METHODS)
     if unknown := [name for name in methods if name not in METHODS]:
         parser.error(f"--methods: {', '.join(unknown)} not among {', '.join(METHODS)}")
-    rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
+    rows: dict[tuple[str, str], list[tuple[float, ...]]] = {(m, c): [] for m in methods for c in choices}
     shown: list[torch.Tensor] = []
     every = list(cases(args.limit))
     for number, case in enumerate(every):
         latent = studio.encode(case.image[None])
         best = studio.decode(latent)[0]
-        line = [best]
+        line: dict[tuple[str, str], torch.Tensor] = {}
         for method in methods:
-            back, source, edited = (studio.decode(x)[0] for x in run(studio, case, latent, method, args.steps))
-            (after,) = judge(model, edited[None].numpy())
-            success = after.attribute(at_judge_size(case.true))[0] == case.colour
-            rows[method].append(
-                (psnr(best, back), psnr(best, source), *outside(best, edited, case.true), float(success))
-            )
-            line.append(edited)
+            trajectory = invert_case(studio, case, latent, method, args.steps)
+            for choice in choices:
+                line[method, choice], row = measure(studio, model, case, trajectory, choice, best)
+                rows[method, choice].append(row)
         if number % args.limit < 2:
-            shown += line
-        table = {method: dict(zip(COLUMNS, map(float, np.mean(v, axis=0)))) for method, v in rows.items()}
+            shown += [best, *(line[method, choice] for choice in choices for method in methods)]
+        means = {key: dict(zip(COLUMNS, map(float, np.mean(v, axis=0)))) for key, v in rows.items()}
+        table = {method: {choice: means[method, choice] for choice in choices} for method in methods}
         values = {
             "pictures": number + 1,
             "steps": args.steps,
@@ -132,7 +158,7 @@ def main() -> None:
             "denoise": STRENGTH,
             "methods": table,
         }
-        sheet = grid(torch.stack(shown), 1 + len(methods)) if (number + 1) % args.limit == 0 else None
+        sheet = grid(torch.stack(shown), 1 + 2 * len(methods)) if (number + 1) % args.limit == 0 else None
         standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, list(METHODS))
         write_result("real_images", values, sheet, standard and number + 1 == len(every))
 
