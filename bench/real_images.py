@@ -2,8 +2,8 @@
 
     python run.py bench real_images [--limit 1] [--methods ddim_fixed_point,ledits_pp]
 
-Eight images per token, never seen in training, with exact part masks, inverted with the source prompt at cfg 1, then edited
-with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach):
+Eight images per token, never seen in training, with exact part masks. They are inverted with the source prompt at cfg
+1 and edited with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach):
 
 - replay: a row with the source prompt beside the source row at cfg 1, not pinned;
 - no-op: an edit whose prompt is the source prompt, at the editing guidance;
