@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..core.vision.clip_scorer import WHERE_TO_GET, ClipScorer
 from . import io_types
+from .checks import checked
 from .folders import NONE_FOUND, is_there, managed, model_folder, model_folders
 
 FOLDER = "clip_scorers"
@@ -42,5 +43,6 @@ class LoadCLIPScorer(io.ComfyNode):
         return is_there(model_folder, FOLDER, model, WHERE_TO_GET)
 
     @classmethod
+    @checked
     def execute(cls, model: str) -> io.NodeOutput:
         return io.NodeOutput(ClipScorer.from_folder(model_folder(FOLDER, model, WHERE_TO_GET), manage=managed))

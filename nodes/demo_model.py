@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..demo.loader import load_demo_model, load_demo_scorer
 from . import io_types
+from .checks import checked
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -33,6 +34,7 @@ class LoadDemoModel(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls) -> io.NodeOutput:
         model, clip, vae = load_demo_model(folder_paths.get_folder_paths("embeddings"))
         return io.NodeOutput(model, clip, vae, load_demo_scorer())

@@ -13,6 +13,7 @@ from ..core.oir.prompts import common_source_prompt, find_phrase, guided_prompt
 from ..core.oir.types import Pair
 from ..core.text import composed
 from . import io_types
+from .checks import checked
 from .common import advanced
 
 
@@ -79,6 +80,7 @@ class EditingPair(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         clip: Any,

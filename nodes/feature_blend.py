@@ -20,6 +20,7 @@ from ..core.paste_back import CHOICES, PasteBack, check_originals, paste_pixels
 from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
+from .checks import checked
 from .common import advanced
 
 STANDARD = SampleSettings()
@@ -130,6 +131,7 @@ class FeatureBlendSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -13,6 +13,7 @@ from ..core.partedit.tokens import PartToken
 from ..core.paste_back import CHOICES, PasteBack
 from . import io_types
 from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
+from .checks import checked
 
 GUIDER_ROWS = ("edits", "source and edits")
 # A guider gives latents only.
@@ -59,6 +60,7 @@ class FeatureBlendGuider(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -14,6 +14,7 @@ from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling
 from ..core.inversion.trajectory import METHODS
 from ..core.vision.captioner import WHERE_TO_GET, caption, captioner_folders
 from . import io_types
+from .checks import checked
 from .common import advanced
 from .folders import model_folder
 
@@ -148,6 +149,7 @@ class InvertLatent(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -17,6 +17,7 @@ from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import STANDARD, fixed_threshold_input, layers_input, omega_input, padding_input
+from .checks import checked
 from .common import advanced
 
 
@@ -79,6 +80,7 @@ class PartAttentionMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -155,6 +157,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         mask: torch.Tensor,

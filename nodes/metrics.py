@@ -14,6 +14,7 @@ from ..core.mask_inputs import picture_masks
 from ..core.metrics import edit_scores, mean_scores
 from ..core.vision.clip_scorer import ClipScorer
 from . import io_types
+from .checks import checked
 
 LABELS = {
     "psnr": "PSNR (dB)",
@@ -97,6 +98,7 @@ class EditMetrics(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         source: torch.Tensor,

@@ -10,6 +10,7 @@ from ..core.partedit.published import published_names
 from ..core.partedit.token_files import load_token
 from ..core.partedit.tokens import PartToken, combine
 from . import io_types
+from .checks import checked
 from .token_folder import FOLDER, find_token, keep_token, list_tokens
 
 MAX_TOKENS = 6
@@ -66,6 +67,7 @@ class LoadPartToken(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, part_token: str) -> io.NodeOutput:
         return io.NodeOutput(load_token(find_token(part_token)))
 
@@ -94,6 +96,7 @@ class CombinePartTokens(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, **tokens: PartToken) -> io.NodeOutput:
         ordered = [tokens.get(f"part_token_{number}") for number in range(1, MAX_TOKENS + 1)]
         return io.NodeOutput(combine([token for token in ordered if token is not None]))
@@ -136,6 +139,7 @@ class SavePartToken(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, part_token: PartToken, file_name: str, if_it_exists: str, note: str = "") -> io.NodeOutput:
         path = keep_token(part_token, file_name, replace=if_it_exists == "replace it", note=note)
         return io.NodeOutput(part_token, path.name, ui=ui.PreviewText(f"Saved as {path}"))

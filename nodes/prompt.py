@@ -10,6 +10,7 @@ from ..core.partedit.alignment import MODES, FollowSettings
 from ..core.partedit.prompt import EditPrompt, build_edit_prompt, parse_word_values
 from ..core.text import split_lines
 from . import io_types
+from .checks import checked
 from .common import advanced
 
 STANDARD = FollowSettings()
@@ -146,6 +147,7 @@ class PartEditPrompt(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         clip: Any,

@@ -21,6 +21,7 @@ from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
 from ..core.paste_back import PasteBack, check_originals
 from . import io_types
+from .checks import checked
 
 STANDARD = ReassemblySettings()
 
@@ -122,6 +123,7 @@ class OIRReassemble(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -15,6 +15,7 @@ from ..core.vision.grounding import GroundingModel
 from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
 from ..core.vision.sam import SamModel, box_lines, boxes_by_picture, check_prompts, parse_points
 from . import io_types
+from .checks import checked
 from .folders import NONE_FOUND, is_there, managed, model_file, model_files, model_folder, model_folders
 
 
@@ -43,6 +44,7 @@ class LoadSAMModel(io.ComfyNode):
         return is_there(model_file, "sams", checkpoint, SAM_SOURCE)
 
     @classmethod
+    @checked
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         return io.NodeOutput(SamModel.from_file(model_file("sams", checkpoint, SAM_SOURCE), manage=managed))
 
@@ -76,6 +78,7 @@ class LoadGroundingModel(io.ComfyNode):
         return is_there(model_folder, "grounding", model, GROUNDING_SOURCE)
 
     @classmethod
+    @checked
     def execute(cls, model: str) -> io.NodeOutput:
         return io.NodeOutput(
             GroundingModel.from_folder(model_folder("grounding", model, GROUNDING_SOURCE), manage=managed)
@@ -149,6 +152,7 @@ class GroundedSAMMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: torch.Tensor,

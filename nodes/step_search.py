@@ -14,6 +14,7 @@ from ..core.oir.search import SearchSettings, picture_decoder, search_steps
 from ..core.oir.types import SCORE_TEXTS, Pair
 from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
+from .checks import checked
 from .common import advanced
 
 STANDARD = SearchSettings()
@@ -144,6 +145,7 @@ class InversionStepSearch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

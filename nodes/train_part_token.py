@@ -19,6 +19,7 @@ from ..core.training.plots import overlays, plot
 from ..core.training.settings import TrainingSettings
 from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
+from .checks import checked
 from .common import advanced
 from .training_inputs import STANDARD, recipe_inputs
 
@@ -97,6 +98,7 @@ class TrainPartToken(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -1,0 +1,156 @@
+"""What an input has to be before its node begins: checked from the node's own schema.
+
+The editor lets any output into an input whose type it takes, also by way of nodes that pass anything on, and a linked
+number is not held to its range. Without this, such values end as an AttributeError deep in the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.conditioning import check_conditioning
+from ..core.image_inputs import checked_images
+from ..core.inversion.trajectory import Trajectory
+from ..core.mask_inputs import mask_batch
+from ..core.oir.types import Pair, StepSearch
+from ..core.partedit.prompt import EditPrompt
+from ..core.partedit.tokens import PartToken
+
+# What an object of the host can do, at least one of it, and where to get one.
+ABILITIES = {
+    "MODEL": (("get_model_object", "clone"), "Load Checkpoint or LoadDemoModel"),
+    "CLIP": (("tokenize", "encode_from_tokens_scheduled"), "Load Checkpoint, or Load CLIP if it has no text encoder"),
+    "VAE": (("encode", "decode"), "Load Checkpoint, or Load VAE if it has none"),
+    "GUIDER": (("sample", "set_conds"), "CFGGuider or another guider"),
+    "CLIP_SCORER": (("score",), "LoadCLIPScorer or LoadDemoModel"),
+    "OIR_SAM_MODEL": ((), "LoadSAMModel"),
+    "OIR_GROUNDING_MODEL": ((), "LoadGroundingModel"),
+}
+OWN_TYPES = {
+    "PART_TOKEN": (PartToken, "LoadPartToken or TrainPartToken"),
+    "EDIT_PROMPT": (EditPrompt, "PartEditPrompt"),
+    "TRAJECTORY": (Trajectory, "InvertLatent"),
+    "STEP_SEARCH": (StepSearch, "InversionStepSearch"),
+}
+
+
+def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """For a node's ``execute``: every input is what the schema says, or a ValueError names it."""
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def with_checks(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        bound = signature.bind(cls, *args, **kwargs).arguments
+        given: dict[str, Any] = {}
+        for name, value in bound.items():
+            further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            given.update(value if further else {name: value})
+        check_inputs(cls.define_schema(), given)
+        return execute(cls, *args, **kwargs)
+
+    return with_checks
+
+
+def check_inputs(schema: io.Schema, given: dict[str, Any]) -> None:
+    """Hold the values of a node's inputs to its schema.
+
+    Raises:
+        ValueError: a value that the node cannot work with; the message names input, value and remedy.
+    """
+    inputs = [entry for entry in schema.inputs if entry.id in given]
+    for entry in inputs:
+        if given[entry.id] is not None:
+            _check(entry, given[entry.id])
+    for entry in inputs:
+        kind = entry.get_io_type()
+        if given[entry.id] is None and not entry.optional and kind in (*ABILITIES, *OWN_TYPES, *_CHECKS):
+            raise ValueError(f"{entry.id}: is empty. Connect {_source(kind)}.")
+
+
+def _source(kind: str) -> str:
+    if kind in ABILITIES:
+        return ABILITIES[kind][1]
+    return OWN_TYPES[kind][1] if kind in OWN_TYPES else f"something of type {kind}"
+
+
+def _check(entry: io.Input, value: Any) -> None:
+    name, kind = entry.id, entry.get_io_type()
+    if kind in ABILITIES:
+        abilities = ABILITIES[kind][0]
+        foreign = isinstance(value, (str, int, float, dict, list, torch.Tensor))
+        if foreign or (abilities and not any(hasattr(value, ability) for ability in abilities)):
+            raise ValueError(f"{name}: expected a {kind}, got {_shown(value)}. Connect {_source(kind)}.")
+    elif kind in OWN_TYPES:
+        if not isinstance(value, OWN_TYPES[kind][0]):
+            raise ValueError(f"{name}: expected a {kind}, got {_shown(value)}. Connect {_source(kind)}.")
+    elif kind in _CHECKS:
+        _CHECKS[kind](entry, value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value)[:60] if isinstance(value, (str, int, float, bool)) else type(value).__name__
+
+
+def _latent(entry: io.Input, value: Any) -> None:
+    if not isinstance(value, dict) or not isinstance(value.get("samples"), torch.Tensor):
+        raise ValueError(
+            f"{entry.id}: expected a LATENT (with samples), got {_shown(value)}. Connect VAEEncode or EmptyLatentImage."
+        )
+
+
+def _pairs(entry: io.Input, value: Any) -> None:
+    if not isinstance(value, (tuple, list)) or not all(isinstance(one, Pair) for one in value):
+        raise ValueError(f"{entry.id}: expected an EDITING_PAIR, got {_shown(value)}. Connect EditingPair.")
+    if not value and not entry.optional:
+        raise ValueError(f"{entry.id}: holds no pair. Connect EditingPair.")
+
+
+def _sigmas(entry: io.Input, value: Any) -> None:
+    if not isinstance(value, torch.Tensor) or value.numel() < 2 or not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            f"{entry.id}: expected SIGMAS with at least two finite levels, got {_shown(value)}. Connect BasicScheduler."
+        )
+
+
+def _number(entry: Any, value: Any) -> None:
+    whole = entry.get_io_type() == "INT"
+    right = isinstance(value, int) if whole else isinstance(value, (int, float))
+    if not right or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{entry.id}: expected a {'whole ' if whole else ''}number, got {_shown(value)}.")
+    low, high = entry.min, entry.max
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{entry.id}: {value} is outside {low} to {high}.")
+
+
+def _text(entry: io.Input, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{entry.id}: expected text, got {_shown(value)}.")
+
+
+def _switch(entry: io.Input, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{entry.id}: expected on or off (true or false), got {_shown(value)}.")
+
+
+_CHECKS: dict[str, Callable[[Any, Any], Any]] = {
+    "LATENT": _latent,
+    "MASK": lambda entry, value: mask_batch(value, entry.id),
+    "IMAGE": lambda entry, value: checked_images(value, entry.id),
+    "CONDITIONING": lambda entry, value: check_conditioning(entry.id, value, None),
+    "EDITING_PAIR": _pairs,
+    "SIGMAS": _sigmas,
+    "INT": _number,
+    "FLOAT": _number,
+    "STRING": _text,
+    "BOOLEAN": _switch,
+    "COMBO": _text,
+}
