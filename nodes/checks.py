@@ -41,6 +41,15 @@ OWN_TYPES = {
 }
 
 
+COMMON = {
+    "IMAGE": "Load Image",
+    "MASK": "Load Image (as Mask) or a segmentation node",
+    "LATENT": "VAE Encode or Empty Latent Image",
+    "CONDITIONING": "CLIP Text Encode (Prompt)",
+    "EDITING_PAIR": "EditingPair",
+}
+
+
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     """For a node's ``execute``: every input is what the schema says, or a ValueError names it."""
     signature = inspect.signature(execute)
@@ -77,7 +86,7 @@ def check_inputs(schema: io.Schema, given: dict[str, Any]) -> None:
 def _source(kind: str) -> str:
     if kind in ABILITIES:
         return ABILITIES[kind][1]
-    return OWN_TYPES[kind][1] if kind in OWN_TYPES else f"something of type {kind}"
+    return OWN_TYPES[kind][1] if kind in OWN_TYPES else COMMON.get(kind, f"an output of type {kind}")
 
 
 def _check(entry: io.Input, value: Any) -> None:

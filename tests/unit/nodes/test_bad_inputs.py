@@ -66,7 +66,7 @@ BAD = {
     "STRING": {"a number": 7, "a list": ["word"]},
     "BOOLEAN": {"a text": "yes", "a number": 1},
     "COMBO": {"a number": 7, "a list": ["word"]},
-    **{kind: OBJECTS for kind in (*ABILITIES, *OWN_TYPES)},
+    **dict.fromkeys((*ABILITIES, *OWN_TYPES), OBJECTS),
 }
 
 
@@ -109,7 +109,7 @@ def test_a_bad_input_is_named_before_anything_runs(node, name, value, nothing_ru
 
 @pytest.mark.parametrize("node", NODE_CLASSES, ids=lambda node: node.__name__)
 def test_what_is_required_and_missing_is_named_with_where_to_get_it(node, nothing_runs):
-    needed = [e for e in node.define_schema().inputs if not e.optional and e.get_io_type() in (*ABILITIES, *OWN_TYPES)]
+    needed = [e for e in node.define_schema().inputs if not e.optional and e.get_io_type() in BAD]
     parameters = inspect.signature(node.execute).parameters.values()
     missing = {p.name: None for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     needed = [entry for entry in needed if entry.id in missing]

@@ -244,7 +244,7 @@ def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
         execute(setting, pick(), image=torch.zeros(1, 8, 8, 3), **compose)
     with pytest.raises(ValueError, match=r"^image: .* this is a batch of 2"):
         execute(setting, pick(), image=torch.zeros(2, 64, 96, 3), **compose)
-    with pytest.raises(ValueError, match=r"^vae: it is empty"):
+    with pytest.raises(ValueError, match=r"^vae: is empty"):
         execute(setting, pick(), clip=FakeClip(), vae=None)
     with pytest.raises(ValueError, match=r"^search: it searched a trajectory of 50 steps, the connected one has 10"):
         execute(setting, pick(steps=50), clip=FakeClip())
