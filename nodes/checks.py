@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from comfy_api.latest import io
 
 from ..core.conditioning import check_conditioning
 from ..core.image_inputs import checked_images
+from ..core.inversion.schedule import check_sigmas
 from ..core.inversion.trajectory import Trajectory
 from ..core.mask_inputs import mask_batch
 from ..core.oir.types import Pair, StepSearch
@@ -123,17 +123,13 @@ def _pairs(entry: io.Input, value: Any) -> None:
         raise ValueError(f"{entry.id}: holds no pair. Connect EditingPair.")
 
 
-def _sigmas(entry: io.Input, value: Any) -> None:
-    if not isinstance(value, torch.Tensor) or value.numel() < 2 or not bool(torch.isfinite(value).all()):
-        raise ValueError(
-            f"{entry.id}: expected SIGMAS with at least two finite levels, got {_shown(value)}. Connect BasicScheduler."
-        )
+INFINITE = (float("-inf"), float("inf"))
 
 
 def _number(entry: Any, value: Any) -> None:
     whole = entry.get_io_type() == "INT"
     right = isinstance(value, int) if whole else isinstance(value, (int, float))
-    if not right or isinstance(value, bool) or not math.isfinite(value):
+    if not right or isinstance(value, bool) or not INFINITE[0] < value < INFINITE[1]:
         raise ValueError(f"{entry.id}: expected a {'whole ' if whole else ''}number, got {_shown(value)}.")
     low, high = entry.min, entry.max
     if (low is not None and value < low) or (high is not None and value > high):
@@ -156,7 +152,7 @@ _CHECKS: dict[str, Callable[[Any, Any], Any]] = {
     "IMAGE": lambda entry, value: checked_images(value, entry.id),
     "CONDITIONING": lambda entry, value: check_conditioning(entry.id, value, None),
     "EDITING_PAIR": _pairs,
-    "SIGMAS": _sigmas,
+    "SIGMAS": lambda entry, value: check_sigmas(entry.id, value),
     "INT": _number,
     "FLOAT": _number,
     "STRING": _text,

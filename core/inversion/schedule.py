@@ -88,6 +88,16 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
     return table[levels]
 
 
+def check_sigmas(name: str, sigmas: Any) -> None:
+    """Raise a ValueError, naming the input, unless ``sigmas`` is a tensor of at least two finite levels."""
+    if not isinstance(sigmas, torch.Tensor) or sigmas.numel() < 2 or not bool(torch.isfinite(sigmas).all()):
+        got = sigmas.tolist() if isinstance(sigmas, torch.Tensor) else type(sigmas).__name__
+        raise ValueError(
+            f"{name}: expected SIGMAS with at least two finite levels, got {got}. Connect a scheduler such as "
+            "BasicScheduler."
+        )
+
+
 def inversion_sigmas(sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
     """ComfyUI SIGMAS as levels for inversion: a final 0 becomes the model's smallest sigma.
 
