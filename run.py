@@ -91,6 +91,7 @@ PROGRAMS = {
 }
 BENCHMARKS = {
     "demo_quality": "whether the demo model draws what the prompt says",
+    "load": "memory, threads and files of a server over hundreds of jobs",
     "object_edits": "two-object edits: OIR compared with other methods, and the step search",
     "part_edits": "sixty part edits: success in the part, preservation of the background",
     "part_tokens": "how well the demo's tokens find their parts",
