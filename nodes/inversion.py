@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import folder_paths
@@ -170,6 +171,11 @@ class InvertLatent(io.ComfyNode):
         record_noise_maps: bool = False,
     ) -> io.NodeOutput:
         image = checked_images(image, "image")
+        if latent_image.get("noise_mask") is not None:
+            logging.warning(
+                "InvertLatent: latent_image has a noise mask, but the whole image is inverted. To edit under the mask, "
+                "also connect latent_image to FeatureBlendSampler; OIR uses the masks of its editing pairs."
+            )
         sampling = model_sampling_of(model)
         levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
         needed = needs_model(method, record_noise_maps)

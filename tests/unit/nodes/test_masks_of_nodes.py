@@ -197,3 +197,14 @@ def test_metrics_take_one_mask_or_one_for_each_edited_picture(nodes):
     assert [entry["psnr_outside"] for entry in report["pictures"]] == [1000, 1000]
     with pytest.raises(ValueError, match=r"^mask: has 3 masks for 2 images"):
         nodes["EditMetrics"].execute(source, edited, torch.ones(3, 32, 48))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_noise_mask_that_an_inversion_does_not_use_is_told(nodes, model, caplog, masked):
+    latent = {"samples": drawn("picture", 1, 4, 16, 16)} | (
+        {"noise_mask": torch.ones(1, 1, 128, 128)} if masked else {}
+    )
+    options = {"method": "ddim_next_timestep", "steps": 1, "cfg": 1.0, "seed": 0, "spacing": "leading"}
+    options |= {"fixed_point_iterations": 1, "captioner": "none", "positive": text_conditioning("source")}
+    nodes["InvertLatent"].execute(model, latent, "source", **options)
+    assert ("latent_image has a noise mask" in caplog.text) == masked
