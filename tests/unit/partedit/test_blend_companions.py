@@ -117,6 +117,50 @@ def hyper_tile(patcher):
     return result[0] if isinstance(result, tuple) else result.args[0]
 
 
+def merged_tokens(patcher):
+    from comfy_extras.nodes_tomesd import TomePatchModel
+
+    old = not hasattr(TomePatchModel, "execute")
+    return TomePatchModel().patch(patcher, 0.4)[0] if old else TomePatchModel.execute(patcher, 0.4).args[0]
+
+
+def deep_shrink(patcher):
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale as Node
+
+    settings = (2, 2.0, 0.0, 0.6, True, "bicubic", "bicubic")
+    return Node().patch(patcher, *settings)[0] if not hasattr(Node, "execute") else Node.execute(patcher, *settings)[0]
+
+
+def easy_cache(patcher, threshold=0.0):
+    module = pytest.importorskip("comfy_extras.nodes_easycache", reason="this ComfyUI has no EasyCache")
+    return module.EasyCacheNode.execute(patcher, threshold, 0.15, 0.95, False).args[0]
+
+
+def test_merged_tokens_are_the_source_s_own(model):
+    # It merges tokens in self-attention by chance; the same chance for an ordinary run of the source.
+    other = merged_tokens(model)
+    torch.manual_seed(3)
+    out = sample(blend_guider(other, edit_prompt(), token=token()))
+    torch.manual_seed(3)
+    assert relative(out[:1], plain(other, text_conditioning("source"))) < 1e-5
+    assert relative(out[1], out[0]) > 1e-3
+
+
+def test_deep_shrink_blends_at_the_shrunk_size(model):
+    other = deep_shrink(model)
+    out = sample(blend_guider(other, edit_prompt(), token=token()), size=(32, 32))
+    assert relative(out[:1], plain(other, text_conditioning("source"), size=(32, 32))) < 1e-5
+    closed = sample(blend_guider(other, edit_prompt(["source"]), mask=torch.ones(1, 64, 64)), size=(32, 32))
+    assert relative(closed[1], closed[0]) < 1e-5
+
+
+def test_a_cache_of_steps_is_exact_when_it_skips_none_and_bounded_when_it_does(model):
+    exact = sample(blend_guider(model, edit_prompt(), token=token()), steps=6)
+    assert relative(sample(blend_guider(easy_cache(model), edit_prompt(), token=token()), steps=6), exact) < 1e-5
+    skipping = sample(blend_guider(easy_cache(model, 0.5), edit_prompt(), token=token()), steps=6)
+    assert 0 < relative(skipping, exact) < 0.5
+
+
 @pytest.mark.parametrize("patched", [free_u, pag, nag, sag, hyper_tile])
 def test_beside_other_patches_the_source_is_theirs(model, words, patched):
     other = patched(model)
