@@ -1,4 +1,4 @@
-"""Curves in panels as a ComfyUI IMAGE, drawn with Pillow: what plot outputs of nodes show."""
+"""Plots for node outputs: panels of curves as a ComfyUI IMAGE, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BACKGROUND: Colour = (24, 24, 27)
 TEXT: Colour = (228, 228, 231)
 MUTED: Colour = (161, 161, 170)
 GRID: Colour = (50, 50, 56)
-# Curves, told apart by colour-blind eyes, too; they may differ in their markers besides.
+# Curve colours that colour-blind people can distinguish; curves may also differ in their markers.
 WHITE: Colour = (250, 250, 250)
 BLUE: Colour = (56, 189, 248)
 PINK: Colour = (244, 114, 182)
-# Upright lines: what was found, and what was set by hand.
+# Vertical lines: found, and set by hand.
 GREEN: Colour = (34, 197, 94)
 AMBER: Colour = (245, 158, 11)
-# Drawn large and made smaller: smooth lines without a plotting library.
+# Drawn large and downscaled: smooth lines without a plotting library.
 _SCALE = 2
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 20, 44, 40
 
@@ -37,7 +37,7 @@ class Axis:
     label: str = ""
 
     def share(self, value: float) -> float:
-        """Where a value lies, 0 … 1; values beyond an end lie on it."""
+        """Position of a value, 0 … 1, clamped to the ends."""
         span = self.high - self.low
         return min(max((value - self.low) / span, 0.0), 1.0) if span > 0 else 0.0
 
@@ -54,7 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A title, two axes, curves with their legend, and upright lines (x, colour)."""
+    """A title, two axes, curves with their legend, and vertical lines (x, colour)."""
 
     title: str
     x: Axis
@@ -64,7 +64,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], width: int, height: int) -> torch.Tensor:
-    """Panels below each other: IMAGE (1, panels · height, width, 3); an empty one for no panel."""
+    """Panels stacked vertically: IMAGE (1, panels · height, width, 3); an empty one if there is no panel."""
     size = (width * _SCALE, height * _SCALE)
     sheet = Image.new("RGB", (size[0], max(1, len(panels)) * size[1]), BACKGROUND)
     for number, panel in enumerate(panels):
@@ -75,7 +75,7 @@ def draw(panels: Sequence[Panel], width: int, height: int) -> torch.Tensor:
 
 
 def font(size: int) -> Any:
-    """Pillow's own font; one without FreeType has one size only."""
+    """Pillow's own font; a Pillow without FreeType only has one size."""
     try:
         return ImageFont.load_default(size=size)
     except TypeError:
@@ -83,12 +83,12 @@ def font(size: int) -> Any:
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:
-    """A PIL picture as a ComfyUI IMAGE (1, H, W, 3)."""
+    """A PIL image as a ComfyUI IMAGE (1, H, W, 3)."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0).unsqueeze(0)
 
 
 def whole_ticks(high: int, most: int = 10) -> list[int]:
-    """Whole numbers from 0 to ``high`` at a round distance, about ``most`` of them."""
+    """Whole numbers from 0 to ``high`` at a round spacing, at most about ``most`` of them."""
     steps = (base * 10**power for power in range(10) for base in (1, 2, 5))
     step = next(s for s in steps if high / s <= most)
     return list(range(0, high + 1, step))
@@ -127,7 +127,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, size: tuple[int, int]) -
 
 
 def _anchor(used: Any, place: str) -> str | None:
-    """Pillow's bitmap font knows no anchors."""
+    """Pillow's bitmap font does not support anchors."""
     return place if isinstance(used, ImageFont.FreeTypeFont) else None
 
 

@@ -1,4 +1,4 @@
-"""Names and places of files that the pack writes. Standard library only."""
+"""Safe names and atomic writing of files. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MAX_NAME = 100
-# Device names that Windows takes for hardware, whatever follows the first dot.
+# Names that Windows treats as devices, whatever follows the first dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; it takes the place of ``path`` at the end.
+    """A temporary path next to ``path`` to write to; it replaces ``path`` at the end.
 
-    When writing fails, ``path`` is as it was before and nothing is left beside it. (`tools.host.layout` has the same
-    for the programs that run before ComfyUI is there; nothing that ships imports it, nor it what ships.)
+    If writing fails, ``path`` is unchanged and no temporary file is left. (`tools.host.layout` has its own version for
+    programs that run before ComfyUI is installed.)
     """
     temporary = path.with_name(path.name + ".part")
     try:
@@ -29,10 +29,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def safe_file_name(name: str, what: str = "file_name") -> str:
-    """A file name without a path and without surprises, as typed into a widget.
+    """A safe file name without a path, from a widget's text.
 
     Raises:
-        ValueError: separators, ``..``, drives, control characters, reserved or hidden names; the message says which.
+        ValueError: separators, ``..``, drives, control characters, reserved or hidden names; the message says why.
     """
     shown = name if name.isprintable() else ascii(name)
     stripped = name.strip()
@@ -40,11 +40,11 @@ def safe_file_name(name: str, what: str = "file_name") -> str:
     if not stripped:
         problem = "is empty"
     elif not stripped.isprintable():
-        problem = "holds control characters"
+        problem = "contains control characters"
     elif re.search(r'[\\/:*?"<>|%$]', stripped):
-        problem = "may hold letters, digits, spaces, '-', '_', '(', ')' and '.', but no path"
+        problem = "may contain letters, digits, spaces, '-', '_', '(', ')' and '.', but no path"
     elif stripped.startswith((".", "~", "-")) or stripped.endswith(".") or ".." in stripped:
-        problem = "may not begin with '.', '~' or '-', end with '.', or hold '..'"
+        problem = "must not start with '.', '~' or '-', end with '.', or contain '..'"
     elif stripped.split(".")[0].strip().lower() in _RESERVED:
         problem = "is a device name on Windows"
     elif len(stripped.encode()) > MAX_NAME:

@@ -1,4 +1,4 @@
-"""One rule for every IMAGE that comes into a node."""
+"""Checks for every IMAGE input."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 import torch
 
-# Resizing overshoots 0 … 1 by a little; only numbers meant for 0 … 255 come here.
+# Resizing overshoots 0 … 1 a little; only values on a 0 … 255 scale reach this.
 _HIGHEST = 16.0
-# Channels that an IMAGE may have, and which of them are its colours.
+# Allowed numbers of channels, and the channels that become RGB.
 _COLOURS = {1: (0, 0, 0), 3: (0, 1, 2), 4: (0, 1, 2)}
 
 
 def checked_images(images: Any, name: str) -> Any:
     """An IMAGE as (B, H, W, 3) float32 on the CPU; None stays None.
 
-    Grey images get three channels, and the alpha channel of RGBA images is left out, as ComfyUI's own nodes do.
+    Greyscale images get three channels, and alpha is dropped, as in ComfyUI's own nodes.
 
     Args:
         images: (B, H, W, C) floats, 0 … 1.
-        name: what messages call the input.
+        name: the input, for messages.
 
     Raises:
-        ValueError: no such tensor, an empty batch, another number of channels, or values that are no colours.
+        ValueError: not an IMAGE, an empty batch, a wrong number of channels, or values out of range.
     """
     if images is None:
         return None
@@ -32,8 +32,8 @@ def checked_images(images: Any, name: str) -> Any:
     count, height, width, channels = images.shape
     if 0 in (count, height, width):
         raise ValueError(
-            f"{name}: is empty: {count} images of {width} x {height} pixels. Connect at least one image; a node before "
-            "this one may have filtered all of them out."
+            f"{name}: is empty ({count} images of {width} x {height} pixels). Connect at least one image; an earlier "
+            "node may have filtered out all of them."
         )
     if channels not in _COLOURS:
         raise ValueError(
@@ -42,19 +42,19 @@ def checked_images(images: Any, name: str) -> Any:
         )
     if not images.is_floating_point():
         raise ValueError(
-            f"{name}: holds {images.dtype} values; an IMAGE holds floats in 0 … 1. Divide it by 255 first."
+            f"{name}: contains {images.dtype} values, but an IMAGE has floats from 0 to 1. Divide it by 255 first."
         )
     images = images.detach().float().cpu()
     for number, image in enumerate(images, start=1):
         which = f"{name}: " if count == 1 else f"{name}: image {number} of {count} "
         if not bool(torch.isfinite(image).all()):
             raise ValueError(
-                f"{which}holds NaN or infinite values. The node that made it failed, often a VAE in half precision: "
+                f"{which}contains NaN or infinite values. The node that made it failed, often a VAE in half precision: "
                 "start ComfyUI with --fp32-vae, or use another VAE."
             )
         if float(image.abs().amax()) > _HIGHEST:
             raise ValueError(
-                f"{which}holds values from {float(image.min()):g} to {float(image.max()):g}; an IMAGE lies in 0 … 1. "
-                "Divide it by 255 first."
+                f"{which}contains values from {float(image.min()):g} to {float(image.max()):g}, but an IMAGE has "
+                "values from 0 to 1. Divide it by 255 first."
             )
     return images if channels == 3 else images[..., _COLOURS[channels]]

@@ -1,4 +1,4 @@
-"""Pasting the original back outside the final mask of an edit: in the latent after sampling, in the pixels, or both."""
+"""Restoring the original outside the final mask of an edit: in the latent after sampling, in the pixels, or both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHOICES = ("off", "latent", "pixels")
 
 @dataclass(frozen=True)
 class PasteBack:
-    """Where the original comes back. Pixels are exact, but a border may show; the VAE smooths a latent's."""
+    """Where the original is restored. Pixels are exact, but a seam may show; in the latent, the VAE smooths it."""
 
     latent: bool = False
     pixels: bool = False
@@ -21,7 +21,7 @@ class PasteBack:
         """One of ``CHOICES``.
 
         Raises:
-            ValueError: it is another.
+            ValueError: any other value.
         """
         if choice not in CHOICES:
             raise ValueError(f"paste_back: {choice!r} is not one of {', '.join(CHOICES)}.")
@@ -29,7 +29,7 @@ class PasteBack:
 
 
 def paste_latents(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Edited latents with the sources' outside the masks.
+    """Edited latents, with the sources' outside the masks.
 
     Args:
         edited: (N·B, C, h, w), edit by edit.
@@ -40,7 +40,7 @@ def paste_latents(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tens
 
 
 def paste_pixels(edited: torch.Tensor, originals: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Edited pictures with the originals' pixels outside the masks.
+    """Edited images, with the originals' pixels outside the masks.
 
     Args:
         edited: (N·B, H, W, 3), edit by edit.
@@ -57,14 +57,12 @@ def _paste(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tensor) -> 
 
 
 def check_originals(images: torch.Tensor, batch: int, size: tuple[int, int]) -> None:
-    """Raise a ValueError for pictures that cannot stand behind edits of ``batch`` pictures of ``size`` (H, W)."""
+    """Raise a ValueError unless ``images`` are the originals of ``batch`` edited images of ``size`` (H, W)."""
     if images.ndim != 4 or images.shape[0] != batch:
-        raise ValueError(
-            f"image: expected {batch} picture(s), one for each that is edited, this is a batch of {images.shape[0]}."
-        )
+        raise ValueError(f"image: expected {batch} image(s), one per edited image, got a batch of {images.shape[0]}.")
     height, width = images.shape[1:3]
     if (height, width) != tuple(size):
         raise ValueError(
-            f"image: the original is {width}×{height}, the edit {size[1]}×{size[0]} (width × height). Connect the "
-            "picture as it was encoded (its sides must be multiples of 8 for it to come back at its size)."
+            f"image: the original is {width}×{height}, but the edit is {size[1]}×{size[0]} (width × height). Connect "
+            "the image as it was encoded (with sides that are multiples of 8, or the VAE crops it)."
         )

@@ -1,4 +1,4 @@
-"""The layers of a U-Net: how they are named, and where the cross-attention sits."""
+"""The layers of a UNet: their names, and where the cross-attention is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LayerKey(NamedTuple):
 
 @dataclass(frozen=True)
 class CrossLayer:
-    """A cross-attention layer: its key and its level, the number of times the latent is halved before it."""
+    """A cross-attention layer: its key and its level (how many times the latent is halved before it)."""
 
     key: LayerKey
     level: int
@@ -29,13 +29,13 @@ def unet_of(model: Any) -> Any:
     """The UNet inside a ``ModelPatcher``.
 
     Raises:
-        ValueError: the model is no U-Net.
+        ValueError: the model is not a UNet.
     """
     unet = getattr(model.model, "diffusion_model", None)
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
         raise ValueError(
-            f"model: {type(model.model).__name__} is no U-Net, and PartEdit reads the cross-attention of one. "
-            "Connect an SD1.x, SD2.x or SDXL model (checkpoints of those families, or LoadDemoModel)."
+            f"model: {type(model.model).__name__} is not a UNet, and PartEdit needs the cross-attention of one. "
+            "Connect an SD1.x, SD2.x or SDXL model (a checkpoint of those families, or Load Demo Model)."
         )
     return unet
 
@@ -44,7 +44,7 @@ def context_width(model: Any) -> int:
     """Width of the text conditioning that a model's cross-attention takes (768, 1024, 2048 …).
 
     Raises:
-        ValueError: see `unet_of`, or a U-Net without cross-attention.
+        ValueError: see `unet_of`; or a UNet without cross-attention.
     """
     layers = all_cross_layers(model)
     if not layers:
@@ -55,16 +55,16 @@ def context_width(model: Any) -> int:
 
 
 def declared_text_width(model: Any) -> int | None:
-    """Width of the text conditioning that a model's configuration names; None for a model that names none.
+    """Width of the text conditioning according to the model's configuration; None if it does not say.
 
-    Unlike `context_width` it takes a model of any architecture.
+    Unlike `context_width`, this works with any architecture.
     """
     width = model.model.model_config.unet_config.get("context_dim")
     return width if isinstance(width, int) else None
 
 
 def latent_scale(model: Any) -> int:
-    """Pixels of a picture in one step of its latent."""
+    """Image pixels per latent pixel."""
     return int(getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8))
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI's folders of part tokens: what is in them, and keeping a token there."""
+"""ComfyUI's part token folders: listing, finding and saving tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = "part_tokens"
 
 
 def list_tokens() -> list[str]:
-    """Names of the token files ComfyUI knows: models/part_tokens, extra_model_paths, and those of the pack."""
+    """Names of the token files that ComfyUI knows: in models/part_tokens, extra_model_paths, and the pack."""
     return [name for name in folder_paths.get_filename_list(FOLDER) if is_token_file(name)]
 
 
@@ -43,32 +43,34 @@ def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str 
     """Save a token into the user's token folder under a plain name.
 
     Args:
-        name: see `safe_file_name`; an ending of a token file is taken off.
+        name: see `safe_file_name`; the extension of a token file is dropped.
         replace: overwrite a token of that name; otherwise a number is added.
-        note: the user's words, kept as metadata.
+        note: stored as metadata.
 
     Returns:
         The file's path.
 
     Raises:
-        ValueError: a name that is none, or a file of that name that is no token.
+        ValueError: an invalid name, or a file of that name that is not a token.
     """
     stem = safe_file_name(name)
     stem = stem[: -len(".safetensors")] if stem.lower().endswith(".safetensors") else stem
     stem = safe_file_name(stem)
-    # The pack's own folder comes with the code: an update would take what is saved there away.
+    # The pack's own folder is part of the code: an update would delete what is saved there.
     own = Path(__file__).resolve().parents[1] / "tokens"
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
     folder = next((folder for folder in folders if folder.resolve() != own), None)
     if folder is None:
-        raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save into.")
+        raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save to. Create it and restart ComfyUI.")
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.safetensors", 1
     if replace and path.exists():
         try:
             load_token(path)
         except ValueError as error:
-            raise ValueError(f"file_name: {path} exists and is no part token, so it is not replaced.") from error
+            raise ValueError(
+                f"file_name: {path} exists and is not a part token, so it was not replaced. Choose another name."
+            ) from error
     while not replace and path.exists():
         number += 1
         path = folder / f"{stem}_{number}.safetensors"

@@ -1,4 +1,4 @@
-"""Which tokens of an edit follow the attention of which source tokens (Prompt-to-Prompt, Hertz et al. 2022)."""
+"""Which source tokens the tokens of an edit follow in attention (Prompt-to-Prompt, Hertz et al. 2022)."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def replace_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> torch.Tensor:
     """M of ``replace``: word by word, for prompts of equal word count.
 
     Walks both token rows from the start: identity up to a changed word; a changed word's tokens pair one to one when
-    their numbers agree, otherwise every source token gives 1/(number of target tokens) to each target token; behind the
-    last changed word the identity on the target position.
+    their numbers agree, otherwise every source token gives 1/(number of target tokens) to each target token; after the
+    last changed word, the identity on the target position.
 
     Raises:
         ValueError: the word counts differ.
@@ -134,7 +134,7 @@ def _pair(mapper: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> None:
 def refine_map(source: TokenizedPrompt, edit: TokenizedPrompt) -> tuple[torch.Tensor, torch.Tensor]:
     """M and keep of ``refine``: global alignment of the token rows (gap 0, match 1, mismatch −1; Needleman-Wunsch).
 
-    Ties prefer an insertion, then a deletion. Positions behind the edit prompt map to themselves.
+    Ties prefer an insertion, then a deletion. Positions after the edit prompt map to themselves.
     """
     a, b = source.ids[: source.used], edit.ids[: edit.used]
     score = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
@@ -170,7 +170,7 @@ def _identity_tail(mapper: torch.Tensor, keep: torch.Tensor, start: int) -> None
         if j < mapper.shape[0]:
             mapper[j, j] = 1.0
         else:
-            keep[j] = 1.0  # a longer prompt than the source: nothing to follow there
+            keep[j] = 1.0  # longer than the source: nothing to follow there
 
 
 def auto_map(
@@ -178,8 +178,8 @@ def auto_map(
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str]]]:
     """M, keep and the changes of ``auto``: words are matched, so phrases, insertions and deletions all work.
 
-    A replaced phrase takes over the attention of the phrase it replaces, as in ``replace``; an inserted one keeps its
-    own, as in ``refine``.
+    A replacement takes over the attention of the phrase it replaces, as in ``replace``; an insertion keeps its own, as
+    in ``refine``.
 
     Returns:
         (mapper, keep, changes) with changes as (old phrase or "", new phrase or "").
@@ -201,7 +201,7 @@ def auto_map(
                 _pair(mapper, before, after)
             else:
                 keep[after] = 1.0
-    # Start, end and padding follow their counterparts, counted from the end token: both prompts' n-th padding agree.
+    # Start, end and padding follow their counterparts, counted from the end token, so that padding positions agree.
     content = {p for word in source.units for p in word.positions}
     shift = source.used - edit.used
     for j in range(edit.length):
@@ -260,7 +260,7 @@ def _changed_positions(source: TokenizedPrompt, edit: TokenizedPrompt) -> list[i
 
 
 def _opcodes(source: TokenizedPrompt, edit: TokenizedPrompt) -> Sequence[tuple[str, int, int, int, int]]:
-    """What became of which units, as difflib tells it."""
+    """The changes from source to edit units, as difflib opcodes."""
     old, new = ([fold(word.text) for word in prompt.units] for prompt in (source, edit))
     return difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
 
@@ -287,7 +287,7 @@ def describe(
     lines = [f"source: {source.text}", f"edit:   {edit.text}"]
     known, own = ({fold(w.text) for w in prompt.units if not is_punctuation(w.text)} for prompt in (source, edit))
     if not known & own:
-        lines.append("  no common word: nothing could be aligned, so the whole prompt counts as changed")
+        lines.append("  no word in common: nothing could be aligned, so the whole prompt counts as changed")
     for old, new in changes:
         lines.append(f"  {old} -> {new}" if old and new else f"  + {new}" if new else f"  - {old}")
     if not changes:

@@ -1,4 +1,4 @@
-"""Which cross-attention layers the part maps are read from, chosen by block names so that any depth works."""
+"""Choosing the cross-attention layers that part maps are read from, by block names so that any depth works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RULE = re.compile(r"(input|middle|output)(?:\.(\d+))?(?::(\d+)(?:-(\d+))?)?")
 
 
 def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, ...]:
-    """Layers of a preset, or of a list of blocks, in running order.
+    """Layers of a preset or of a list of blocks, in execution order.
 
     Args:
         layers: all cross-attention layers of the model (`core.unet.cross_layers`).
@@ -28,7 +28,7 @@ def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, 
             ``middle``, ``output.3``, ``output.0:0-5`` (transformer blocks 0 to 5).
 
     Raises:
-        ValueError: an unknown name, or a choice that this model has no layer for.
+        ValueError: an unknown name, or a choice that matches no layer of this model.
     """
     if not layers:
         raise ValueError("layers: this model has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model.")
@@ -44,7 +44,7 @@ def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, 
     else:
         chosen = _named(layers, choice)
     if not chosen:
-        raise ValueError(f"layers: {choice!r} names no layer of this model. It has: {_summary(layers)}.")
+        raise ValueError(f"layers: {choice!r} matches no layer of this model. It has: {_summary(layers)}.")
     return tuple(layer.key for layer in layers if layer.key in chosen)
 
 

@@ -1,4 +1,4 @@
-"""EDIT_PROMPT: a source prompt, its edits, and how the edits' attention follows the source."""
+"""EDIT_PROMPT: a source prompt, its edits, and how their attention follows the source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
 
 @dataclass(frozen=True)
 class PartPrompt:
-    """A prompt for some parts of a picture.
+    """A prompt for some parts of an image.
 
     Attributes:
         text: the prompt.
@@ -40,11 +40,11 @@ class PartPrompt:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edited picture. Several prompts share it by parts ("a robotic head" and "a wooden torso").
+    """One edited image. Several prompts can share it by parts ("a robotic head" and "a wooden torso").
 
     Attributes:
         prompts: one, or one for each set of parts.
-        blended: False leaves the picture unblended, as under a mask of ones: the comparison without the method.
+        blended: False samples without blending, as with a mask of ones; for comparison.
     """
 
     prompts: tuple[PartPrompt, ...]
@@ -57,12 +57,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class EditPrompt:
-    """What flows as EDIT_PROMPT.
+    """The value of an EDIT_PROMPT socket.
 
     Attributes:
-        source_text: prompt of the source picture.
+        source_text: prompt of the source image.
         source: its CONDITIONING, entry tensors (1 or B, L, D).
-        edits: N ≥ 1 edits of that source, each its own picture.
+        edits: N ≥ 1 edits of that source, each its own image.
     """
 
     source_text: str
@@ -71,7 +71,7 @@ class EditPrompt:
 
     def __post_init__(self) -> None:
         if not self.edits:
-            raise ValueError("edit_prompt: holds no edit. Write an edited prompt into PartEditPrompt.")
+            raise ValueError("edit_prompt: has no edit. Write one into the edit input of PartEdit Prompt.")
 
     @property
     def alignment_text(self) -> str:
@@ -86,18 +86,18 @@ class EditPrompt:
         return replace(self, edits=self.edits[first:last])
 
     def with_same_picture(self, prompts: Sequence[PartPrompt]) -> EditPrompt:
-        """Add prompts to the last edit's picture."""
+        """Add prompts to the image of the last edit."""
         last = replace(self.edits[-1], prompts=(*self.edits[-1].prompts, *prompts))
         names = [name for prompt in last.prompts for name in (prompt.parts or ("",))]
         if "" in names or len(set(names)) != len(names):
             raise ValueError(
-                "part: prompts that share a picture need a part each, named in their 'part' input, and no part twice; "
+                "part: prompts that share an image need one part each, named in their part input, and no part twice; "
                 f"got {', '.join(repr(n) for n in names)}."
             )
         return replace(self, edits=(*self.edits[:-1], last))
 
     def with_new_pictures(self, edits: Sequence[Edit]) -> EditPrompt:
-        """Add edits of the same source, each a picture of its own."""
+        """Add edits of the same source, each with its own image."""
         return replace(self, edits=(*self.edits, *edits))
 
 
@@ -107,7 +107,7 @@ def prompt_reader(clip: Any) -> Callable[[str], TokenizedPrompt]:
     @cache
     def tokenize(string: str) -> list[list[tuple]]:
         sections = clip.tokenize(string, return_word_ids=True)
-        # All encoders of a CLIP object are joined along channels, position by position: any of them will do.
+        # All encoders of a CLIP object are concatenated along channels, position by position: any of them will do.
         return next(iter(sections.values())) if isinstance(sections, dict) else sections
 
     def spell(token: Any) -> str:
@@ -133,11 +133,11 @@ def build_edit_prompt(
 
     Args:
         clip: a ComfyUI CLIP object.
-        source: prompt of the source picture.
-        edits: edited prompts, each a picture of its own.
+        source: prompt of the source image.
+        edits: edit prompts, each with its own image.
         follow: how the edits follow the source.
         parts: names of the parts that the edits apply to; empty for all.
-        source_conditioning: the source's conditioning when it is known already.
+        source_conditioning: the source's conditioning, if already encoded.
 
     Raises:
         ValueError: an empty edit, or settings that do not fit the words.
@@ -145,7 +145,7 @@ def build_edit_prompt(
     edits = [text.strip() for text in edits if text.strip()]
     if not edits:
         raise ValueError(
-            "edit: is empty. Write the source prompt again with the part changed, for example 'a man' -> 'a robot'."
+            "edit: is empty. Write the source prompt with the part changed, for example 'a man' -> 'a robot'."
         )
     with warned_once():
         return _build(clip, source, edits, follow, parts, source_conditioning)
@@ -177,7 +177,7 @@ def _build(
 
 
 def _check_words(values: Mapping[str, float] | None, edits: Sequence[TokenizedPrompt], name: str) -> None:
-    """Raise a ValueError for a phrase that none of the edits has, in whatever mode: it is a slip of the pen."""
+    """Raise a ValueError for a phrase that occurs in none of the edits, in any mode: it is a typo."""
     for phrase in values or {}:
         if not any(words.find(phrase) for words in edits):
             listed = "; ".join(f"{words.text!r} has {', '.join(w.text for w in words.words)}" for words in edits)
@@ -186,7 +186,7 @@ def _check_words(values: Mapping[str, float] | None, edits: Sequence[TokenizedPr
 
 
 def _present(values: Mapping[str, float] | None, words: TokenizedPrompt) -> dict[str, float]:
-    """The settings whose phrase this edit has; another of the edits has the others."""
+    """The settings whose phrase occurs in this edit; the others occur in other edits."""
     return {phrase: value for phrase, value in (values or {}).items() if words.find(phrase)}
 
 
@@ -218,7 +218,7 @@ def parse_word_values(text: str, name: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class BatchPrompt:
-    """Conditioning of all rows, and where each edit's prompts lie in their row's context.
+    """Conditioning of all rows, and the place of each edit's prompts in its row's context.
 
     Attributes:
         conditioning: CONDITIONING whose entry tensors hold (1 + N)·B rows: the source's B, then each edit's.
@@ -236,9 +236,9 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
 
     Args:
         prompt: source and N edits.
-        batch: B, pictures.
+        batch: B, images.
         keep_pooled: give the edits the source's pooled embedding.
-        extras: CONDITIONING whose settings besides text (ControlNet, hooks, areas, sizes …) every row takes over.
+        extras: CONDITIONING whose settings other than text (ControlNet, hooks, areas, sizes …) apply to every row.
 
     Raises:
         ValueError: prompts whose conditioning cannot be joined.
@@ -249,7 +249,7 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             if len(part.conditioning) != entries:
                 raise ValueError(
                     f"edit_prompt: the source has {entries} conditioning entries but {part.text!r} has "
-                    f"{len(part.conditioning)}. Source and edits must be encoded in the same way (same CLIP, same "
+                    f"{len(part.conditioning)}. Encode source and edits in the same way (same CLIP, same "
                     "schedule)."
                 )
     joined: Conditioning = []
@@ -265,7 +265,7 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
             columns.append(places)
             pooled.append(pooled[0] if keep_pooled or own is None else own)
         length = _common_length(rows)
-        # Repeating all keys alike does not change attention; the host does the same for prompts of unequal length.
+        # Repeating all keys equally does not change attention; ComfyUI does the same for prompts of unequal length.
         text = torch.cat([_expand(r.repeat(1, length // r.shape[1], 1), batch) for r in rows])
         merged = {**options}
         if pooled[0] is not None:
@@ -278,20 +278,21 @@ def batch_prompt(prompt: EditPrompt, batch: int, keep_pooled: bool, extras: Cond
         lengths = ", ".join(str(length) for length, _ in sorted(layouts))
         raise ValueError(
             f"edit_prompt: its {entries} conditioning entries differ in length ({lengths} tokens), so words have no "
-            "fixed place. Encode source and edits with one CLIP and without schedules."
+            "fixed position. Encode source and edits with the same CLIP and without schedules."
         )
     if not joined:
         raise ValueError(
-            "positive: its timestep ranges and those of edit_prompt have no step in common. Give one of them no range."
+            "positive: its timestep ranges and those of edit_prompt have no step in common. Remove the range from one "
+            "of them."
         )
     source_length, all_places = layouts.pop()
     return BatchPrompt(joined, source_length, all_places)
 
 
 def _with_extras(options: dict[str, Any], extras: Conditioning | None) -> list[dict[str, Any]]:
-    """An entry's options with those of every entry of ``extras``: one for each, as the host evaluates each by itself.
+    """An entry's options merged with those of each entry of ``extras``, which ComfyUI evaluates one by one.
 
-    Timestep ranges of both hold; entries whose ranges do not meet are left out.
+    Timestep ranges are intersected; entries with an empty intersection are dropped.
     """
     found = []
     for _, extra in extras or [[None, {}]]:
@@ -314,7 +315,7 @@ def _edit_row(
     edit: Edit, number: int, source_length: int
 ) -> tuple[torch.Tensor, tuple[tuple[int, int], ...], torch.Tensor | None]:
     """One edit's context (1 or B, L, D) in entry ``number``, its prompts side by side; their columns in it; and its
-    pooled embedding, the mean over the prompts, None where one has none."""
+    pooled embedding, the mean over the prompts (None if one of them has none)."""
     texts = [part.conditioning[number][0] for part in edit.prompts]
     for part, text in zip(edit.prompts, texts):
         _check_length(part, source_length, text.shape[1])
@@ -332,8 +333,8 @@ def _check_length(part: PartPrompt, source: int, own: int) -> None:
     if aligned is not None and aligned != (source, own):
         raise ValueError(
             f"edit_prompt: words of {part.text!r} were aligned for contexts of {aligned[0]} and {aligned[1]} tokens, "
-            f"but the conditioning has {source} and {own}. Switch prompt_to_prompt off for conditioning that was "
-            "changed."
+            f"but the conditioning has {source} and {own}. Set prompt_to_prompt to off for conditioning that was "
+            "modified."
         )
 
 
@@ -343,7 +344,10 @@ def _common_length(tensors: Sequence[torch.Tensor]) -> int:
 
 def _expand(tensor: torch.Tensor, batch: int) -> torch.Tensor:
     if tensor.shape[0] not in (1, batch):
-        raise ValueError(f"edit_prompt: conditioning for {tensor.shape[0]} pictures, but the latent holds {batch}.")
+        raise ValueError(
+            f"edit_prompt: has conditioning for {tensor.shape[0]} images, but the latent has {batch}. Use one prompt "
+            "for all."
+        )
     return tensor.expand(batch, *tensor.shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""The part tokens that PartEdit's authors publish: which there are, and where to get them."""
+"""The part tokens that PartEdit's authors publish, and where to get them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOT_INSTALLED = " (published, not installed)"
 
 @dataclass(frozen=True)
 class PublishedToken:
-    """An entry of the index: a token that its authors publish and this pack does not redistribute."""
+    """An entry of the index: a token that PartEdit's authors publish and this pack does not redistribute."""
 
     name: str
     part: str
@@ -41,7 +41,7 @@ def published_tokens() -> tuple[PublishedToken, ...]:
 
 
 def published_names(installed: list[str]) -> list[str]:
-    """Entries for a list widget: published tokens of which no file of that name is there, marked as missing."""
+    """Entries for a combo widget: published tokens that are not installed, marked as such."""
     stems = {Path(name).stem.lower() for name in installed}
     return [token.name + NOT_INSTALLED for token in published_tokens() if token.name.lower() not in stems]
 
@@ -55,8 +55,8 @@ def where_to_get(name: str, folder: str) -> str | None:
     index = json.loads(INDEX_FILE.read_text(encoding="utf-8"))
     file = f"the file {token.file}" if token.file else index["file_hint"]
     sentence = (
-        f"{token.name!r} ({token.part}) is published by PartEdit's authors and not part of this pack. Get {file} from "
-        f"{token.repository} and save it as {token.name}.safetensors or {token.name}.pt in {folder}. "
-        f"Licence: {index['licence']}"
+        f"{token.name!r} ({token.part}) is published by PartEdit's authors and is not part of this pack. Get {file} "
+        f"from {token.repository} and save it as {token.name}.safetensors or {token.name}.pt in {folder}. Licence: "
+        f"{index['licence']}"
     )
     return f"{sentence} {token.note}".strip()

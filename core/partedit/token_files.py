@@ -1,4 +1,4 @@
-"""Files of part tokens: written whole, and read with care, because they may come from anywhere."""
+"""Reading and writing part token files. They may come from anywhere, so they are read with care."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tokens import FAMILY_WIDTHS, PartToken
 
 SUFFIXES = (".safetensors", ".pt")
 MAX_PART_NAME = 100
-# A token of 77 rows at the widest text conditioning in use is far below a megabyte; more is no token.
+# A token of 77 rows at the widest text conditioning in use is far below a megabyte.
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_WIDTH = 65536
 MAX_TEXT = 20_000
@@ -27,7 +27,7 @@ def is_token_file(name: str) -> bool:
 
 
 def save_token(token: PartToken, path: Path | str) -> None:
-    """Write a token as safetensors (key ``embedding``), whole or not at all."""
+    """Write a token as safetensors (key ``embedding``), atomically."""
     from safetensors.torch import save_file
 
     metadata = {
@@ -45,11 +45,13 @@ def load_token(path: Path | str) -> PartToken:
     """Read a token file: safetensors, or the published ``.pt`` tensors (2, D), which are read without running code.
 
     Raises:
-        ValueError: no such file, no token in it, or values that cannot be a token.
+        ValueError: no such file, not a token file, or invalid values.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"part token: no file {path}. Put token files into ComfyUI's models/part_tokens folder.")
+        raise ValueError(
+            f"part token: {path} does not exist. Put token files into ComfyUI's models/part_tokens folder."
+        )
     check_file_size(path)
     content, metadata = _read(path)
     embedding = check_embedding(content, path.name)
@@ -58,7 +60,7 @@ def load_token(path: Path | str) -> PartToken:
     names = _json_list(metadata.pop("parts", None), str)
     part_rows = _json_list(metadata.pop("part_rows", None), int)
     if part_rows is None:
-        # Without a note, two rows are (background, part) and 2P rows are P such pairs, as in the published files.
+        # Without metadata, two rows are (background, part) and 2P rows are P such pairs, as in the published files.
         part_rows = tuple(range(1, rows, 2)) if rows % 2 == 0 else tuple(range(1, rows))
     names = None if names is None else tuple(clean_text(name)[:MAX_PART_NAME] for name in names)
     if names is None or len(names) != len(part_rows) or "" in names or len(set(names)) != len(names):
@@ -74,7 +76,7 @@ def load_token(path: Path | str) -> PartToken:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, str]]:
-    """What a file holds, read without running anything in it; see `check_embedding` for what it must be."""
+    """Content and metadata of a file, read without running any code in it; not yet checked by `check_embedding`."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors import safe_open
@@ -86,10 +88,10 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
         else:
             content, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:
-        # The libraries' own words are left out: torch's suggest to load the file with code in it.
+        # The libraries' own messages are left out: torch's suggests loading the file with its code.
         raise ValueError(
-            f"{path.name}: is damaged, incomplete, or holds more than plain tensors ({type(error).__name__}), so it "
-            "was not loaded. Get it again from where it is published."
+            f"{path.name}: is damaged, incomplete, or contains more than plain tensors ({type(error).__name__}), so it "
+            "was not loaded. Download it again from its publisher."
         ) from error
     if isinstance(content, dict):
         content = content.get("embedding", next(iter(content.values()), None))
@@ -109,7 +111,7 @@ def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
 
 
 def check_file_size(path: Path) -> None:
-    """Refuse a file that is empty or far too large for a token before any of it is read.
+    """Refuse a file that is empty or far too large for a token before reading it.
 
     Raises:
         ValueError: such a file, or an archive whose list of contents cannot be read.
@@ -120,15 +122,15 @@ def check_file_size(path: Path) -> None:
     size = max(size, _unpacked_size(path))
     if size > MAX_FILE_BYTES:
         raise ValueError(
-            f"{path.name}: has {size / 1024**2:.0f} MB; a part token has less than {MAX_FILE_BYTES // 1024**2} MB. "
-            "This is another kind of file; move it out of the part token folder."
+            f"{path.name}: has {size / 1024**2:.0f} MB, but a part token has less than {MAX_FILE_BYTES // 1024**2} MB. "
+            "This is some other kind of file; move it out of the part token folder."
         )
 
 
 def _unpacked_size(path: Path) -> int:
-    """Bytes that a ZIP archive, such as torch saves, holds unpacked; 0 for any other file.
+    """Unpacked size in bytes of a ZIP archive, such as torch saves; 0 for any other file.
 
-    torch writes its archives uncompressed but reads compressed ones, which may unfold to a thousand times their size.
+    torch writes uncompressed archives but reads compressed ones, which may expand to a thousand times their size.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -136,15 +138,15 @@ def _unpacked_size(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             return sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # a hostile list of contents makes zipfile raise all sorts of errors
+    except Exception as error:  # a malicious archive makes zipfile raise all sorts of errors
         raise ValueError(
-            f"{path.name}: is damaged or incomplete ({type(error).__name__}), so it was not loaded. Get it again from "
-            "where it is published."
+            f"{path.name}: is damaged or incomplete ({type(error).__name__}), so it was not loaded. Download it "
+            "again from its publisher."
         ) from error
 
 
 def check_embedding(value: Any, name: str) -> torch.Tensor:
-    """The tensor of a token file as plain (R, D) float32 on the CPU, with values of its own.
+    """The tensor of a token file as plain (R, D) float32 on the CPU, as a copy.
 
     Shape and kind are checked before anything is computed: a few bytes can describe a view of terabytes.
 
@@ -152,23 +154,23 @@ def check_embedding(value: Any, name: str) -> torch.Tensor:
         ValueError: not a dense floating-point tensor, or a shape or values that no token has.
     """
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name}: holds no tensor. A part token is one tensor of shape (rows, width).")
+        raise ValueError(f"{name}: contains no tensor. A part token is one tensor of shape (rows, width).")
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        raise ValueError(f"{name}: holds a sparse, quantised or device tensor; a part token is a plain one.")
+        raise ValueError(f"{name}: contains a sparse, quantised or device tensor. A part token is a plain one.")
     if not value.is_floating_point():
-        raise ValueError(f"{name}: holds {value.dtype} values; a part token holds floating-point numbers.")
+        raise ValueError(f"{name}: contains {value.dtype} values. A part token has floating-point values.")
     if value.ndim != 2 or not 2 <= value.shape[0] <= TOKEN_CONTEXT or not 1 <= value.shape[1] <= MAX_WIDTH:
         raise ValueError(
-            f"{name}: its tensor has the shape {tuple(value.shape)}; a part token has (rows, width) with 2 to "
+            f"{name}: its tensor has shape {tuple(value.shape)}. A part token has shape (rows, width) with 2 to "
             f"{TOKEN_CONTEXT} rows, background first; published ones have (2, 2048)."
         )
     rows = value.detach().to(torch.float32).clone()
     if not bool(torch.isfinite(rows).all()):
-        raise ValueError(f"{name}: holds NaN or infinite values. The file is damaged, or its training failed.")
+        raise ValueError(f"{name}: contains NaN or infinite values. The file is damaged, or its training failed.")
     return rows
 
 
 def clean_text(text: str) -> str:
-    """Text of a file's metadata without control characters, and not endless."""
+    """A text from a file's metadata, without control characters and limited in length."""
     kept = "".join(letter for letter in text[:MAX_TEXT] if letter.isprintable() or letter in "\n\t")
     return kept.strip()

@@ -1,4 +1,4 @@
-"""Part tokens: what they are, and the context they stand in."""
+"""Part tokens, and the text context they are used in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ..attention import TOKEN_CONTEXT
 
 PADDINGS = ("background", "end_of_text", "zero")
-# Width of the text conditioning of each family, as far as it identifies one.
+# Text conditioning width of each model family.
 FAMILY_WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
 _FAMILY_NAMES = {768: "SD1.x or the demo model", 1024: "SD2.x", 2048: "SDXL"}
 
@@ -23,7 +23,7 @@ class PartToken:
     Attributes:
         embedding: (R, D) float32; D is the width of the model's text conditioning. Row 0 is background.
         part_rows: row of each part; all other rows are background. Published files: R = 2, part_rows = (1,).
-        names: one name a part.
+        names: one name per part.
         model_family: "sdxl", "sd1", "sd2", "demo", or "" when unknown.
         metadata: provenance, all text.
     """
@@ -42,19 +42,19 @@ class PartToken:
             )
         if not 2 <= rows.shape[0] <= TOKEN_CONTEXT:
             raise ValueError(
-                f"part token: has {rows.shape[0]} rows; it needs background and part, and at most {TOKEN_CONTEXT}."
+                f"part token: has {rows.shape[0]} rows; expected 2 (background and part) to {TOKEN_CONTEXT}."
             )
         if not bool(torch.isfinite(rows).all()):
             raise ValueError(
-                "part token: the embedding holds NaN or infinite values; the file is damaged or its training failed."
+                "part token: contains NaN or infinite values. The file is damaged, or its training failed."
             )
         valid = all(0 < row < rows.shape[0] for row in self.part_rows) and len(set(self.part_rows)) == len(
             self.part_rows
         )
         if not self.part_rows or not valid:
             raise ValueError(
-                f"part token: part rows {self.part_rows} do not fit {rows.shape[0]} rows (row 0 is the background, "
-                "each part needs a row of its own)."
+                f"part token: part rows {self.part_rows} do not fit {rows.shape[0]} rows (row 0 is the background; "
+                "each part needs its own row)."
             )
         if len(self.names) != len(self.part_rows):
             raise ValueError(f"part token: {len(self.names)} names {self.names} for {len(self.part_rows)} parts.")
@@ -97,17 +97,17 @@ class PartToken:
         return rows, torch.tensor([math.log(c) for c in counts])
 
     def check_width(self, width: int) -> None:
-        """Raise a ValueError when the token does not fit a model whose text conditioning is ``width`` wide."""
+        """Raise a ValueError if the token does not fit a model whose text conditioning is ``width`` wide."""
         if self.width != width:
             own, wanted = (_FAMILY_NAMES.get(w, "another family") for w in (self.width, width))
             raise ValueError(
                 f"part_token: {', '.join(self.names)} has rows {self.width} wide ({own}), but this model's text "
-                f"conditioning is {width} wide ({wanted}). Choose a token that was trained for this model, or train "
-                "one with TrainPartToken."
+                f"conditioning is {width} wide ({wanted}). Choose a token trained for this model family, or train one "
+                "with Train Part Token."
             )
 
     def part_indices(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Positions of the named parts; all of them for no names.
+        """Indices of the named parts; all parts if no names are given.
 
         Raises:
             ValueError: a name that the token does not have.
@@ -118,7 +118,7 @@ class PartToken:
         if unknown:
             raise ValueError(
                 f"part: {', '.join(unknown)} is not in the part token, which has: {', '.join(self.names)}. Use one of "
-                "these names, or add the part with CombinePartTokens."
+                "these names, or add the part with Combine Part Tokens."
             )
         return tuple(self.names.index(name) for name in names)
 
@@ -130,7 +130,7 @@ def combine(tokens: Sequence[PartToken]) -> PartToken:
         ValueError: no token, different widths, or a part name that occurs twice.
     """
     if not tokens:
-        raise ValueError("part tokens: none connected. Connect at least one LoadPartToken or TrainPartToken.")
+        raise ValueError("part_token_1: not connected. Connect a Load Part Token or Train Part Token.")
     widths = {token.width for token in tokens}
     if len(widths) > 1:
         shown = ", ".join(f"{'/'.join(t.names)} {t.width}" for t in tokens)
@@ -140,7 +140,7 @@ def combine(tokens: Sequence[PartToken]) -> PartToken:
     names = [name for token in tokens for name in token.names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"part tokens: {', '.join(twice)} occurs more than once. Connect each part only once.")
+        raise ValueError(f"part tokens: {', '.join(twice)} appears more than once. Connect each part only once.")
     rows, part_rows, start = [], [], 0
     for token in tokens:
         rows.append(token.embedding)

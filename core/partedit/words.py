@@ -1,4 +1,4 @@
-"""The words of a prompt and where their tokens lie in the text conditioning."""
+"""The words of a prompt and the positions of their tokens in the text conditioning."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class TokenizedPrompt:
     Attributes:
         text: as written.
         words: split at spaces, in order, as the published code counts them; an embedding counts as one word.
-        units: the same with punctuation apart, and in scripts without spaces character by character; what is aligned
-            and found.
-        ids: one hashable id a position, start, end and padding included; length is a multiple of 77 for CLIP.
+        units: the same with punctuation separated, and scripts without spaces split into characters; these are aligned
+            and searched.
+        ids: one hashable id per position, including start, end and padding; length is a multiple of 77 for CLIP.
         used: positions up to and including the first end token of the last section.
     """
 
@@ -54,7 +54,7 @@ class TokenizedPrompt:
     def find(self, phrase: str) -> tuple[int, ...]:
         """Positions of every occurrence of a phrase of one or more words; see `text.find_words`.
 
-        A phrase that does not occur as written is looked for without regard to punctuation.
+        If the phrase does not occur as written, punctuation is ignored.
         """
         wanted = [
             Word(part, (), glued=place > 0)
@@ -70,7 +70,7 @@ class TokenizedPrompt:
 
 
 def joined(words: Sequence[Word], punctuation: bool = True) -> tuple[str, list[Word]]:
-    """Words as a text, and to which word each of its characters belongs (a space to the word before it)."""
+    """Words as a text, and the word each of its characters belongs to (a space belongs to the word before it)."""
     text, owners, glue = "", list[Word](), True
     for word in words:
         if not punctuation and is_punctuation(word.text):
@@ -83,7 +83,7 @@ def joined(words: Sequence[Word], punctuation: bool = True) -> tuple[str, list[W
 
 
 def shown(words: Sequence[Word]) -> str:
-    """How words are shown: as written, without punctuation at the ends unless there is nothing else."""
+    """Words for display: as written, without leading or trailing punctuation unless there is nothing else."""
     first, last = 0, len(words)
     while first < last and is_punctuation(words[first].text):
         first += 1
@@ -93,14 +93,14 @@ def shown(words: Sequence[Word]) -> str:
 
 
 def tokenize_prompt(tokenize: Tokenize, text: str, spell: Spell | None = None) -> TokenizedPrompt:
-    """Find each word's positions.
+    """Find the positions of each word.
 
     Args:
         tokenize: text → sections of (token, weight, word id); word id 0 marks start, end and padding. This is what
-            ``clip.tokenize(text, return_word_ids=True)`` gives for one of its encoders.
+            ``clip.tokenize(text, return_word_ids=True)`` returns for one of its encoders.
         text: the prompt, ComfyUI's weights and embeddings included.
-        spell: token → its entry in the vocabulary. With it, words are cut exactly where a byte-level vocabulary such
-            as CLIP's joins characters.
+        spell: token → its entry in the vocabulary. With it, words are split exactly, even where a byte-level vocabulary
+            such as CLIP's merges characters.
     """
     sections = tokenize(text)
     ids: list[object] = []
@@ -121,7 +121,7 @@ def tokenize_prompt(tokenize: Tokenize, text: str, spell: Spell | None = None) -
     words: list[Word] = []
     units: list[Word] = []
     cursor = 0
-    with warned_once(everything=True):  # what there is to say of the words was said of the text
+    with warned_once(everything=True):  # warnings were already logged for the text
         for word in split_words(text):
             count = _token_count(tokenize, word)
             positions = tuple(content[cursor : cursor + count])
@@ -130,13 +130,13 @@ def tokenize_prompt(tokenize: Tokenize, text: str, spell: Spell | None = None) -
                 words.append(Word(word, positions))
                 units += _units(tokenize, words[-1], [tokens[p] for p in positions], spell)
     if cursor != len(content):
-        # A tokenizer that joins across spaces: fall back to one word a token, so that alignment still works.
+        # A tokenizer that merges across spaces: fall back to one word per token, so that alignment still works.
         words = units = [Word(str(ids[p]), (p,)) for p in content]
     return TokenizedPrompt(text, tuple(words), tuple(units), tuple(ids), used or len(ids))
 
 
 def _units(tokenize: Tokenize, word: Word, tokens: Sequence[Any], spell: Spell | None) -> list[Word]:
-    """A word with its punctuation apart; the word itself where it cannot be told which token belongs where."""
+    """A word with its punctuation separated; the whole word if its tokens cannot be assigned."""
     parts = split_punctuation(word.text)
     if len(parts) == 1:
         return [word]

@@ -190,11 +190,11 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", no_sampling)
     with pytest.raises(ValueError, match="negative: cfg is 2"):
         make_trajectory(model, 4, cfg=2.0)
-    with pytest.raises(ValueError, match="has 16 channels, but this model works with 4"):
+    with pytest.raises(ValueError, match="has 16 channels, but this model uses 4"):
         make_trajectory(model, 4, torch.zeros(1, 16, 8, 8))
     with pytest.raises(ValueError, match="expected an image latent of 4 dimensions"):
         make_trajectory(model, 4, torch.zeros(1, 4, 2, 8, 8))
-    with pytest.raises(ValueError, match="latent_image: holds NaN"):
+    with pytest.raises(ValueError, match="latent_image: contains NaN"):
         make_trajectory(model, 4, torch.full((1, 4, 8, 8), float("nan")))
     narrow = [[torch.zeros(1, 77, 8), {}]]
     with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, but the model takes"):

@@ -295,7 +295,7 @@ def test_pixels_outside_the_mask_are_the_sources(nodes, model, prompts):
     assert isinstance(run()[-1], ExecutionBlocker)
     with pytest.raises(ValueError, match="vae: not connected, but paste_back is 'pixels'"):
         run(paste_back="pixels")
-    with pytest.raises(ValueError, match="image: expected 2 picture"):
+    with pytest.raises(ValueError, match="image: expected 2 image"):
         run(vae=vae, paste_back="pixels", image=real[:1])
 
 

@@ -41,12 +41,12 @@ BAD = {
     "no batch": (images()[0], r"shape \(batch, height, width, channels\), got shape \(16, 24, 3\)"),
     "a video": (images()[None], r"got shape \(1, 2, 16, 24, 3\)"),
     "a list": ([images()], "expected an IMAGE .* got list"),
-    "an empty batch": (images(0), "is empty: 0 images of 24 x 16 pixels"),
-    "no pixels": (images(size=(0, 24)), "is empty: 2 images of 24 x 0 pixels"),
-    "NaN": (spoilt(float("nan")), "image 2 of 2 holds NaN or infinite values"),
-    "infinite": (spoilt(float("-inf")), "image 2 of 2 holds NaN or infinite values"),
-    "whole numbers": ((images() * 255).to(torch.uint8), "holds torch.uint8 values"),
-    "0 to 255": (images() * 255, r"holds values from .* an IMAGE lies in 0 … 1"),
+    "an empty batch": (images(0), r"is empty \(0 images of 24 x 16 pixels\)"),
+    "no pixels": (images(size=(0, 24)), r"is empty \(2 images of 24 x 0 pixels\)"),
+    "NaN": (spoilt(float("nan")), "image 2 of 2 contains NaN or infinite values"),
+    "infinite": (spoilt(float("-inf")), "image 2 of 2 contains NaN or infinite values"),
+    "whole numbers": ((images() * 255).to(torch.uint8), "contains torch.uint8 values"),
+    "0 to 255": (images() * 255, r"contains values from .* an IMAGE has values from 0 to 1"),
 }
 
 

@@ -83,7 +83,7 @@ def test_saving_never_overwrites_by_itself(folder):
     SavePartToken.execute(other, "x", "replace it")
     assert load_token(folder / "x.safetensors").embedding.max() == 1
     (folder / "notes.safetensors").write_text("precious")
-    with pytest.raises(ValueError, match="is no part token"):
+    with pytest.raises(ValueError, match="is not a part token"):
         SavePartToken.execute(token, "notes", "replace it")
     assert (folder / "notes.safetensors").read_text() == "precious"
     for name in ("../x", "/tmp/x", "a\x00b", ".."):
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on(model, folder, monkeypatch):
         ({"layers": "output.99"}, "layers: this model has no layer 'output.99'"),
         ({"masks": torch.zeros(6, 128, 136)}, "masks: part 1 is empty"),
         ({"masks": torch.full((6, 128, 136), 255.0)}, "masks: expected values from 0 to 1"),
-        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: image 1 of 6 holds NaN"),
+        ({"images": torch.full((6, 128, 136, 3), float("nan"))}, "images: image 1 of 6 contains NaN"),
     ],
 )
 def test_bad_input_is_named_before_pictures_are_encoded(model, folder, changes, words):

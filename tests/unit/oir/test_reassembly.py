@@ -240,9 +240,9 @@ def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
     two = (setting[0], make_trajectory(setting[0], 2, latent(8, 12, batch=2)), None)
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
     compose = {"clip": FakeClip(), "pixel_composite": True}
-    with pytest.raises(ValueError, match=r"^image: the original is 8×8, the edit 96×64"):
+    with pytest.raises(ValueError, match=r"^image: the original is 8×8, but the edit is 96×64"):
         execute(setting, pick(), image=torch.zeros(1, 8, 8, 3), **compose)
-    with pytest.raises(ValueError, match=r"^image: .* this is a batch of 2"):
+    with pytest.raises(ValueError, match=r"^image: .* got a batch of 2"):
         execute(setting, pick(), image=torch.zeros(2, 64, 96, 3), **compose)
     with pytest.raises(ValueError, match=r"^vae: is empty"):
         execute(setting, pick(), clip=FakeClip(), vae=None)

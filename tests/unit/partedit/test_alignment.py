@@ -265,7 +265,7 @@ def test_the_alignment_can_be_read(words):
 
     text = align(words("a man outdoors"), words("a red robot outdoors"), FollowSettings(word_weights={"red": 2.0})).text
     assert "man -> red robot" in text and "40%" in text and "red x2" in text
-    assert "no common word" in align(words("man"), words("robot")).text
+    assert "no word in common" in align(words("man"), words("robot")).text
 
 
 def test_build_edit_prompt_with_several_lines(clip):
@@ -324,5 +324,5 @@ def test_joining_pictures_and_parts(clip):
     both = head.with_same_picture([p for e in torso.edits for p in e.prompts])
     assert len(both.edits) == 1 and [p.parts for p in both.edits[0].prompts] == [("head",), ("torso",)]
     assert len(head.with_new_pictures(torso.edits).edits) == 2
-    with pytest.raises(ValueError, match="part: prompts that share a picture"):
+    with pytest.raises(ValueError, match="part: prompts that share an image"):
         head.with_same_picture([p for e in head.edits for p in e.prompts])

@@ -97,8 +97,8 @@ def test_a_cache_that_answers_for_the_unet_is_told(model, caplog):
 @pytest.mark.parametrize(
     ("latent", "words"),
     [
-        (torch.ones(1, 16, 16, 16), "latent_image: has 16 channels, but this model works with 4"),
-        (torch.full((1, 4, 16, 16), float("nan")), "latent_image: holds NaN"),
+        (torch.ones(1, 16, 16, 16), "latent_image: has 16 channels, but this model uses 4"),
+        (torch.full((1, 4, 16, 16), float("nan")), "latent_image: contains NaN"),
         (torch.ones(1, 4, 2, 16, 16), "latent_image: expected an image latent of 4 dimensions"),
         (torch.ones(0, 4, 16, 16), "latent_image: is empty"),
     ],

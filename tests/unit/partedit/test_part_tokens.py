@@ -127,7 +127,7 @@ def test_a_model_without_a_unet_is_refused(pack):
     class Other:
         model = type("Flux", (), {"diffusion_model": torch.nn.Identity()})()
 
-    with pytest.raises(ValueError, match="model: Flux is no U-Net"):
+    with pytest.raises(ValueError, match="model: Flux is not a UNet"):
         unet_of(Other())
 
 
