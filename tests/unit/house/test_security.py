@@ -1,0 +1,32 @@
+"""The pack opens no door: no route of its own, no code out of files, and a page that shows text as text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SHIPPED = [REPOSITORY / "__init__.py"]
+SHIPPED += [path for room in ("nodes", "core") for path in sorted((REPOSITORY / room).rglob("*.py"))]
+SHIPPED += sorted((REPOSITORY / "demo").glob("*.py"))
+PAGES = sorted((REPOSITORY / "js").rglob("*.js"))
+
+
+def found(pattern: str, files: list[Path]) -> list[str]:
+    return [f"{path.name}: {hit}" for path in files for hit in re.findall(pattern, path.read_text(encoding="utf-8"))]
+
+
+def test_the_pack_adds_no_route_to_the_server():
+    """A route would take a path or a name from anybody who reaches the server."""
+    assert len(SHIPPED) > 60
+    assert not found(r"PromptServer|\.routes\b|aiohttp|web\.(?:get|post)", SHIPPED)
+
+
+def test_the_page_builds_no_html_out_of_texts():
+    """Names of files and tokens come from anywhere: <img onerror=…> has to stay a text."""
+    assert PAGES
+    assert not found(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", PAGES)
+
+
+def test_the_page_asks_nobody_but_its_own_server():
+    assert not found(r"https?://(?!www\.w3\.org)[^\s'\"`]+", PAGES)
