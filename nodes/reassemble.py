@@ -164,7 +164,7 @@ class OIRReassemble(io.ComfyNode):
             target = encode(clip, prompt)
         steps = parse_steps(overrides, len(pairs))
         entries = [
-            entry if step is None else replace(entry, chosen=step, manual=True)
+            entry if step is None else replace(entry, chosen=step, manual=True, latent=None)
             for entry, step in zip(search.pairs, steps, strict=True)
         ]
         settings = ReassemblySettings(

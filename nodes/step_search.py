@@ -6,18 +6,25 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.model_management
+import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..core.oir.candidates import STRATEGIES, parse_steps
+from ..core.oir.memory import SearchMemory
 from ..core.oir.report import Thumbnails, contact_sheet, curves, score_plot, summary
-from ..core.oir.search import SearchSettings, picture_decoder, search_steps
-from ..core.oir.types import SCORE_TEXTS, Pair
+from ..core.oir.search import PictureDecoder, SearchSettings, picture_decoder, search_steps
+from ..core.oir.types import SCORE_TEXTS, Pair, StepSearch
 from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
 from .checks import checked
 from .common import advanced
 
 STANDARD = SearchSettings()
+NOT_KEPT = "candidates: turn on keep_candidates in Inversion Step Search, which keeps them at full size."
+# Changing an override, the range or the weight looks at known candidates without making them again.
+MEMORY = SearchMemory()
 
 
 class InversionStepSearch(io.ComfyNode):
@@ -122,6 +129,15 @@ class InversionStepSearch(io.ComfyNode):
                         "paper.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "keep_candidates",
+                        default=False,
+                        optional=True,
+                        tooltip="Output every candidate at full size as candidates. Off by default: 50 images of 1024 "
+                        "x 1024 take 630 MB.",
+                    )
+                ),
                 *_more_pairs(),
             ],
             outputs=[
@@ -140,6 +156,15 @@ class InversionStepSearch(io.ComfyNode):
                 io.String.Output(
                     display_name="scores",
                     tooltip="All scores as JSON, with the number of UNet rows the search used.",
+                ),
+                io.Image.Output(
+                    display_name="image",
+                    tooltip="The chosen candidates at full size, one per pair: the edit of each object alone.",
+                ),
+                io.Latent.Output(display_name="latent", tooltip="The latents of the chosen candidates, one per pair."),
+                io.Image.Output(
+                    display_name="candidates",
+                    tooltip="Every candidate at full size, pair by pair, steps ascending. Needs keep_candidates.",
                 ),
             ],
         )
@@ -164,6 +189,7 @@ class InversionStepSearch(io.ComfyNode):
         overrides: str,
         edit_weight: float = STANDARD.edit_weight,
         score_text: str = STANDARD.score_text,
+        keep_candidates: bool = False,
         more_pairs: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         pairs = all_pairs(pairs, more_pairs)
@@ -180,17 +206,43 @@ class InversionStepSearch(io.ComfyNode):
             edit_weight=edit_weight,
             score_text=score_text,
         )
-        thumbnails = Thumbnails()
+        thumbnails, decode = Thumbnails(keep=keep_candidates), picture_decoder(vae)
         search = search_steps(
-            model, trajectory, pairs, picture_decoder(vae), clip_scorer, settings, on_candidate=thumbnails.add
+            model,
+            trajectory,
+            pairs,
+            decode,
+            clip_scorer,
+            settings,
+            on_candidate=thumbnails.add,
+            on_remembered=thumbnails.recall,
+            memory=MEMORY,
         )
+        image, latent = chosen_candidates(search, decode, thumbnails)
         return io.NodeOutput(
             search,
             contact_sheet(search, thumbnails),
             score_plot(search),
             json.dumps(search.to_dict(), indent=1),
+            image,
+            {"samples": latent},
+            thumbnails.all_full() if keep_candidates else ExecutionBlocker(NOT_KEPT),
             ui={"curve": curves(search), "text": [summary(search)]},
         )
+
+
+def chosen_candidates(
+    search: StepSearch, decode: PictureDecoder, thumbnails: Thumbnails
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates of the chosen steps: pictures (pairs, H, W, 3) and LATENT samples (pairs, C, h, w)."""
+    pictures, latents = [], []
+    for position, entry in enumerate(search.pairs):
+        assert entry.latent is not None
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        picture = thumbnails.full(position, entry.chosen)
+        pictures.append(decode(entry.latent) if picture is None else picture)
+        latents.append(entry.latent)
+    return torch.stack(pictures), torch.cat(latents)
 
 
 def _more_pairs() -> list[Any]:

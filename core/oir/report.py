@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,46 @@ CURVES = (("S", WHITE, "circle"), ("S_e", BLUE, "square"), ("S_ne", PINK, "diamo
 
 
 class Thumbnails:
-    """Small pictures of the candidates, kept while the full ones are thrown away."""
+    """Small pictures of the candidates, kept while the full ones are thrown away, unless those are kept, too.
 
-    def __init__(self, size: int = 192) -> None:
-        self.size = size
+    Args:
+        size: longest side of a thumbnail, in pixels.
+        keep: keep the full pictures as well.
+    """
+
+    def __init__(self, size: int = 192, keep: bool = False) -> None:
+        self.size, self.keep = size, keep
         self._pictures: dict[tuple[int, int], Image.Image] = {}
+        self._full: dict[tuple[int, int], torch.Tensor] = {}
 
-    def add(self, pair: int, step: int, picture: torch.Tensor) -> None:
-        """Keep candidate ``step`` of pair number ``pair``; ``picture`` is (H, W, 3) in 0 … 1."""
+    def add(self, pair: int, step: int, picture: torch.Tensor) -> Image.Image:
+        """Keep candidate ``step`` of pair number ``pair``; ``picture`` is (H, W, 3) in 0 … 1. Returns its thumbnail."""
+        if self.keep:
+            self._full[pair, step] = picture
         pixels = (picture.detach().float().cpu().clamp(0, 1).numpy() * 255.0 + 0.5).astype(np.uint8)
         image = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
         image.thumbnail((self.size, self.size), Image.Resampling.LANCZOS)
         self._pictures[pair, step] = image
+        return image
+
+    def recall(self, pair: int, step: int, thumbnail: Image.Image | None, decode: Callable[[], torch.Tensor]) -> None:
+        """Keep a candidate of an earlier search by its ``thumbnail``, and decode it if more is needed."""
+        if thumbnail is None or self.keep:
+            self.add(pair, step, decode())
+        else:
+            self._pictures[pair, step] = thumbnail
+
+    def full(self, pair: int, step: int) -> torch.Tensor | None:
+        """The full picture (H, W, 3), or None if it was not kept."""
+        return self._full.get((pair, step))
+
+    def all_full(self) -> torch.Tensor:
+        """All full pictures as a batch (candidates, H, W, 3), pair by pair, steps ascending; they are handed over."""
+        order = sorted(self._full)
+        batch = torch.empty(len(order), *self._full[order[0]].shape)
+        for place, key in enumerate(order):
+            batch[place] = self._full.pop(key)
+        return batch
 
     def get(self, pair: int, step: int) -> Image.Image | None:
         """The thumbnail, or None if the candidate was not looked at."""
@@ -117,6 +146,8 @@ def summary(search: StepSearch) -> str:
         for entry in search.pairs
     ]
     rows = f"{search.unet_rows} UNet rows"
+    if remembered := sum(entry.remembered for entry in search.pairs):
+        rows += f", {remembered} candidates from an earlier search"
     if search.exhaustive_rows:
         rows += f", exhaustive {search.exhaustive_rows}"
     return "\n".join([*lines, rows])

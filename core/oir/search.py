@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -18,6 +19,7 @@ from .batching import Job, run_jobs
 from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
 from .checks import check_inputs
 from .masks import resize_mask
+from .memory import Scored, SearchMemory
 from .metric import Scorer, check_edit_weight, combine, keep_score
 from .types import SCORE_TEXTS, Pair, PairSearch, StepSearch
 
@@ -66,6 +68,9 @@ class _PairState:
     scores: dict[int, tuple[float, float]] = field(default_factory=dict)
     rows: int = 0
     passes: int = 0
+    latents: dict[int, torch.Tensor] = field(default_factory=dict)
+    scored: dict[int, Scored] = field(default_factory=dict)
+    made: set[int] = field(default_factory=set)
 
     def todo(self) -> list[int]:
         return next_candidates(self.candidates, self.scores, self.strategy, self.edit_weight)
@@ -78,7 +83,7 @@ class _PairState:
     def exhaustive_rows(self, published_first: bool) -> int:
         """Rows that all candidates take, from what those that ran really took a step."""
         free = {1} if published_first else set()
-        ran, everything = sum(set(self.scores) - free), sum(set(self.candidates) - free)
+        ran, everything = sum(self.made - free), sum(set(self.candidates) - free)
         return round(self.rows * everything / ran) if ran else 0
 
 
@@ -128,21 +133,27 @@ def make_candidates(
     return results, rows, passes
 
 
-def picture_decoder(vae: Any) -> Decode:
-    """A function that decodes LATENT samples (1, C, h, w) to one picture (H, W, 3) in 0 … 1 on the CPU.
+@dataclass(frozen=True, eq=False)
+class PictureDecoder:
+    """Decodes LATENT samples (1, C, h, w) to one picture (H, W, 3) in 0 … 1 on the CPU."""
+
+    vae: Any
+
+    def __call__(self, latent: torch.Tensor) -> torch.Tensor:
+        picture = self.vae.decode(latent)
+        picture = picture.reshape(-1, *picture.shape[-3:])[0]
+        return picture[..., :3].detach().float().cpu().clamp(0.0, 1.0)
+
+
+def picture_decoder(vae: Any) -> PictureDecoder:
+    """A decoder of candidates.
 
     Raises:
         ValueError: there is no VAE.
     """
     if vae is None:
         raise ValueError("vae: it is empty. The checkpoint has no VAE; load one with Load VAE.")
-
-    def decode(latent: torch.Tensor) -> torch.Tensor:
-        picture = vae.decode(latent)
-        picture = picture.reshape(-1, *picture.shape[-3:])[0]
-        return picture[..., :3].detach().float().cpu().clamp(0.0, 1.0)
-
-    return decode
+    return PictureDecoder(vae)
 
 
 def search_steps(
@@ -153,7 +164,9 @@ def search_steps(
     scorer: Scorer,
     settings: SearchSettings,
     *,
-    on_candidate: Callable[[int, int, torch.Tensor], None] | None = None,
+    on_candidate: Callable[[int, int, torch.Tensor], Any] | None = None,
+    on_remembered: Callable[[int, int, Any, Callable[[], torch.Tensor]], None] | None = None,
+    memory: SearchMemory | None = None,
 ) -> StepSearch:
     """Find the inversion step of every pair.
 
@@ -161,6 +174,9 @@ def search_steps(
         decode: LATENT samples (1, C, h, w) → picture (H, W, 3) in 0 … 1 on the CPU. One candidate is decoded at a time.
         scorer: gives S_e.
         on_candidate: gets the pair's position, n and the picture of every candidate, to draw thumbnails.
+        on_remembered: gets, of a candidate that ``memory`` knows, the pair's position, n, what ``on_candidate`` had
+            returned for it, and a function that decodes it once more.
+        memory: what earlier searches made, and where this one leaves what it makes.
 
     Raises:
         ValueError: an input that cannot work, before anything is sampled.
@@ -188,14 +204,17 @@ def search_steps(
         for pair, override in zip(pairs, overrides, strict=True)
     ]
     for state in states:
+        if memory is not None:
+            _recall(memory, state, model, trajectory, decode, scorer, settings)
         # whatever the scorer has against a text or a mask, it says before the model runs
         scorer.score(source, scored_text(state.pair, settings), mask=state.mask, mode=settings.mask_mode)
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
     # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
     while any(turn := [state.todo() for state in states]):
-        progress.total = max(progress.total, progress.current + sum(sum(steps) + len(steps) for steps in turn))
-        latents = []
-        for state, steps in zip(states, turn, strict=True):
+        new = [[n for n in steps if n not in state.latents] for state, steps in zip(states, turn, strict=True)]
+        work = sum(sum(steps) for steps in new) + sum(len(steps) for steps in turn)
+        progress.total = max(progress.total, progress.current + work)
+        for state, steps in zip(states, new, strict=True):
             made, rows, passes = make_candidates(
                 model,
                 trajectory,
@@ -206,13 +225,21 @@ def search_steps(
                 published_first=settings.published_first,
                 on_pass=progress.update,
             )
-            latents.append(made)
+            state.latents.update(made)
+            state.made.update(made)
             state.rows += rows
             state.passes += passes
-        for position, (state, made) in enumerate(zip(states, latents, strict=True)):
-            for n in sorted(made):
+        for position, (state, steps) in enumerate(zip(states, turn, strict=True)):
+            for n in sorted(steps):
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                picture = decode(made.pop(n))
+                if n in state.scored:
+                    known = state.scored[n]
+                    state.scores[n] = known.edit, known.keep
+                    if on_remembered is not None:
+                        on_remembered(position, n, known.note, partial(decode, state.latents[n]))
+                    progress.update(1)
+                    continue
+                picture = decode(state.latents[n])
                 if not bool(torch.isfinite(picture).all()):
                     raise ValueError(
                         f"candidate {n} of {state.pair.label} is no picture but NaN. The model or the VAE overflows in "
@@ -221,8 +248,8 @@ def search_steps(
                 text = scored_text(state.pair, settings)
                 fit = float(scorer.score(picture, text, mask=state.mask, mode=settings.mask_mode))
                 state.scores[n] = fit, keep_score(picture, source, state.mask)
-                if on_candidate is not None:
-                    on_candidate(position, n, picture)
+                note = None if on_candidate is None else on_candidate(position, n, picture)
+                state.scored[n] = Scored(*state.scores[n], note)
                 del picture  # or it would still be held while the next one is decoded
                 progress.update(1)
 
@@ -235,6 +262,26 @@ def search_steps(
         edit_weight=settings.edit_weight,
         score_text=settings.score_text,
     )
+
+
+def _recall(
+    memory: SearchMemory,
+    state: _PairState,
+    model: Any,
+    trajectory: Trajectory,
+    decode: Decode,
+    scorer: Scorer,
+    settings: SearchSettings,
+) -> None:
+    """Give a pair the tables of what earlier searches made and scored under the same conditions."""
+    made_with = (getattr(model, "patches_uuid", None), settings.cfg, settings.published_first)
+    state.latents = memory.table(state.pair, (model, trajectory), made_with)
+    scored_with = (*made_with, settings.mask_mode, scored_text(state.pair, settings))
+    owners = (model, trajectory, getattr(decode, "vae", decode), scorer)
+    state.scored = memory.table(state.pair, owners, scored_with)
+    # a candidate that was scored and whose latent has gone would have no picture
+    for n in [n for n in state.scored if n not in state.latents]:
+        del state.scored[n]
 
 
 def scored_text(pair: Pair, settings: SearchSettings) -> str:
@@ -269,12 +316,15 @@ def _finish(state: _PairState) -> PairSearch:
     steps = sorted(state.scores)
     edit, keep = zip(*(state.scores[n] for n in steps), strict=True)
     metric = combine(edit, keep, edit_weight=state.edit_weight)
+    best = steps[metric.best]
     return PairSearch(
         state.pair,
-        chosen=steps[metric.best],
+        chosen=best,
         candidates=tuple(steps),
         metric=metric,
         unet_rows=state.rows,
         passes=state.passes,
         manual=state.manual,
+        remembered=len(set(steps) - state.made),
+        latent=state.latents[best],
     )

@@ -61,6 +61,8 @@ class PairSearch:
         manual: the step was set by hand; only its candidate was looked at.
         unet_rows: rows that went through the UNet for this pair.
         passes: UNet calls.
+        remembered: candidates that an earlier search had made, which took no rows now.
+        latent: the chosen candidate as a LATENT holds it, (1, C, h, w) on the CPU; None if none was made.
     """
 
     pair: Pair
@@ -70,6 +72,8 @@ class PairSearch:
     unet_rows: int = 0
     passes: int = 0
     manual: bool = False
+    remembered: int = 0
+    latent: torch.Tensor | None = None
 
     @property
     def best(self) -> int:
@@ -93,6 +97,7 @@ class PairSearch:
             "S_ne_normalised": list(self.metric.keep_norm),
             "unet_rows": self.unet_rows,
             "passes": self.passes,
+            "remembered": self.remembered,
         }
 
 

@@ -127,7 +127,7 @@ def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
         inputs = (model, FakeVae(), trajectory, tuple(pairs), Growing(), *options)
         return InversionStepSearch.execute(*inputs, edit_weight=weight, score_text="guided prompt").args
 
-    (edit, _, _, text), rest = found(10.0), found(0.1)[0]
+    (edit, _, _, text, *_), rest = found(10.0), found(0.1)[0]
     scores = json.loads(text)
     assert edit.chosen == (9, 9) != rest.chosen
     assert scores["edit_weight"] == edit.edit_weight == 10.0
@@ -247,7 +247,7 @@ def test_node_gives_step_sheet_plot_and_scores(pack, setting):
 
     model, trajectory, pairs = setting
     options = (3.0, "exhaustive", 1, 0, 4, 2, "masked", False, "auto, 5")
-    search, sheet, plot, scores = InversionStepSearch.execute(
+    search, sheet, plot, scores, *_ = InversionStepSearch.execute(
         model, FakeVae(), trajectory, tuple(pairs), FakeScorer(), *options
     ).args
     data = json.loads(scores)
