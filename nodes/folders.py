@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
 import folder_paths
 import torch
+from comfy.patcher_extension import CallbacksMP
 
 # Shown by a loader whose folder is empty. Choosing it gives an error that says which file to put where.
 NONE_FOUND = "(none found)"
@@ -57,6 +59,29 @@ def model_file(kind: str, name: str, where: str) -> Path:
     return Path(path)
 
 
+def loose_files(kind: str) -> list[str]:
+    """`model_files` that are not part of one of the `model_folders`."""
+    folders = model_folders(kind)
+    return [name for name in model_files(kind) if Path(name.replace("\\", "/")).parts[0] not in folders]
+
+
+def folder_or_file(kind: str, name: str, where: str, entry: str = "model") -> Path:
+    """Path of one of `model_folders` or `loose_files`; any other name is refused.
+
+    Args:
+        entry: the input that holds the name.
+
+    Raises:
+        ValueError: nothing of that name is there; the message says where it is published and where it belongs.
+    """
+    if name in loose_files(kind):
+        return model_file(kind, name, where)
+    if name in model_folders(kind):
+        return model_folder(kind, name, where)
+    places = " or ".join(folder_paths.get_folder_paths(kind))
+    raise ValueError(f"{entry}: no file or folder {name!r} in {places}. {where}.")
+
+
 def is_there(find: Callable[[str, str, str], Path], kind: str, name: str | None, where: str) -> bool | str:
     """For a node's ``validate_inputs``: True, or the message of ``find`` about a missing model.
 
@@ -79,15 +104,59 @@ class _Held(torch.nn.Module):
         self.inner = inner
 
 
-def managed(model: Any) -> Callable[[], None]:
-    """Hand a torch module to ComfyUI's memory management; call the result before each use to load it to the device."""
+def managed(model: Any, on_unload: Callable[[], None] | None = None) -> Callable[[], None]:
+    """Hand a torch module to ComfyUI's memory management; call the result before each use to load it to the device.
+
+    Args:
+        on_unload: called after ComfyUI has unloaded the model to make room, when it may be let go of.
+    """
     patcher = comfy.model_patcher.ModelPatcher(
         _Held(model),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
 
+    def detached(_: Any, unloaded: bool) -> None:
+        # Models that are asked for again are detached, too, but keep their weights where they are.
+        if on_unload is None or not unloaded:
+            return
+        # ComfyUI is walking its list of models; one that vanishes meanwhile would be taken from it twice.
+        for entry in comfy.model_management.current_loaded_models:
+            if entry.model is patcher:
+                weakref.finalize(entry, on_unload).atexit = False
+
+    patcher.add_callback(CallbacksMP.ON_DETACH, detached)
+
     def prepare() -> None:
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
 
     return prepare
+
+
+Loaded = TypeVar("Loaded")
+
+
+class KeptModel(Generic[Loaded]):
+    """The last model that a node without a loader node of its own has read, until ComfyUI unloads it.
+
+    A file of the folder that has changed makes it be read again.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._model: Loaded | None = None
+
+    def get(self, folder: Path, load: Callable[..., Loaded]) -> Loaded:
+        """The model of ``folder``. ``load`` gets the folder and, as ``manage``, what hands a module to ComfyUI."""
+        files = sorted((file.name, file.stat()) for file in folder.iterdir() if file.is_file())
+        key = (folder, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in files))
+        if self._model is None or key != self._key:
+            self._key, self._model = None, None
+
+            def drop() -> None:
+                if self._key is key:
+                    self._key, self._model = None, None
+
+            self._model = load(folder, manage=lambda module: managed(module, drop))
+            self._key = key
+        return self._model

@@ -13,14 +13,15 @@ from ..core.image_inputs import checked_images
 from ..core.inversion.invert import invert, needs_model
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
-from ..core.vision.captioner import WHERE_TO_GET, caption, captioner_folders
+from ..core.vision.captioner import WHERE_TO_GET, Captioner, captioner_folders
 from . import io_types
 from .checks import checked
 from .common import advanced
-from .folders import model_folder
+from .folders import KeptModel, model_folder
 
 FOLDER = "captioners"
 NO_CAPTIONER = "none"
+CAPTIONER: KeptModel[Captioner] = KeptModel()
 
 
 class InvertLatent(io.ComfyNode):
@@ -224,4 +225,5 @@ def _captioned(captioner: str, image: Any) -> str:
         raise ValueError(
             f"captioner: no folder {captioner!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}."
         )
-    return caption(model_folder(FOLDER, captioner, WHERE_TO_GET), image[0])
+    folder = model_folder(FOLDER, captioner, WHERE_TO_GET)
+    return CAPTIONER.get(folder, Captioner.from_folder).caption(image[0])
