@@ -19,7 +19,7 @@ MODEL_FOLDERS: dict[str, set[str]] = {
     "part_tokens": {".safetensors", ".pt"},
     "sams": {".pth", ".pt", ".safetensors"},
     "grounding": set(),
-    "clip_scorers": set(),
+    "clip_scorers": {".safetensors"},
     "captioners": set(),
 }
 

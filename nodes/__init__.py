@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 # One import per file, in alphabetical order.
-from .clip_scorer import LoadCLIPScorer
+from .clip_scorer import CLIPScorerFromModels, LoadCLIPScorer
 from .demo_model import LoadDemoModel
 from .editing_pair import EditingPair
 from .feature_blend import FeatureBlendSampler
@@ -16,7 +16,7 @@ from .metrics import EditMetrics
 from .part_token import CombinePartTokens, LoadPartToken, SavePartToken
 from .prompt import PartEditPrompt
 from .reassemble import OIRReassemble
-from .segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel
+from .segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel, SAMPointMask
 from .step_search import InversionStepSearch
 from .train_part_token import TrainPartToken
 
@@ -36,9 +36,11 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
     InversionStepSearch,
     OIRReassemble,
     LoadCLIPScorer,
+    CLIPScorerFromModels,
     LoadSAMModel,
     LoadGroundingModel,
     GroundedSAMMask,
+    SAMPointMask,
     EditMetrics,
     LoadDemoModel,
 ]

@@ -29,7 +29,8 @@ ABILITIES = {
     "CLIP": (("tokenize", "encode_from_tokens_scheduled"), "Load Checkpoint, or Load CLIP if it has no text encoder"),
     "VAE": (("encode", "decode"), "Load Checkpoint, or Load VAE if it has none"),
     "GUIDER": (("sample", "set_conds"), "CFGGuider or another guider"),
-    "CLIP_SCORER": (("score",), "LoadCLIPScorer or LoadDemoModel"),
+    "CLIP_VISION": (("encode_image",), "Load CLIP Vision"),
+    "CLIP_SCORER": (("score",), "LoadCLIPScorer, CLIPScorerFromModels or LoadDemoModel"),
     "OIR_SAM_MODEL": ((), "LoadSAMModel"),
     "OIR_GROUNDING_MODEL": ((), "LoadGroundingModel"),
 }

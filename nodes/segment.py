@@ -1,8 +1,9 @@
-"""Masks of objects: LoadSAMModel, LoadGroundingModel and GroundedSAMMask."""
+"""Masks of objects: LoadSAMModel, LoadGroundingModel, GroundedSAMMask and SAMPointMask."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
@@ -12,15 +13,27 @@ from comfy_api.latest import io
 from ..core.image_inputs import checked_images
 from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
 from ..core.vision.grounding import GroundingModel
+from ..core.vision.sam import (
+    READINGS,
+    SamModel,
+    box_lines,
+    boxes_by_picture,
+    check_prompts,
+    chosen_reading,
+    parse_points,
+    reading_line,
+)
 from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
-from ..core.vision.sam import SamModel, box_lines, boxes_by_picture, check_prompts, parse_points
+from ..core.vision.sam_hq import load_sam
 from . import io_types
 from .checks import checked
-from .folders import NONE_FOUND, is_there, managed, model_file, model_files, model_folder, model_folders
+from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_folder, model_folders
+
+_sam_path = partial(folder_or_file, entry="checkpoint")
 
 
 class LoadSAMModel(io.ComfyNode):
-    """File in models/sams → SAM model."""
+    """File or folder in models/sams → SAM model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,25 +41,31 @@ class LoadSAMModel(io.ComfyNode):
             node_id="LoadSAMModel",
             display_name="Load SAM Model (PartEdit/OIR)",
             category="OIR/scores and masks",
-            description="Loads a Segment Anything checkpoint (vit_b, vit_l or vit_h) for Grounded SAM Mask.",
+            description="Loads a Segment Anything or HQ-SAM checkpoint (vit_b, vit_l or vit_h) for Grounded SAM Mask "
+            "and SAM Point Mask.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=model_files("sams") or [NONE_FOUND],
-                    tooltip="A file in models/sams, for example sam_vit_b_01ec64.pth. The size is detected.",
+                    options=[*model_folders("sams"), *loose_files("sams")] or [NONE_FOUND],
+                    tooltip="A file in models/sams, for example sam_vit_b_01ec64.pth or sam_hq_vit_b.pth, or a folder "
+                    "with HQ-SAM in the transformers format. The size is detected.",
                 ),
             ],
-            outputs=[io_types.SamModel.Output(display_name="sam_model", tooltip="Connect to Grounded SAM Mask.")],
+            outputs=[
+                io_types.SamModel.Output(
+                    display_name="sam_model", tooltip="Connect to Grounded SAM Mask or SAM Point Mask."
+                )
+            ],
         )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
-        return is_there(model_file, "sams", checkpoint, SAM_SOURCE)
+        return is_there(_sam_path, "sams", checkpoint, SAM_SOURCE)
 
     @classmethod
     @checked
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        return io.NodeOutput(SamModel.from_file(model_file("sams", checkpoint, SAM_SOURCE), manage=managed))
+        return io.NodeOutput(load_sam(_sam_path("sams", checkpoint, SAM_SOURCE), manage=managed))
 
 
 class LoadGroundingModel(io.ComfyNode):
@@ -204,3 +223,63 @@ class GroundedSAMMask(io.ComfyNode):
 
 def _nothing(text: str) -> str:
     return f"found no {text!r}" if text.strip() else "no box given"
+
+
+class SAMPointMask(io.ComfyNode):
+    """A point → the masks it may mean."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAMPointMask",
+            display_name="SAM Point Mask",
+            category="OIR/scores and masks",
+            description="Masks of whatever lies under a point. A point on a head may mean the head or the whole "
+            "animal: Segment Anything offers three readings, and all of them can be used.",
+            inputs=[
+                io.Image.Input("image", tooltip="An image or a batch. Every image is segmented at the same point."),
+                io_types.SamModel.Input("sam_model", tooltip="From Load SAM Model."),
+                io.String.Input(
+                    "point",
+                    default="",
+                    multiline=True,
+                    tooltip="x, y in pixels, from the top left. More lines are further points of the same object; "
+                    "x, y, 0 is a point beside it.",
+                ),
+                io.Combo.Input(
+                    "reading",
+                    options=list(READINGS),
+                    default=READINGS[0],
+                    tooltip="Which reading becomes mask: the one Segment Anything rates best, or by size.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="The chosen reading, one mask per image."),
+                io.Mask.Output(
+                    display_name="readings", tooltip="All readings, the smallest first: three masks per image."
+                ),
+                io.String.Output(
+                    display_name="ratings", tooltip="Size and rating of every reading, one line per image."
+                ),
+            ],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, image: torch.Tensor, sam_model: SamModel, point: str, reading: str) -> io.NodeOutput:
+        image = checked_images(image, "image")
+        points, labels = parse_points(point)
+        if not len(points):
+            raise ValueError("point: is empty. Type x, y in pixels, for example '320, 200'.")
+        chosen: list[torch.Tensor] = []
+        every: list[torch.Tensor] = []
+        report: list[str] = []
+        progress = comfy.utils.ProgressBar(image.shape[0])
+        for number, picture in enumerate(image, start=1):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            masks, ratings = sam_model.readings(picture, points, labels)
+            chosen.append(masks[chosen_reading(ratings, reading)].float())
+            every += list(masks.float())
+            report.append(reading_line(number, masks, ratings))
+            progress.update(1)
+        return io.NodeOutput(torch.stack(chosen), torch.stack(every), "\n".join(report))

@@ -167,13 +167,11 @@ class ClipScorer:
         region = allowed if mask is None else allowed & self._patches_of(mask, image, fit)
         if self.prepare is not None:
             self.prepare()
-        weight = self.model.vision_model.embeddings.patch_embedding.weight
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.image_mean, self.image_std))
         # Padding is blocked by the mask; filling it with the mean keeps it harmless under ``published_bias`` as well.
         pixels = torch.where(inside > 0, (pixels - mean) / std, 0.0)
         with torch.no_grad():
-            bias = attention_bias(region, mode).to(weight.device, weight.dtype)
-            return self._encode_image(pixels.to(weight.device, weight.dtype), bias)
+            return F.normalize(self._encode_image(pixels, attention_bias(region, mode))[0].float(), dim=-1)
 
     def text_features(self, text: str) -> torch.Tensor:
         """Unit-length projected feature (D,) of a text, remembered for the next call.
@@ -194,12 +192,8 @@ class ClipScorer:
                 self.prepare()
             if len(self._texts) >= TEXT_CACHE_SIZE:
                 self._texts.pop(next(iter(self._texts)))
-            device = self.model.text_projection.weight.device
-            inputs = {key: value.to(device) for key, value in self.tokenize([text]).items()}
             with torch.no_grad():
-                pooled = self.model.text_model(**inputs)[1]
-                feature = self.model.text_projection(pooled)
-            self._texts[text] = F.normalize(feature[0].float(), dim=-1)
+                self._texts[text] = F.normalize(self._encode_text(text)[0].float(), dim=-1)
         return self._texts[text]
 
     def _patches_of(self, mask: torch.Tensor, image: torch.Tensor, fit: Fit) -> torch.Tensor:
@@ -221,11 +215,19 @@ class ClipScorer:
         return chosen if chosen.any() else coverage >= coverage.max()
 
     def _encode_image(self, pixels: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Projected feature (1, D) of normalised pixels (1, 3, S, S), with ``bias`` added to the attention logits."""
         vision = self.model.vision_model
+        weight = vision.embeddings.patch_embedding.weight
+        pixels, bias = (part.to(weight.device, weight.dtype) for part in (pixels, bias))
         hidden = vision.pre_layrnorm(vision.embeddings(pixels))
         hidden = vision.encoder(inputs_embeds=hidden, attention_mask=bias)[0]
-        pooled = vision.post_layernorm(hidden[:, 0])
-        return F.normalize(self.model.visual_projection(pooled)[0].float(), dim=-1)
+        return self.model.visual_projection(vision.post_layernorm(hidden[:, 0]))
+
+    def _encode_text(self, text: str) -> torch.Tensor:
+        """Projected feature (1, D) of a text."""
+        device = self.model.text_projection.weight.device
+        inputs = {key: value.to(device) for key, value in self.tokenize([text]).items()}
+        return self.model.text_projection(self.model.text_model(**inputs)[1])
 
 
 def attention_bias(region: torch.Tensor, mode: MaskMode) -> torch.Tensor:

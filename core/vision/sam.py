@@ -35,8 +35,16 @@ _RELATIVES = (
 _BOX_LINE = re.compile(r"\s*(?:(\d+)\s*:)?\s*(.*?)\s*(?:\([^()]*\))?\s*")
 # What the shapes of the weights do not tell; the same in all registered sizes.
 _MASK_DECODER_HEADS = 8
-_PIXEL_MEAN = [123.675, 116.28, 103.53]
-_PIXEL_STD = [58.395, 57.12, 57.375]
+PIXEL_MEAN = [123.675, 116.28, 103.53]
+PIXEL_STD = [58.395, 57.12, 57.375]
+
+# Which of the masks that a point may mean; SAM's own rating decides for the first.
+READINGS = ("best rated", "smallest", "middle", "largest")
+
+# (boxes (n, 4), points (n, k, 2), labels (n, k), several masks a prompt) → masks (n, m, H, W) bool, ratings (n, m)
+Predict = Callable[
+    [torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, bool], tuple[torch.Tensor, torch.Tensor]
+]
 
 
 @dataclass(frozen=True)
@@ -92,36 +100,100 @@ class SamModel:
         Raises:
             ValueError: no prompt at all, or one outside the picture.
         """
-        from segment_anything import SamPredictor
-
         height, width = image.shape[:2]
         check_prompts(boxes, points, labels, height, width)
         if self.prepare is not None:
             self.prepare()
-        predictor = SamPredictor(self.model)
-        pixels = (image[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         found: list[torch.Tensor] = []
         scores: list[torch.Tensor] = []
         with torch.no_grad():
-            predictor.set_image(pixels.numpy())
-            device = predictor.device
+            predict = self._see(image)
             if boxes is not None and boxes.numel():
-                moved = predictor.transform.apply_boxes_torch(boxes.float(), (height, width)).to(device)
                 # A box is unambiguous, so one mask a box (section 3 of the paper).
-                mask, score, _ = predictor.predict_torch(None, None, moved, multimask_output=False)
-                found.append(mask[:, 0].cpu())
-                scores.append(score[:, 0].cpu())
+                mask, score = predict(boxes, None, None, False)
+                found.append(mask[:, 0])
+                scores.append(score[:, 0])
             if points is not None and points.numel():
-                moved = predictor.transform.apply_coords_torch(points.float()[None], (height, width)).to(device)
-                signs = torch.ones(points.shape[0]) if labels is None else labels
-                mask, score, _ = predictor.predict_torch(
-                    moved, signs.to(device)[None].int(), multimask_output=points.shape[0] == 1
-                )
+                mask, score = predict(None, points[None], _labels(points, labels)[None], points.shape[0] == 1)
                 # One point may mean the whole or a part: SAM offers three readings and rates them.
                 best = int(score[0].argmax())
-                found.append(mask[:, best].cpu())
-                scores.append(score[:, best].cpu())
+                found.append(mask[:, best])
+                scores.append(score[:, best])
         return torch.cat(found), torch.cat(scores).float()
+
+    def readings(
+        self, image: torch.Tensor, points: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All masks that the points may mean: a part, the object, a group (three in all published models).
+
+        Args:
+            image: (H, W, 3), 0..1.
+            points: (m, 2) x, y in pixels, together one object; meant for a single one.
+            labels: as in `masks`.
+
+        Returns:
+            (k, H, W) bool, the smallest first, and SAM's own estimate of each mask's IoU (k,).
+
+        Raises:
+            ValueError: no point, or one outside the picture.
+        """
+        check_prompts(None, points, labels, *image.shape[:2])
+        if self.prepare is not None:
+            self.prepare()
+        with torch.no_grad():
+            mask, score = self._see(image)(None, points[None], _labels(points, labels)[None], True)
+        order = mask[0].flatten(1).sum(dim=1).argsort(stable=True)
+        return mask[0][order], score[0][order].float()
+
+    def _see(self, image: torch.Tensor) -> Predict:
+        """Encode a picture (H, W, 3); the result gives its masks."""
+        from segment_anything import SamPredictor
+
+        size = tuple(image.shape[:2])
+        predictor = SamPredictor(self.model)
+        pixels = (image[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        predictor.set_image(pixels.numpy())
+        transform, device = predictor.transform, predictor.device
+
+        def predict(
+            boxes: torch.Tensor | None, points: torch.Tensor | None, labels: torch.Tensor | None, several: bool
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            if boxes is not None:
+                boxes = transform.apply_boxes_torch(boxes.float(), size).to(device)
+            if points is not None and labels is not None:
+                points = transform.apply_coords_torch(points.float(), size).to(device)
+                labels = labels.to(device).int()
+            mask, score, _ = predictor.predict_torch(points, labels, boxes, multimask_output=several)
+            return mask.cpu(), score.cpu()
+
+        return predict
+
+
+def chosen_reading(ratings: torch.Tensor, reading: str) -> int:
+    """Which of `SamModel.readings` is meant.
+
+    Args:
+        ratings: (k,), the readings' own estimates of their IoU.
+        reading: one of `READINGS`.
+
+    Raises:
+        ValueError: another word.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"reading: expected one of {', '.join(READINGS)}, got {reading!r}.")
+    last = len(ratings) - 1
+    return {"smallest": 0, "middle": last // 2, "largest": last}.get(reading, int(ratings.argmax()))
+
+
+def reading_line(number: int, masks: torch.Tensor, ratings: torch.Tensor) -> str:
+    """Size and rating of the readings (k, H, W) of picture ``number``, in a line of text."""
+    sizes = masks.flatten(1).float().mean(dim=1)
+    parts = [f"{100 * size:.1f} % of the image ({rating:.2f})" for size, rating in zip(sizes, ratings)]
+    return f"{number}: {', '.join(parts)}"
+
+
+def _labels(points: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    return torch.ones(points.shape[0]) if labels is None else labels
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -158,16 +230,13 @@ def build_sam(state: dict[str, torch.Tensor], name: str = "checkpoint") -> Any:
                 f"'{name}' is {kind} checkpoint, which this node cannot read; it takes the original Segment Anything. "
                 f"{WHERE_TO_GET}."
             )
-    try:
-        encoder, prompt, decoder, transformer = _architecture(state)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"'{name}' is no Segment Anything checkpoint (missing {error}). {WHERE_TO_GET}.") from error
+    encoder, prompt, decoder, transformer = read_architecture(state, name)
     sam = Sam(
         image_encoder=ImageEncoderViT(norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), **encoder),
         prompt_encoder=PromptEncoder(**prompt),
         mask_decoder=MaskDecoder(transformer=TwoWayTransformer(**transformer), **decoder),
-        pixel_mean=_PIXEL_MEAN,
-        pixel_std=_PIXEL_STD,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
     )
     _load(sam, state, name)
     return sam.eval().requires_grad_(False)
@@ -188,6 +257,18 @@ def _load(sam: Any, state: dict[str, torch.Tensor], name: str) -> None:
     if problems:
         raise ValueError(f"'{name}' does not fit the Segment Anything model: {'; '.join(problems)}. {WHERE_TO_GET}.")
     sam.load_state_dict(state)
+
+
+def read_architecture(state: dict[str, torch.Tensor], name: str) -> tuple[dict, dict, dict, dict]:
+    """Constructor arguments of image encoder, prompt encoder, mask decoder and its transformer, by ``state``'s shapes.
+
+    Raises:
+        ValueError: the tensors are not those of a Segment Anything checkpoint.
+    """
+    try:
+        return _architecture(state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"'{name}' is no Segment Anything checkpoint (missing {error}). {WHERE_TO_GET}.") from error
 
 
 def _architecture(state: dict[str, torch.Tensor]) -> tuple[dict, dict, dict, dict]:

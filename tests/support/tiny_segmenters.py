@@ -153,3 +153,102 @@ DETECTORS = {
     "owlv2": partial(save_owlvit, family="Owlv2"),
     "grounding-dino": save_grounding_dino,
 }
+
+
+def small_sam_hq() -> Any:
+    """``transformers.SamHQModel`` for pictures of 64, the shape of `small_sam` with HQ-SAM's decoder."""
+    from transformers import SamHQConfig, SamHQModel
+
+    torch.manual_seed(4)
+    config = SamHQConfig(
+        vision_config={
+            "hidden_size": 32,
+            "output_channels": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+            "mlp_dim": 128,
+            "num_pos_feats": 16,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "patch_size": 8, "mask_input_channels": 8},
+        mask_decoder_config={
+            "hidden_size": 32,
+            "mlp_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "iou_head_hidden_dim": 24,
+            "vit_dim": 32,
+        },
+    )
+    model = drawn_anew(SamHQModel(config), 0.2)
+    model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
+    return model.requires_grad_(False)
+
+
+def sam_hq_checkpoint(model: Any) -> dict[str, torch.Tensor]:
+    """The state dict of a ``SamHQModel`` under the names that HQ-SAM's authors gave its tensors."""
+    decoder = {
+        "upscale_conv1": "output_upscaling.0",
+        "upscale_layer_norm": "output_upscaling.1",
+        "upscale_conv2": "output_upscaling.3",
+        "hq_token": "hf_token",
+        "hq_mask_mlp": "hf_mlp",
+        "compress_vit_conv1": "compress_vit_feat.0",
+        "compress_vit_norm": "compress_vit_feat.1",
+        "compress_vit_conv2": "compress_vit_feat.3",
+        "encoder_conv1": "embedding_encoder.0",
+        "encoder_norm": "embedding_encoder.1",
+        "encoder_conv2": "embedding_encoder.3",
+        "mask_conv1": "embedding_maskfeature.0",
+        "mask_norm": "embedding_maskfeature.1",
+        "mask_conv2": "embedding_maskfeature.3",
+        "proj_in": "layers.0",
+        "layers": "layers.1",
+        "proj_out": "layers.2",
+    }
+    encoder = {"projection": "proj", "layers": "blocks", "layer_norm1": "norm1", "layer_norm2": "norm2"}
+    neck = {"conv1": "0", "layer_norm1": "1", "conv2": "2", "layer_norm2": "3"}
+    prompts = {"conv1": "0", "layer_norm1": "1", "conv2": "3", "layer_norm2": "4", "conv3": "6"}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        room, *rest = name.split(".")
+        if room == "shared_image_embedding":
+            found["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = tensor
+        elif room == "vision_encoder":
+            words = neck if rest[0] == "neck" else encoder
+            found[".".join(["image_encoder", *(words.get(part, part) for part in rest)])] = tensor
+        elif room == "prompt_encoder" and rest[0] != "shared_embedding":
+            if rest[0] == "mask_embed":
+                rest = ["mask_downscaling", prompts[rest[1]], rest[2]]
+            rest[0] = {"point_embed": "point_embeddings"}.get(rest[0], rest[0])
+            found[".".join([room, *rest])] = tensor
+        elif rest[0] == "transformer":
+            found[name.replace("layer_norm_final", "norm_final").replace("layer_norm", "norm")] = tensor
+        elif room == "mask_decoder":
+            parts, skip = [], False
+            for place, part in enumerate(rest):
+                if skip:
+                    skip = False
+                    continue
+                parts.append(decoder.get(part, part))
+                # transformers' only inner layer of a perceptron is its second
+                skip = part == "layers" and rest[place + 1] == "0"
+            found[".".join([room, *parts])] = tensor
+    return found
+
+
+def drawn_sam_hq_checkpoint() -> dict[str, torch.Tensor]:
+    """A checkpoint of HQ-SAM's authors for pictures of 64 whose every value follows from its name."""
+    from tools.parity.drawn_weights import standard_normal, text_seed
+
+    state = {}
+    for name, tensor in sam_hq_checkpoint(small_sam_hq()).items():
+        values = torch.from_numpy(standard_normal(text_seed(name), *tensor.shape))
+        if tensor.ndim == 1:
+            state[name] = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
+        else:
+            state[name] = 0.2 * values
+    return state

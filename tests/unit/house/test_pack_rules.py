@@ -36,7 +36,9 @@ NODE_IDS = {
     "InversionStepSearch",
     "OIRReassemble",
     "LoadCLIPScorer",
+    "CLIPScorerFromModels",
     "GroundedSAMMask",
+    "SAMPointMask",
     "EditMetrics",
     "LoadDemoModel",
 }
