@@ -32,23 +32,23 @@ If memory is short, set `edits_per_pass` of the sampler to 1 or 2. The images st
 
 REAL = """## Edit part of a real image
 
-1. The image goes through **VAE Encode** into **Invert Latent**, with a prompt that describes it as it is.
-   `edit_friendly_ddpm` keeps noise maps that reconstruct the image exactly (up to the VAE).
-2. **Feature Blend Sampler** takes the *trajectory*: it replays the image as its source and edits the part.
-   Steps, sampler and size come from the trajectory.
+1. The image goes through **VAE Encode** into **Invert Latent**. `edit_friendly_ddpm` draws noise for every level, so
+   this takes no time and needs no prompt.
+2. **Feature Blend Sampler** takes the *trajectory*: it replays the image as its source and edits the part. The source
+   comes back exactly (up to the VAE) at any `cfg`. Steps, sampler and size come from the trajectory.
 
 ### Your own image
 
 This workflow generates its own image, so that it runs as it is. Replace the nodes titled *Image to edit* with
-**Load Image**, and describe your image in `source_prompt` of Invert Latent and `source` of PartEdit Prompt.
+**Load Image**, and describe your image as it is in `source` of PartEdit Prompt.
 """
 
 REAL_TURN = """### Settings to try
 
 - `denoise` below 1: skip the noisiest steps. The edit stays closer to the image's shapes.
-- `cfg` of Invert Latent: 3.5 is published; 1 needs no negative prompt.
-- `method`: `ledits_pp` also reconstructs the image exactly, with fewer steps; the `ddim` methods need no noise maps and
-  reconstruct it approximately.
+- `method`: `ledits_pp` needs fewer steps. The `ddim` methods run the model to invert, and need `source_prompt` and
+  `clip` for it.
+- `seed` of Invert Latent: other noise, another edit.
 - `paste_back`: restore the original latent outside the mask.
 """
 
@@ -151,14 +151,8 @@ REAL_IMAGE = Workflow(
             "invert",
             "InvertLatent",
             2,
-            {
-                "source_prompt": "a yellow robot on the beach",
-                "method": "edit_friendly_ddpm",
-                "steps": 25,
-                "cfg": 3.5,
-                "seed": 1,
-            },
-            {"model": "demo.MODEL", "latent_image": "encode", "clip": "demo.CLIP", "negative": "negative"},
+            {"method": "edit_friendly_ddpm", "steps": 25, "seed": 1},
+            {"model": "demo.MODEL", "latent_image": "encode"},
         ),
         Node(
             "prompt",

@@ -171,6 +171,20 @@ def test_an_edit_that_changes_nothing_is_the_image_at_any_guidance(model, trajec
         assert relative_error(rows[1], trajectory.latent_image[0]) > 1e-3, "recorded at guidance 1"
 
 
+def test_what_is_attached_to_the_model_after_the_inversion_does_no_harm(model, trajectories):
+    """A LoRA, a ControlNet or another checkpoint: here weights that the inversion did not know."""
+    weights = model.model.state_dict()
+    name = next(k for k in weights if k.endswith("attn2.to_v.weight"))
+    other = model.clone()
+    other.add_patches({name: ("diff", (0.5 * weights[name].flip(0),))}, 1.0)
+    for method in EVERY:
+        trajectory = trajectories[method]
+        rows = sample(other, trajectory, [SOURCE, SOURCE], cfg=4.0)
+        assert relative_error(rows[1], trajectory.latent_image[0]) < 1e-5
+        plain = sample(model, trajectory, [SOURCE, EDIT], cfg=4.0)
+        assert relative_error(sample(other, trajectory, [SOURCE, EDIT], cfg=4.0)[1], plain[1]) > 1e-3
+
+
 @pytest.mark.parametrize("method", STOCHASTIC)
 def test_both_kinds_of_noise_maps_are_the_same_at_the_guidance_of_the_inversion(model, method):
     options = {"method": method, "record_noise_maps": True, "cfg": 4.0, "negative": prompt_conditioning("")}
