@@ -42,7 +42,7 @@ def edit_job(info: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def search_job(info: dict[str, Any], seed: int) -> dict[str, Any]:
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "KSampler": {"seed": seed, "steps": 2},
         "InvertLatent": {"steps": 3},
         "InversionStepSearch": {"strategy": "exhaustive"},

@@ -97,8 +97,9 @@ def feature_blend(
         one_per_edit(mask[:, :1, :1], batch, count, "mask")  # before the first pass, not in the middle
     edited, masks, steps, source = [], [], [], None
     for number, first in enumerate(starts):
-        own = mask is not None and mask.shape[0] not in (1, batch)
-        given = mask[first * batch : (first + per_pass) * batch] if own else mask
+        given = mask
+        if mask is not None and mask.shape[0] not in (1, batch):
+            given = mask[first * batch : (first + per_pass) * batch]
         part = replace(inputs, prompt=inputs.prompt.subset(first, first + per_pass), mask=given)
 
         def progress(step: int, x0: torch.Tensor, x: torch.Tensor, total: int, number: int = number) -> None:
