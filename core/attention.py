@@ -29,7 +29,7 @@ TOKEN_CONTEXT = 77
 
 @dataclass
 class Probe:
-    """Reads where part tokens see their parts, from the source rows' queries alone: softmax(Q_source K_tokenᵀ).
+    """Reads where part tokens find their parts, from the source rows' queries only: softmax(Q_source K_tokenᵀ).
 
     The context of a token is its rows, then padding up to 77. Equal padding rows are one key with a weight, so a few
     key columns give the same softmax as all 77 (for one token with background padding: σ(l_part − l_bg − ln 76)).
@@ -176,7 +176,7 @@ class EditStep:
 
 
 class CallMasks(Protocol):
-    """What a call of the UNet gives to the masks of its run, and takes from them. By default nothing is blended."""
+    """The interface between a call of the UNet and the masks of its run. By default nothing is blended."""
 
     def collect(self, maps: torch.Tensor) -> None:
         """Take the part maps (B, P, h, w) float32 of one layer, summed over heads."""
@@ -257,25 +257,25 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_opt
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A patch that torch.compile leaves alone: it is made for one call, and tracing it would fail or never be reused.
+    """A patch that torch.compile skips: it is made for one call, so tracing it would fail or never be reused.
 
-    Without a compiled model in this process nothing is done; the compiler takes seconds to import.
+    Does nothing without a compiled model in this process; the compiler takes seconds to import.
     """
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
 def without_compile(clone: Any) -> Any:
-    """The same clone, without the host's TorchCompileModel.
+    """The same clone, without ComfyUI's TorchCompileModel.
 
-    That node tells the compiler not to look at ``transformer_options`` when it asks whether compiled code still fits,
-    and there all that belongs to a call is kept: compiled code could go on with the masks of an earlier call.
+    That node makes the compiler ignore ``transformer_options`` when it checks whether compiled code is still valid, but
+    everything that belongs to a call is stored there: compiled code could continue with the masks of an earlier call.
     """
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile")
     return clone
 
 
 def call_untraced(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a wrapper around the UNet: it is left alone, what it calls may be compiled."""
+    """The same for a wrapper around the UNet: the wrapper is skipped, what it calls may be compiled."""
     return torch.compiler.disable(wrapper, recursive=False) if "torch._dynamo" in sys.modules else wrapper
 
 

@@ -1,4 +1,4 @@
-"""Prompts and phrases as people type them: one normal form, words, and ComfyUI's weighting syntax."""
+"""Text of prompts and phrases: normal form, words, and ComfyUI's weighting syntax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNSPACED = re.compile(
     "\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
-# Signs that belong to a word when they stand inside it: rock-'n'-roll, and 1.5 or 16:9 between digits.
+# Characters that belong to a word when inside it: rock-'n'-roll, and 1.5 or 16:9 between digits.
 _JOINERS, _DIGIT_JOINERS = "'’-‐‑", ".,:/"
 _EMBEDDING = "embedding:"
 _LINE_BREAK = re.compile("\r\n|\r|\n")
@@ -20,20 +20,20 @@ _OTHER_BREAKS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
 def fold(text: str) -> str:
-    """One form of a text for comparisons: any case, composed or decomposed accents, full or half width.
+    """A text in normal form for comparison, ignoring case, the form of accents, and full or half width.
 
-    Close to Unicode's NFKC_Casefold, invisible characters left out.
+    Close to Unicode's NFKC_Casefold, without invisible characters.
     """
     return "".join(folded for _, _, folded in _clusters(text))
 
 
 def composed(text: str) -> str:
-    """A prompt without the white space around it and with composed accents (NFC): equal texts, equal characters."""
+    """A prompt with composed accents (NFC) and without surrounding white space."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def _clusters(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, folded) of the shortest stretches that can be normalised one by one."""
+    """(start, end, folded) of the shortest substrings that can be normalised separately."""
     start = 0
     for end in range(1, len(text) + 1):
         if end == len(text) or not _interact(text[start:end], text[end]):
@@ -58,25 +58,25 @@ def _fold(text: str) -> str:
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character belongs to a script that sets no space between words (Han, kana, Thai, Khmer …)."""
+    """Whether a character belongs to a script written without spaces between words (Han, kana, Thai, Khmer …)."""
     return _UNSPACED.match(character) is not None
 
 
 def is_letter(character: str) -> bool:
-    """Letters, digits, the underscore, and marks that stand on a letter."""
+    """Letters, digits, the underscore, and combining marks."""
     return character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"
 
 
 def is_punctuation(text: str) -> bool:
-    """Whether a text holds nothing but punctuation; emoji and other symbols are none."""
+    """Whether a text is only punctuation; emoji and other symbols are not."""
     return all(unicodedata.category(character)[0] == "P" for character in text)
 
 
 def find_words(text: str, phrase: str) -> list[tuple[int, int]]:
     """Characters [start, end) of each occurrence of a phrase, compared by `fold`.
 
-    A phrase is found as whole words, with any white space between them. Beside a character of an unspaced script no
-    word boundary is asked for: there is none to see.
+    The phrase must match whole words, with any white space between them. Next to a character of a script without
+    spaces, no word boundary is required.
     """
     words = [fold(word) for word in phrase.split()]
     if not any(words):
@@ -115,16 +115,17 @@ def split_words(text: str) -> list[str]:
 
 
 def _segments(text: str) -> list[str]:
-    """A prompt's stretches of one weight each, read as the host's text encoders read them."""
+    """A prompt split into segments of equal weight, as ComfyUI's text encoders parse it."""
     from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
     return [unescape_important(segment) for segment, _ in token_weights(escape_important(text), 1.0)]
 
 
 def split_punctuation(word: str) -> list[str]:
-    """A word that was split at spaces, with punctuation apart: ``eyes,`` → ``eyes`` and ``,``.
+    """Split punctuation from a word: ``eyes,`` → ``eyes`` and ``,``.
 
-    ``t-shirt``, ``robot's``, ``1.5`` and ``embedding:name`` stay whole. In unspaced scripts each character is a word.
+    ``t-shirt``, ``robot's``, ``1.5`` and ``embedding:name`` stay whole. In scripts without spaces, each character is a
+    word.
     """
     if word.startswith(_EMBEDDING):
         name = word.rstrip(",")
@@ -158,8 +159,8 @@ def _kind(word: str, place: int) -> str:
 def plain_text(text: str) -> str:
     """A prompt as plain words: ``a (green dog:1.4), embedding:style`` → ``a green dog``.
 
-    Weights, their brackets and the backslashes of escaped brackets are ComfyUI's own syntax, and an embedding is a name
-    that only its text encoder knows; for any other reader they are noise.
+    Weights, brackets and escapes are ComfyUI's own syntax, and embeddings are only known to its text encoder; to other
+    models they are noise.
     """
     segments = [_without_embeddings(segment) for segment in _segments(text)]
     plain = "".join(kept for kept, _ in segments)
@@ -174,5 +175,5 @@ def _without_embeddings(text: str) -> tuple[str, int]:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines as an editor shows them; other separators (U+2028, vertical tab, form feed …) are spaces within a line."""
+    """Lines as an editor shows them; other separators (U+2028, vertical tab, form feed …) become spaces."""
     return [_OTHER_BREAKS.sub(" ", line) for line in _LINE_BREAK.split(text)]

@@ -1,4 +1,4 @@
-"""Inputs that FeatureBlendSampler, FeatureBlendGuider and the mask nodes share."""
+"""Inputs shared by FeatureBlendSampler, FeatureBlendGuider and the mask nodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..core.partedit.settings import MAP_SIZES, TIMINGS, BlendInputs, BlendSetti
 from ..core.partedit.tokens import PADDINGS, PartToken
 from .common import advanced
 
-# Inputs show, and inputs that are missing take, the core's own defaults.
+# The core's defaults, shown by the inputs and used where an input is missing.
 STANDARD = BlendSettings()
-# Optional inputs that are settings, and what the settings call them.
+# Optional inputs, and the fields of BlendSettings they set.
 _SETTINGS = {
     "threshold": "threshold",
     "fixed_threshold": "fixed",
@@ -30,20 +30,20 @@ _SETTINGS = {
 
 
 def edit_steps_input() -> io.Float.Input:
-    """tₑ, how long the edit is blended, as the sampler and the guider show it."""
+    """tₑ, how long the edit is blended."""
     return io.Float.Input(
         "edit_steps",
         default=STANDARD.edit_steps,
         min=0.0,
         max=10000.0,
         step=0.01,
-        tooltip="How long the edit is held to the mask: up to 1 a share of the steps, above 1 a number of steps. "
-        "Earlier release lets the edit grow beyond the part.",
+        tooltip="How long the edit is confined to the mask. Up to 1: fraction of the steps; above 1: number of steps. "
+        "Lower lets the edit grow beyond the part.",
     )
 
 
 def omega_input(
-    tooltip: str = "From omega times Otsu's threshold on, a point surely belongs to the part. Larger is softer.",
+    tooltip: str = "Softness of the mask: from omega times Otsu's threshold, a point counts fully as the part.",
 ) -> io.Float.Input:
     """ω of the adaptive threshold."""
     return io.Float.Input("omega", default=STANDARD.omega, min=0.5, max=10.0, step=0.05, tooltip=tooltip)
@@ -59,7 +59,7 @@ def fixed_threshold_input() -> io.Float.Input:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="Only for the fixed threshold: from this value on, a point belongs to the part.",
+            tooltip="For threshold fixed: from this value, a point counts as the part.",
         )
     )
 
@@ -71,15 +71,18 @@ def layers_input() -> io.String.Input:
             "layers",
             default=STANDARD.layers,
             optional=True,
-            tooltip=f"Attention layers that the map is read from: {', '.join(PRESETS)}, or blocks: 'output.3, middle'.",
+            tooltip=f"Attention layers to read the map from: {', '.join(PRESETS)}, or blocks: 'output.3, middle'.",
         )
     )
 
 
 def padding_input() -> io.Combo.Input:
-    """What stands behind a token's rows; see `PartToken.context`."""
+    """What fills the context after a token's rows; see `PartToken.context`."""
     return _combo(
-        "padding", PADDINGS, STANDARD.padding, "What fills the token's context; tokens are trained with background."
+        "padding",
+        PADDINGS,
+        STANDARD.padding,
+        "What fills the rest of the token's context. Tokens are trained with background.",
     )
 
 
@@ -88,7 +91,7 @@ def _combo(name: str, options: tuple[str, ...], default: str, tooltip: str) -> i
 
 
 def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
-    """Schema entries; their values go to :func:`make_inputs`, but for ``paste_back``, which the nodes read."""
+    """Schema entries. Their values go to :func:`make_inputs`, except ``paste_back``, which the nodes read."""
     return [
         io.Mask.Input(
             "mask",
@@ -104,13 +107,13 @@ def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
         io.Conditioning.Input(
             "positive",
             optional=True,
-            tooltip="Its ControlNet, hooks, areas and sizes are applied to source and edits; its text is not used.",
+            tooltip="Its ControlNet, hooks, areas and sizes apply to source and edits; its text is ignored.",
         ),
         _combo(
             "threshold",
             THRESHOLDS,
             STANDARD.threshold,
-            "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed, none.",
+            "How the map becomes a mask: adaptive (soft between k/2 and omega·k), otsu, fixed or none.",
         ),
         fixed_threshold_input(),
         layers_input(),
@@ -118,29 +121,29 @@ def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
             "timing",
             TIMINGS,
             STANDARD.timing,
-            "clean: every layer uses the mask of the step before. clean, first step twice: the first step has a mask, "
-            "too (for few-step models). published: counts as the published code does.",
+            "clean: every layer uses the mask of the previous step. clean, first step twice: runs the first step "
+            "twice, so that it has a mask too (for few-step models). published: as in the published code.",
         ),
         padding_input(),
         _combo(
             "map_size",
             MAP_SIZES,
             STANDARD.map_size,
-            "Size at which the map is thresholded; published is 1024 and slower.",
+            "Resolution at which the map is thresholded. published is 1024, and slower.",
         ),
         advanced(
             io.Boolean.Input(
                 "keep_pooled",
                 default=STANDARD.keep_pooled,
                 optional=True,
-                tooltip="Give edits the source's pooled embedding: the background stays closer, the edit gets weaker.",
+                tooltip="Use the source's pooled embedding for the edits: preserves the background, weakens the edit.",
             )
         ),
         _combo(
             "paste_back",
             paste_back,
             paste_back[0],
-            "Put the source back outside the final mask, after sampling: latent"
+            "Restore the source outside the final mask after sampling: latent"
             + (", or pixels (in the image output; needs vae)." if "pixels" in paste_back else "."),
         ),
     ]
@@ -149,10 +152,10 @@ def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
 def make_inputs(
     edit_prompt: EditPrompt, part_token: PartToken | None, edit_steps: float, omega: float, options: dict[str, Any]
 ) -> BlendInputs:
-    """Values of :func:`blend_inputs` (those that are missing take their defaults), as the core wants them.
+    """Values of :func:`blend_inputs` for the core; missing ones take their defaults.
 
     Raises:
-        ValueError: a setting or mask that cannot be used; an empty mask.
+        ValueError: an invalid setting or mask, or an empty mask.
     """
     given = {field: options[name] for name, field in _SETTINGS.items() if name in options}
     settings = BlendSettings(edit_steps=edit_steps, omega=omega, **given)

@@ -1,7 +1,7 @@
-"""Run an own sampling loop inside ComfyUI's guider, so that everything attached to a model takes part.
+"""Run a custom sampling loop inside ComfyUI's guider, so that everything attached to a model takes effect.
 
 Loading and offloading, LoRA and its hooks, ControlNet, regional conditioning, wrappers, low-memory splitting and
-multi-GPU clones all live in ``CFGGuider.sample``. A loop that called the UNet by itself would miss them.
+multi-GPU clones are all part of ``CFGGuider.sample``. A loop that called the UNet directly would miss them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..conditioning import Conditioning
 from ..picture_rows import option_rows
 
 T = TypeVar("T")
-# Where ``model_options`` hold what other nodes do at every step.
+# Keys of ``model_options`` under which other nodes put functions that run at every step.
 MODEL_FUNCTIONS = (
     "model_function_wrapper",
     "sampler_cfg_function",
@@ -31,7 +31,7 @@ MODEL_FUNCTIONS = (
 
 
 class RowCounter:
-    """Counts the rows that really went through the UNet (an APPLY_MODEL wrapper; several GPUs call it at once)."""
+    """Counts the rows that actually went through the UNet (an APPLY_MODEL wrapper; called by several GPUs at once)."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -49,11 +49,10 @@ class Denoiser:
     """The guided model inside a running loop: noisy rows → denoised rows.
 
     Attributes:
-        device: where rows must lie.
-        mixed_sigmas: whether rows of one call may sit at different sigmas. False when something in the conditioning
-            is switched by the sampling progress (timestep ranges, ControlNet ranges, hook keyframes), or when other
-            nodes have put functions into the model (IPAdapter, Deep Shrink): they read the progress from the first
-            row only.
+        device: on which rows must be.
+        mixed_sigmas: whether rows of one call may have different sigmas. False if something in the conditioning
+            depends on the sampling progress (timestep ranges, ControlNet ranges, hook keyframes), or if other nodes
+            have put functions into the model (IPAdapter, Deep Shrink), which read the progress from the first row only.
     """
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], device: torch.device) -> None:
@@ -76,7 +75,7 @@ class Denoiser:
         return self._guider(x, sigma, **self._extra_args)
 
     def _rewind_hooks(self) -> None:
-        # keyframes only ever move on, as sampling does; an inversion walks the other way
+        # keyframes only move forward, as in sampling; an inversion runs backward
         for cond in self._conds:
             for hook in getattr(cond.get("hooks"), "hooks", ()):
                 hook.reset()
@@ -102,7 +101,7 @@ def _has_functions(model_options: dict[str, Any]) -> bool:
 
 
 class _LoopSampler(comfy.samplers.Sampler):
-    """A ComfyUI sampler whose steps are a given function."""
+    """A ComfyUI sampler that runs a given loop."""
 
     def __init__(self, loop: Callable[[Denoiser], Any]) -> None:
         self._loop = loop
@@ -138,14 +137,14 @@ def run_loop(
     """Call ``loop`` with the model loaded and guided by the given conditioning.
 
     Args:
-        model: a ``ModelPatcher``; it is left as it was, also when the loop is interrupted.
-        loop: gets a :class:`Denoiser`, returns anything.
-        positive, negative: ComfyUI CONDITIONING; ``negative`` may be None when ``cfg`` is 1.
+        model: a ``ModelPatcher``; left unchanged, even if the loop is interrupted.
+        loop: takes a :class:`Denoiser`, returns anything.
+        positive, negative: ComfyUI CONDITIONING; ``negative`` may be None if ``cfg`` is 1.
         cfg: classifier-free guidance scale; 1 evaluates the positive conditioning only.
-        latent_image: (B, C, H, W), the clean latent as a LATENT holds it. Inpainting models read it.
-        rows: the largest batch that the loop will use, for ComfyUI's memory estimate.
+        latent_image: (B, C, H, W), the clean latent, as in a LATENT. Inpainting models read it.
+        rows: the largest batch the loop will use, for ComfyUI's memory estimate.
         sigmas: the whole schedule, descending; patches read their progress from it.
-        seed: handed to the sampler's arguments.
+        seed: passed to the sampler.
 
     Returns:
         The loop's result and the number of rows that went through the UNet.

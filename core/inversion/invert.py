@@ -45,22 +45,22 @@ def invert(
     called nor loaded, and ``positive``, ``negative`` and ``cfg`` change nothing.
 
     Args:
-        model: a noise- or v-predicting ``ModelPatcher``.
-        latent_image: (B, C, H, W), as a LATENT holds it.
-        positive: conditioning of the source prompt; may be None where the model is not called.
+        model: a ``ModelPatcher`` with noise or v prediction.
+        latent_image: (B, C, H, W), as in a LATENT.
+        positive: conditioning of the source prompt; may be None if the model is not called.
         sigmas: (S+1,) descending, from :mod:`.schedule`.
         method: one of ``METHODS``.
-        negative: needed when ``cfg`` is not 1.
+        negative: needed if ``cfg`` is not 1.
         cfg: guidance during the inversion; the published DDIM inversions use 1 (conditional only).
         seed: noise of the stochastic methods.
         fixed_point_iterations: of ``ddim_fixed_point``.
-        batch_size: rows a call for the stochastic methods; 0 asks the free memory.
+        batch_size: rows per call for the stochastic methods; 0 decides by free memory.
         source_prompt: kept in the result for later nodes.
         record_noise_maps: find the noise maps of a stochastic method now, with this model, prompt and guidance, for
             replaying them ``as recorded``. DDIM has none.
 
     Raises:
-        ValueError: an input that cannot work, named in the message, before anything is sampled.
+        ValueError: an invalid input, named in the message, before anything is sampled.
     """
     sampling = model_sampling_of(model)
     calls_model = needs_model(method, record_noise_maps)

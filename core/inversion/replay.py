@@ -1,21 +1,21 @@
-"""Replaying a trajectory: the image comes back on its own row, edits follow it with the same noise maps.
+"""Replaying a trajectory: the source row reconstructs the image, edits follow it with the same noise maps.
 
 For samplers and guiders:
 
-* :func:`deterministic_part` and :func:`noise_std` are the update formulas, for one step and plain tensors;
-* :class:`Replay` steps rows along a trajectory and remembers what a second-order step needs;
+* :func:`deterministic_part` and :func:`noise_std` are the update formulas for one step, on plain tensors;
+* :class:`Replay` steps rows along a trajectory and keeps what a second-order step needs;
 * :class:`TrajectorySampler` is a sampler function for ``comfy.samplers.KSAMPLER`` built on it: its rows are
   [source, edits …], the source row being set to the trajectory at every step.
 
-What a step adds after its deterministic part Φ comes from one of ``NOISE_MAPS``:
+What a step adds after its deterministic part Φ is one of ``NOISE_MAPS``:
 
-* ``from the source row``: r = x_{i+1} − Φ(x_i, D), x being the image's own latents and D what the model says about its
-  row in this very run. An edit that changes nothing therefore stays on the trajectory, whatever the guidance and
-  whatever is attached to the model. For the stochastic methods r is the noise map of this run (Huberman-Spiegelglas et
-  al. 2024, eq. 6, with the editing guidance instead of another); for DDIM it is the drift that PnP Inversion corrects
-  (Ju et al. 2024), here for every row.
-* ``as recorded``: the trajectory's own noise maps, found with the model, prompt and guidance of the inversion, as the
-  papers have it; nothing for DDIM.
+* ``from the source row``: r = x_{i+1} − Φ(x_i, D), where x are the image's own latents and D is the model's prediction
+  for its row in this run. So an edit that changes nothing stays on the trajectory, whatever the guidance and whatever
+  is attached to the model. For the stochastic methods, r is the noise map of this run (Huberman-Spiegelglas et al.
+  2024, eq. 6, with the guidance of the edit); for DDIM it is the drift that PnP Inversion corrects (Ju et al. 2024),
+  here for every row.
+* ``as recorded``: the trajectory's noise maps, computed with the model, prompt and guidance of the inversion, as in the
+  papers; none for DDIM.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FROM_SOURCE, AS_RECORDED = NOISE_MAPS = ("from the source row", "as recorded")
 def check_noise_maps(trajectory: Trajectory, noise_maps: str) -> None:
     """Raise a ValueError unless the trajectory can be replayed with this choice of ``NOISE_MAPS``."""
     if noise_maps not in NOISE_MAPS:
-        raise ValueError(f"noise_maps is {noise_maps!r}; choose one of {', '.join(NOISE_MAPS)}.")
+        raise ValueError(f"noise_maps: {noise_maps!r} is not one of {', '.join(NOISE_MAPS)}.")
     if noise_maps == AS_RECORDED and trajectory.noise_maps is None and not trajectory.is_ddim:
         raise ValueError(
-            f"noise_maps is {AS_RECORDED!r}, but this {trajectory.method} trajectory was made without recording any. "
-            f"Choose {FROM_SOURCE!r}, or switch record_noise_maps on in InvertLatent."
+            f"noise_maps: is {AS_RECORDED!r}, but this {trajectory.method} trajectory has no recorded noise maps. "
+            f"Choose {FROM_SOURCE!r}, or turn on record_noise_maps in Invert Latent."
         )
 
 
@@ -82,16 +82,16 @@ class Replay:
     """Rows that move along a trajectory together.
 
     Args:
-        trajectory: what to follow.
+        trajectory: to follow.
         start: level to start from (:meth:`Trajectory.start_index`).
-        row_source: for every row, which image of the trajectory's batch of B it belongs to. By default row r belongs
+        row_source: for each row, the image in the trajectory's batch of B that it belongs to. By default row r belongs
             to image r mod B, which is the order [B sources, B rows of edit 1, B rows of edit 2 …].
-        pinned: rows that are the image itself: set to the trajectory at every level, whatever the model says. By
-            default the first row of every image.
-        noise_maps: one of ``NOISE_MAPS``; ``from the source row`` needs a pinned row of every image that has rows.
+        pinned: rows that are the image itself: set to the trajectory at every level, whatever the model predicts. By
+            default the first row of each image.
+        noise_maps: one of ``NOISE_MAPS``; ``from the source row`` needs a pinned row for each image that has rows.
 
     Raises:
-        ValueError: rows, levels or noise maps that this trajectory does not have.
+        ValueError: rows, levels or noise maps this trajectory does not have.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class Replay:
         guides = {sources[row]: row for row in reversed(pinned)}
         if missing := sorted(set(sources) - set(guides)):
             raise ValueError(
-                f"noise_maps is {FROM_SOURCE!r}, but no row is pinned to image {missing[0]} of the trajectory. "
+                f"noise_maps: is {FROM_SOURCE!r}, but no row is pinned to image {missing[0]} of the trajectory. "
                 f"Pin one, or choose {AS_RECORDED!r}."
             )
         return torch.tensor([guides[s] for s in sources])
 
     @property
     def sigmas(self) -> torch.Tensor:
-        """The levels that are still to be walked, (S+1-start,)."""
+        """The remaining levels, (S+1-start,)."""
         return self.trajectory.sigmas[self.start :]
 
     def source(self, i: int) -> torch.Tensor:
@@ -155,8 +155,8 @@ class Replay:
         result = deterministic_part(trajectory.method, trajectory.sigmas, i, x, denoised, self._previous)
         target = self.source(i + 1).to(result)
         if self._guides is not None:
-            # Rows of one image share their target, so this is Φ(row) + r. Written this way round, a row that does not
-            # differ from its source lands on the target to the last bit, and half precision has nothing to magnify.
+            # Rows of one image share their target, so this is Φ(row) + r. Written this way, a row that equals its
+            # source hits the target to the last bit, and half precision has nothing to magnify.
             result = target + (result - result[self._guides.to(result.device)])
         elif trajectory.noise_maps is not None:
             maps = trajectory.noise_maps[i][self._sources].to(result)
@@ -170,8 +170,8 @@ class Replay:
         return result
 
     def _first_order_maps(self, residuals: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """Recorded noise maps for a second-order method that starts late: its first step has no history, so the stored
-        map would not fit; what the image's own pinned row needs to stay on the trajectory does."""
+        """Noise maps for a second-order method that starts late: its first step has no history, so the recorded map
+        would not fit. Use what the image's own pinned row needs to stay on the trajectory."""
         maps = maps.clone()
         for pinned in self._pinned.tolist():
             same = (self._sources == self._sources[pinned]).to(maps.device)
@@ -186,8 +186,8 @@ class Replay:
 class TrajectorySampler:
     """Sampler function for ``comfy.samplers.KSAMPLER``: ``KSAMPLER(TrajectorySampler(trajectory))``.
 
-    The noise that the guider passes is ignored: rows start from the trajectory. A latent noise mask keeps the outside
-    of the edit rows on the trajectory. Call it with ``sigmas = trajectory.sigmas[start:]``; the result is clean.
+    The noise passed by the guider is ignored: rows start from the trajectory. With a latent noise mask, edit rows stay
+    on the trajectory outside the mask. Call it with ``sigmas = trajectory.sigmas[start:]``; the result is clean.
     The arguments are those of :class:`Replay`; the default rows are those of PartEdit's guider.
 
     Raises:
@@ -242,12 +242,12 @@ class TrajectorySampler:
             )
         if x.shape[1:] != self.trajectory.latents.shape[2:]:
             raise ValueError(
-                f"latent: the trajectory holds latents of {tuple(self.trajectory.latents.shape[2:])}, "
-                f"sampling is asked for {tuple(x.shape[1:])}. Use the latent that was inverted."
+                f"latent_image: the trajectory has latents of {tuple(self.trajectory.latents.shape[2:])}, but sampling "
+                f"got {tuple(x.shape[1:])}. Use the latent that was inverted."
             )
         args = dict(extra_args or {})
         mask = args.get("denoise_mask")
-        # the host's masking would put fresh noise around the mask; the trajectory has the image's own
+        # ComfyUI's masking would put fresh noise outside the mask; the trajectory has the image's own
         args["denoise_mask"] = None
         levels = self.trajectory.sigmas.to(x)
         x = replay.initial().to(x)

@@ -17,7 +17,7 @@ METHODS = DDIM_METHODS + STOCHASTIC_METHODS
 class Trajectory:
     """Latents of an image at every level of a schedule of S steps, noisiest first.
 
-    ``latents[i]`` lies at ``sigmas[i]`` in the space that ComfyUI's samplers work in: after the model's
+    ``latents[i]`` is at ``sigmas[i]`` in the space of ComfyUI's samplers: after the model's
     ``process_latent_in``, with x = z / sqrt(alpha-bar) and sigma = sqrt((1 - alpha-bar) / alpha-bar). The last level is
     alpha-bar_0 of the training schedule (sigma 0.0292 for Stable Diffusion), not 0, as in DDIM with
     ``set_alpha_to_one = False``; :meth:`to_image_latent` takes a latent of that level back to the image's scale.
@@ -26,16 +26,16 @@ class Trajectory:
         latents: (S+1, B, C, H, W) float32 on the CPU.
         sigmas: (S+1,) float32, strictly descending, all above 0.
         method: one of ``METHODS``.
-        latent_image: (B, C, H, W) float32, the clean latent as a LATENT holds it (before ``process_latent_in``).
+        latent_image: (B, C, H, W) float32, the clean latent as in a LATENT (before ``process_latent_in``).
         noise_maps: (S, B, C, H, W) float32 or None. What step i adds after its deterministic part, in latent units:
-            the noise map z of the papers times the step's standard deviation. Kept in this form it is defined, and
-            replays exactly, for steps of any variance. None for DDIM, and for a stochastic method whose maps were not
-            recorded: whoever replays it finds them from the source row (:mod:`.replay`).
+            the noise map z of the papers times the step's standard deviation. In this form it is defined, and replays
+            exactly, for steps of any variance. None for DDIM, and for a stochastic method whose maps were not
+            recorded: replaying then derives them from the source row (:mod:`.replay`).
         conditioning: ComfyUI CONDITIONING of the source prompt, or None.
-        source_prompt: the prompt's text if it is known, else "".
+        source_prompt: the prompt's text if known, else "".
         cfg: guidance scale of the inversion (1: conditional only).
         seed: seed of the noise (stochastic methods).
-        fixed_point_iterations: extra evaluations a step (fixed-point DDIM).
+        fixed_point_iterations: extra evaluations per step (fixed-point DDIM).
         sigma_data: the model sampling's data scale, 1 for Stable Diffusion.
     """
 
@@ -102,13 +102,13 @@ class Trajectory:
         return self.latents[self.index(inversion_steps)]
 
     def to_image_latent(self, x: torch.Tensor) -> torch.Tensor:
-        """A latent of the last level at the clean image's scale (still in model space)."""
+        """Rescale a latent of the last level to the clean image (still in model space)."""
         return x / image_scale(float(self.sigmas[-1]), self.sigma_data)
 
     def start_index(self, strength: float) -> int:
         """First level for editing with ``strength``: 1.0 starts from the noisiest, 0.5 half-way in steps."""
         if not 0.0 < strength <= 1.0:
-            raise ValueError(f"strength is {strength}; it must lie above 0 and at most at 1.")
+            raise ValueError(f"strength: expected a number above 0 and at most 1, got {strength}.")
         return self.steps - max(1, round(self.steps * strength))
 
 

@@ -1,4 +1,4 @@
-"""What search and reassembly can work from; everything here is checked before the model runs."""
+"""Checks on the inputs of search and reassembly, before the model runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], targ
     channels, inverted = model.get_model_object("latent_format").latent_channels, trajectory.latents.shape[2]
     if channels != inverted:
         raise ValueError(
-            f"model: it works with {channels} latent channels, but the trajectory has {inverted}. "
-            "Connect the model that the trajectory was made with."
+            f"model: uses {channels} latent channels, but the trajectory has {inverted}. Connect the model the "
+            "trajectory was made with."
         )
     width = declared_text_width(model)
     try:
         check_conditioning("trajectory", trajectory.conditioning, width)
     except ValueError as error:
-        raise ValueError(f"model: it is not the one that the trajectory was made with ({error})") from None
+        raise ValueError(f"model: is not the one the trajectory was made with ({error})") from None
     for pair in pairs:
         check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
     if target is not None:
@@ -36,14 +36,15 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], targ
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
-    """Raise ValueError unless the trajectory is one path of one picture (DDIM), with its source conditioning."""
+    """Raise ValueError unless the trajectory is a single path of one image (DDIM), with its source conditioning."""
     if not trajectory.is_ddim:
         raise ValueError(
-            f"trajectory: it was inverted with {trajectory.method}, whose latents do not lie on one path from the "
-            "image to noise. OIR starts from any of them and denoises without noise maps. Choose one of the ddim "
-            "methods in InvertLatent."
+            f"trajectory: was inverted with {trajectory.method}, whose latents are not on one path from the image to "
+            "noise. OIR starts from any of them and denoises without noise maps. Choose a ddim method in Invert Latent."
         )
     if trajectory.latents.shape[1] != 1:
-        raise ValueError(f"trajectory: OIR edits one image at a time, this one holds {trajectory.latents.shape[1]}.")
+        raise ValueError(
+            f"trajectory: has {trajectory.latents.shape[1]} images, but OIR edits one at a time. Invert a single image."
+        )
     if not trajectory.conditioning:
-        raise ValueError("trajectory: it carries no source conditioning. Give InvertLatent a source prompt.")
+        raise ValueError("trajectory: has no source conditioning. Give Invert Latent a source prompt.")

@@ -1,7 +1,7 @@
 """The search metric S = S_e + S_ne (Yang et al. 2023).
 
-S_e says how well the masked region fits the target phrase (or the guided prompt), S_ne how little changed outside; each
-is brought to 0 … 1 over the candidates before they are added. S_e may be given a weight, which is not the paper's.
+S_e is how well the masked region matches the target phrase (or the guided prompt), S_ne how little changed outside.
+Both are scaled to 0 … 1 over the candidates and added. S_e can be weighted, which is not in the paper.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Protocol
 
 import torch
 
-# Scores that differ by less carry no information, only rounding.
+# Smaller differences between scores are rounding.
 FLAT = 1e-9
 
 
 class Scorer(Protocol):
-    """What S_e needs: the cosine similarity of (a region of) a picture and a text."""
+    """What S_e needs: the cosine similarity of (a region of) an image and a text."""
 
     def score(
         self, image: torch.Tensor, text: str, mask: torch.Tensor | None = None, mode: str = "masked"
@@ -50,8 +50,8 @@ def keep_score(candidate: torch.Tensor, source: torch.Tensor, mask: torch.Tensor
 
     Args:
         candidate, source: (H, W, C) in 0 … 1.
-        mask: (H, W), 1 inside the edit; soft masks weigh the error by 1 - mask. A mask that covers the whole picture
-            leaves nothing to compare: 0.
+        mask: (H, W), 1 inside the edit; soft masks weight the error by 1 - mask. For a mask that covers the whole
+            image, the score is 0.
     """
     outside = 1.0 - mask
     weight = float(outside.sum())
@@ -62,14 +62,16 @@ def keep_score(candidate: torch.Tensor, source: torch.Tensor, mask: torch.Tensor
 
 
 def min_max(values: Sequence[float]) -> list[float]:
-    """Values brought to 0 … 1. Equal ones become 0, so that a flat score does not decide anything.
+    """Values scaled to 0 … 1. Equal values become 0, so that a constant score decides nothing.
 
     Raises:
         ValueError: a value is not finite.
     """
     numbers = torch.tensor(list(values), dtype=torch.float64)
     if not bool(torch.isfinite(numbers).all()):
-        raise ValueError(f"search metric: scores must be finite, got {list(values)}. The model may give NaN pictures.")
+        raise ValueError(
+            f"search metric: scores must be finite, got {list(values)}. The model may generate NaN images."
+        )
     low, high = numbers.min(), numbers.max()
     if float(high - low) <= FLAT * max(1.0, float(numbers.abs().max())):
         return [0.0] * len(numbers)
@@ -80,22 +82,22 @@ def check_edit_weight(edit_weight: float) -> None:
     """Refuse a weight of S_e that :func:`combine` cannot use.
 
     Raises:
-        ValueError: it is no finite number above 0.
+        ValueError: it is not a finite number above 0.
     """
     if not math.isfinite(edit_weight) or edit_weight <= 0.0:
-        raise ValueError(f"edit_weight is {edit_weight}; give a number above 0 (1 is the paper's plain sum).")
+        raise ValueError(f"edit_weight: expected a number above 0 (the paper uses 1), got {edit_weight}.")
 
 
 def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float = 1.0) -> Metric:
     """S = edit_weight · S_e + S_ne over the candidates, from raw S_e and S_ne.
 
-    The paper adds both with equal weight. An ``edit_weight`` above 1 prefers candidates that follow the target phrase,
-    below 1 those that keep the rest of the picture.
+    The paper adds both with equal weight. An ``edit_weight`` above 1 prefers candidates that match the target phrase,
+    below 1 those that preserve the rest of the image.
 
-    Of equal totals the first wins: candidates ascend in inversion steps, and fewer steps change less.
+    Among equal totals the first wins: candidates ascend in inversion steps, and fewer steps change less.
 
     Raises:
-        ValueError: no candidates, lists of different length, scores that are not finite, or a weight that is none.
+        ValueError: no candidates, lists of different length, scores that are not finite, or an invalid weight.
     """
     check_edit_weight(edit_weight)
     if not edit or len(edit) != len(keep):

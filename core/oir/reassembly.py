@@ -1,4 +1,4 @@
-"""Reassembly: every object from its own inversion step, then one picture again (Yang et al. 2023)."""
+"""Reassembly: each object from its own inversion step, spliced into one image (Yang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ DEFAULT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class ReassemblySettings:
-    """How to put the objects together.
+    """How to splice the objects.
 
     Attributes:
         cfg: guidance scale of the per-pair and the final denoising.
         reassembly: level of the splice, in inversion steps counted from the image: below 1 a fraction of the
-            trajectory's steps, from 1 on whole steps.
-        reinversion: how far the spliced latent is inverted again before the final denoising, given the same way.
-        overlap: who owns a pixel that several masks claim: ``first`` or ``last`` pair, or ``blend``.
-        paste_back: where the image comes back outside the masks at the end; its pixels by whoever decodes the result
-            (`composite_pixels`).
-        feather: width of the soft edge of the latent that comes back, in latent pixels.
+            trajectory's steps, 1 and above a number of steps.
+        reinversion: how far the spliced latent is inverted again before the final denoising, in the same units.
+        overlap: which pair wins where masks overlap: ``first``, ``last``, or ``blend``.
+        paste_back: where the image is restored outside the masks at the end; pixels by the code that decodes the
+            result (`composite_pixels`).
+        feather: width of the soft edge of the restored latent, in latent pixels.
     """
 
     cfg: float = 5.0
@@ -48,7 +48,7 @@ class ReassemblySettings:
 
 @dataclass(frozen=True)
 class Reassembly:
-    """Result: the edited latent (1, C, H, W) as a LATENT holds it, the spliced one (model space), and the cost."""
+    """Result: the edited latent (1, C, H, W) as in a LATENT, the spliced one (model space), and the cost."""
 
     latent: torch.Tensor
     spliced: torch.Tensor
@@ -61,13 +61,13 @@ def whole_steps(value: float, steps: int, name: str) -> int:
     """A number of steps from a fraction below 1, or from a whole number.
 
     Raises:
-        ValueError: it is negative, a broken number above 1, or more than there are steps.
+        ValueError: negative, a fraction above 1, or more than ``steps``.
     """
     if 0.0 <= value < 1.0:
         return round(value * steps)
     if value != int(value) or not 1 <= value <= steps:
         raise ValueError(
-            f"{name} is {value}; give a fraction from 0 up to 1 (of {steps} steps) or a whole number from 1 to {steps}."
+            f"{name}: expected a fraction below 1 (of {steps} steps) or a whole number from 1 to {steps}, got {value}."
         )
     return int(value)
 
@@ -76,10 +76,10 @@ def pair_masks(pairs: Sequence[Pair], height: int, width: int, scale: int = 1) -
     """The pairs' masks at a resolution, (K, height, width).
 
     Args:
-        scale: pixels of the picture to one of the masks, 8 at a latent's resolution.
+        scale: image pixels per mask pixel, 8 at a latent's resolution.
 
     Raises:
-        ValueError: a mask has another shape than the picture, or vanishes at this size.
+        ValueError: a mask has another aspect ratio than the image, or vanishes at this size.
     """
     return torch.stack([resize_mask(p.mask, height, width, f"mask of {p.label}", scale) for p in pairs])
 
@@ -91,14 +91,14 @@ def reassemble(
     target: Conditioning,
     settings: ReassemblySettings,
 ) -> Reassembly:
-    """Edit all objects of a picture.
+    """Edit all objects in an image.
 
-    Each pair is denoised from its own z_n with its guided prompt down to the reassembly level, the objects are put
-    into the inverted background there, the whole is inverted a little further with the source prompt (which mends the
-    seams), and denoised with the target prompt. The source prompt is the unconditional branch throughout.
+    Each pair is denoised from its own z_n with its guided prompt down to the reassembly level. There, the objects are
+    spliced into the inverted background; the result is inverted a little further with the source prompt (which blends
+    the seams), and denoised with the target prompt. The source prompt is the unconditional branch throughout.
 
-    A pair whose step equals the reassembly level enters as the inverted image and is edited by the final pass alone.
-    One below it is denoised to the image first and then inverted up to the level with its guided prompt.
+    A pair whose step equals the reassembly level enters as the inverted image and is only edited by the final pass.
+    Below that level, it is denoised to the image first and then inverted up to the level with its guided prompt.
 
     Args:
         model: a ``ModelPatcher``, the one the trajectory was made with.
@@ -106,24 +106,24 @@ def reassemble(
         target: ComfyUI CONDITIONING of the target prompt.
 
     Raises:
-        ValueError: an input that cannot work, before anything is sampled.
+        ValueError: an invalid input, before anything is sampled.
     """
     pairs = [entry.pair for entry in search.pairs]
     check_inputs(model, trajectory, pairs, target)
     if settings.overlap not in OVERLAPS:
-        raise ValueError(f"overlap is {settings.overlap!r}; choose one of {', '.join(OVERLAPS)}.")
+        raise ValueError(f"overlap: {settings.overlap!r} is not one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas
     if search.steps != steps:
         raise ValueError(
-            f"search: it searched a trajectory of {search.steps} steps, the connected one has {steps}. "
-            "Connect the trajectory that was searched."
+            f"search: is of a trajectory with {search.steps} steps, but the connected one has {steps}. Connect the "
+            "trajectory that was searched."
         )
     level = whole_steps(settings.reassembly, steps, "reassembly")
     again = whole_steps(settings.reinversion, steps, "reinversion")
     if level + again > steps:
         raise ValueError(
-            f"reassembly ({level} steps) and reinversion ({again}) exceed the {steps} steps of the trajectory; "
-            "lower one of them."
+            f"reassembly, reinversion: {level} and {again} steps together exceed the {steps} steps of the trajectory. "
+            "Lower one of them."
         )
     starts = [trajectory.index(n) for n in search.chosen]
     height, width = trajectory.latents.shape[-2:]

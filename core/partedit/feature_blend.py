@@ -26,11 +26,11 @@ Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to sample; the names are those of ComfyUI's KSampler.
+    """How to sample; names as in ComfyUI's KSampler.
 
-    With a trajectory, its own steps and levels are used, ``denoise`` is the share of them that is edited, and
-    ``noise_maps`` says where the edits' noise maps come from (`replay.NOISE_MAPS`). Pixels are pasted back by whoever
-    decodes the result (`paste_back.paste_pixels`).
+    With a trajectory, its own steps and levels are used, ``denoise`` is the fraction of them that is edited, and
+    ``noise_maps`` says where the edits' noise maps come from (`replay.NOISE_MAPS`). Pixels are pasted back by the code
+    that decodes the result (`paste_back.paste_pixels`).
     """
 
     seed: int = 0
@@ -46,13 +46,13 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class BlendResult:
-    """What an edit of B pictures by N edits gives.
+    """Result of N edits of B images.
 
     Attributes:
         edited: (N·B, C, H, W) latents, edit by edit, as a LATENT holds them.
         source: (B, C, H, W).
-        mask: (N·B, H·f, W·f) final masks at picture size, f the latent's downscale factor.
-        step_masks: (S, H·f, N·B·W·f) masks after each step, those of all pictures side by side.
+        mask: (N·B, H·f, W·f) final masks at image size; f is the latent's downscale factor.
+        step_masks: (S, H·f, N·B·W·f) masks after each step, those of all images side by side.
     """
 
     edited: torch.Tensor
@@ -76,9 +76,9 @@ def feature_blend(
         model: a ``ModelPatcher``, left as it is.
         inputs: prompts, part token or mask, blend settings.
         negative: unconditional prompt.
-        latent: LATENT of the source picture's size (empty for a generated source); None with a trajectory.
+        latent: LATENT of the source image's size (empty for a generated source); None with a trajectory.
         settings: of the sampling.
-        trajectory: an inverted picture that the source rows replay.
+        trajectory: an inverted image that the source rows replay.
         callback: called with (step, x0, x, total steps); x0 and x hold the edited rows.
 
     Raises:
@@ -125,14 +125,14 @@ def _source_latent(model: Any, latent: dict[str, Any] | None, trajectory: Trajec
     if latent is None:
         if inverted is None:
             raise ValueError(
-                "latent_image: nothing connected. Connect a latent (EmptyLatentImage), or a trajectory (InvertLatent)."
+                "latent_image: not connected. Connect a latent (Empty Latent Image), or a trajectory (Invert Latent)."
             )
         return inverted
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     if inverted is not None and samples.shape != inverted.shape:
         raise ValueError(
-            f"latent_image: has shape {tuple(samples.shape)}, the trajectory was inverted from "
-            f"{tuple(inverted.shape)}. Disconnect latent_image; the trajectory brings its own."
+            f"latent_image: has shape {tuple(samples.shape)}, but the trajectory was inverted from "
+            f"{tuple(inverted.shape)}. Disconnect latent_image; the trajectory has its own."
         )
     return samples
 
@@ -168,7 +168,9 @@ def _one_pass(
         sigmas = trajectory.sigmas[start:]
         noise = torch.zeros_like(samples)
     if sigmas.numel() < 2:
-        raise ValueError(f"steps: {settings.steps} steps with denoise {settings.denoise} leave nothing to sample.")
+        raise ValueError(
+            f"steps: {settings.steps} steps with denoise {settings.denoise} leave nothing to sample. Raise one of them."
+        )
     out = guider.sample(
         noise,
         samples,

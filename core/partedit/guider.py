@@ -1,4 +1,4 @@
-"""A guider that samples a source and its edits together, row by row in one batch."""
+"""A guider that samples a source and its edits together in one batch."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from .settings import BlendInputs
 from .step_masks import StepMasks
 from .wrappers import BlendWrappers
 
-# What empty masks would lead to.
+# Consequences of empty masks, for messages.
 NOTHING = "there is nothing to edit"
-NOWHERE = "the part could be nowhere"
+NOWHERE = "the part cannot be anywhere"
 
 
 class BlendGuider(comfy.samplers.CFGGuider):
     """Rows [source, edit₁ … edit_N] × B through one guider, with the edits blended into the source (PartEdit).
 
-    A latent of B pictures goes in; B·N edited ones come out (edit by edit), with the B sources before them when
-    ``include_source`` is set. After sampling, ``last_masks`` holds its masks.
+    Takes a latent of B images and returns B·N edited ones (grouped by edit), after the B sources if ``include_source``
+    is set. After sampling, ``last_masks`` holds the masks.
 
     Args:
         model: a ``ModelPatcher``; only clones of it are changed.
         inputs: prompts, token or mask, settings.
         base: the guider that combines predictions (CFG, dual CFG …); its "positive" conditioning is replaced by the
-            prompts, all other conditioning is used for every row.
-        include_source: return the sources too.
-        paste_latent: put the source's latent back outside the final mask.
+            prompts, and its other conditioning is used for every row.
+        include_source: also return the sources.
+        paste_latent: restore the source's latent outside the final mask.
 
     Raises:
         ValueError: inputs that do not fit the model or each other.
@@ -62,8 +62,8 @@ class BlendGuider(comfy.samplers.CFGGuider):
         super().__init__(model)
         if isinstance(base, BlendGuider):
             raise ValueError(
-                "guider: is a Feature Blend Guider itself, and rows cannot be blended twice. Connect a plain guider "
-                "(CFGGuider, DualCFGGuider), or put further edits into one edit_prompt."
+                "guider: is itself a Feature Blend Guider, and rows cannot be blended twice. Connect a plain guider "
+                "(CFGGuider, DualCFGGuider), or put all edits into one edit_prompt."
             )
         self.base = base
         self.inputs = inputs
@@ -84,7 +84,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
             check_conditioning("edit_prompt", conditioning, width)
 
     def set_negative(self, negative: Conditioning) -> None:
-        """The unconditional prompt of all rows; a base guider has its own.
+        """Set the unconditional prompt of all rows; a base guider has its own.
 
         Raises:
             ValueError: it was encoded for another kind of model.
@@ -145,7 +145,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         return out[keep]
 
     def _fitted_inputs(self, latent_image: torch.Tensor) -> BlendInputs:
-        """The inputs with masks for the pictures of a latent.
+        """The inputs, with masks fitted to the images of a latent.
 
         Raises:
             ValueError: masks that do not fit them, or an empty region.
@@ -163,7 +163,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
     def _prepare(
         self, masks: StepMasks, batch: int, sigmas: torch.Tensor
     ) -> tuple[comfy.samplers.CFGGuider, dict[str, Any]]:
-        """The guider of this run on a clone of the model, and the wrappers to put around it."""
+        """The guider of this run on a clone of the model, and its wrappers."""
         inputs = self.inputs
         joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
         inner = copy.copy(self.base) if self.base is not None else comfy.samplers.CFGGuider(self.model_patcher)
@@ -185,8 +185,8 @@ class BlendGuider(comfy.samplers.CFGGuider):
                 masks.latent,
                 self.model_patcher.get_model_object("model_sampling"),
                 [float(sigma) for sigma in sigmas[: max(blended, 1)] if float(sigma) > 0],
-                "A part token is read over the whole picture at every step that is blended. Use region to limit where "
-                "the part may be, or give a mask instead of the token.",
+                "A part token is read over the whole image at every blended step. Use region to limit where the part "
+                "may be, or give a mask instead of the token.",
             )
         return inner, BlendWrappers(inputs.prompt, joined, self.layers, masks, probe, batch).by_kind()
 
@@ -209,7 +209,7 @@ def _has_hooks(conds: dict[str, list[dict]]) -> bool:
 
 
 def _repeat_rows(entries: list[dict], rows: int, batch: int, kind: str) -> list[dict]:
-    """Conditioning made for B pictures, for (1 + N)·B rows; conditioning for one picture serves all rows as it is."""
+    """Conditioning made for B images, for (1 + N)·B rows; conditioning for one image applies to all rows as it is."""
     repeated = []
     for entry in entries:
         entry = option_rows(entry, batch, rows, kind)

@@ -1,4 +1,4 @@
-"""Where part tokens see their parts in a picture, without editing anything."""
+"""Where part tokens find their parts in an image, without editing anything."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def part_maps(
     padding: str = "background",
     published_size: bool = False,
 ) -> torch.Tensor:
-    """Attention maps of a token in noised pictures (PartEdit, Sec. 4.3), averaged over layers and noise draws.
+    """Attention maps of a token in noised images (PartEdit, Sec. 4.3), averaged over layers and noise draws.
 
     Args:
         model: a ``ModelPatcher``, left as it is.
-        latent: (B, C, H, W) as a LATENT holds it.
-        conditioning: prompt of the pictures.
-        noise_level: share of the diffusion time, 0 (clean) to 1 (pure noise).
-        samples: how many noise draws to average.
+        latent: (B, C, H, W), as in a LATENT.
+        conditioning: prompt of the images.
+        noise_level: fraction of the diffusion time, 0 (clean) to 1 (pure noise).
+        samples: number of noise draws to average.
         seed: of the noise.
         layers, padding: see `layers.choose_layers` and `PartToken.context`.
         published_size: resize to 1024 on the longer side instead of the latent's size.
@@ -55,10 +55,10 @@ def part_maps(
         (B, P, H, W) float32, not normalised (with several parts: each layer normalised jointly).
 
     Raises:
-        ValueError: a token or conditioning of another width, or a noise level outside 0 … 1.
+        ValueError: a token or conditioning of the wrong width, or a noise level outside 0 … 1.
     """
     if not 0.0 <= noise_level <= 1.0:
-        raise ValueError(f"noise_level: {noise_level} is outside 0 (clean) to 1 (pure noise).")
+        raise ValueError(f"noise_level: {noise_level} is not between 0 (clean) and 1 (pure noise).")
     check_latent("latent_image", model, latent)
     width = context_width(model)
     token.check_width(width)
@@ -66,7 +66,7 @@ def part_maps(
     known = all_cross_layers(model)
     chosen = choose_layers(known, layers)
     sampling = model.get_model_object("model_sampling")
-    # At the very ends percent_to_sigma gives infinity and 0; the schedule's own ends are meant.
+    # At the ends, percent_to_sigma gives infinity and 0; use the schedule's own ends.
     sigma = min(
         max(float(sampling.percent_to_sigma(1.0 - noise_level)), float(sampling.sigma_min)), float(sampling.sigma_max)
     )
@@ -76,7 +76,7 @@ def part_maps(
         (latent.shape[-2], latent.shape[-1]),
         sampling,
         [sigma],
-        "A part token is read over the whole picture at noise_level; connect the plain prompt (CLIPTextEncode).",
+        "A part token is read over the whole image at noise_level; connect a plain prompt (CLIP Text Encode).",
     )
     rows, log_counts = token.context(padding, conditioning[0][0][0, -1])
     batch = latent.shape[0]
@@ -86,7 +86,7 @@ def part_maps(
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         def install(options: dict[str, Any]) -> dict[str, Any]:
             chunks = len(options["uuids"])
-            # Entries limited to an area, and tiles, see a part of the picture only.
+            # Entries limited to an area, and tiles, only see part of the image.
             seen = range(chunks) if args[0].shape[-2:] == latent.shape[-2:] else ()
             call = BlendCall(batch, (), chunks, seen, probe, _OnlyCollecting(total), self_limit=0)
             return blended_options(options, executor.class_obj, [layer.key for layer in known], call)
@@ -118,14 +118,15 @@ def part_maps(
     )
     if not total.layers:
         raise ValueError(
-            "model: none of its UNet's calls saw the whole picture, so the part token was not read. A patch cuts the "
-            "picture into tiles or skips the UNet (tiled diffusion, caching); connect the model as it was before it."
+            "model: no call of its UNet covered the whole image, so the part token was not read. An earlier node "
+            "splits the image into tiles or bypasses the UNet (tiled diffusion, caching). Connect the model from "
+            "before it."
         )
     return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
 
 
 def map_cell(model: Any, layers: str) -> float:
-    """Mean width, in latent pixels, of a cell of the maps that ``layers`` of a model give."""
+    """Mean cell width, in latent pixels, of the maps read from ``layers`` of a model."""
     known = all_cross_layers(model)
     return cell_size(known, choose_layers(known, layers))
 
@@ -137,19 +138,19 @@ def soft_masks(
     guide: torch.Tensor | None = None,
     cell: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Part maps as soft masks of a picture.
+    """Part maps as soft masks of an image.
 
     Args:
         maps: (B, P, h, w) from `part_maps`.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         region: ComfyUI MASK multiplied in.
         guide, cell: for guided upsampling (`upsampling.guided_upsampling`); None: bilinear.
 
     Returns:
-        (B, H, W) all parts together, and (B·P, H, W) the single parts, picture by picture; each from 0 to 1.
+        (B, H, W) all parts together, and (B·P, H, W) the single parts, grouped by image; each from 0 to 1.
 
     Raises:
-        ValueError: the token has found nothing in a picture, or nothing inside the region.
+        ValueError: the token found nothing in an image, or nothing inside the region.
     """
     batch = maps.shape[0]
     all_maps = torch.cat([maps.sum(dim=1, keepdim=True), maps], dim=1).float().cpu()

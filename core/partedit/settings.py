@@ -1,4 +1,4 @@
-"""What a run of the method is given besides the model: its settings and its inputs."""
+"""Settings and inputs of a run of feature blending."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class BlendSettings:
     """Settings of feature blending (PartEdit, Sec. 4.3 and 4.4).
 
     Attributes:
-        edit_steps: tₑ, how long edits are blended: up to 1.0 a share of the steps, above that a number of steps.
+        edit_steps: tₑ, how long edits are blended: up to 1.0 a fraction of the steps, above that a number of steps.
         threshold, omega, fixed: how maps become masks, see `masks.threshold`.
-        layers: where the maps are read, see `layers.choose_layers`.
+        layers: the layers maps are read from, see `layers.choose_layers`.
         timing: ``clean``: every layer of step i uses the mask of step i − 1, for 0 < i < tₑ (a given mask: from
             step 0). ``clean, first step twice`` evaluates the first step twice, so that it has a mask too.
             ``published``: as ``clean``, but the last cross-attention layer already uses the mask of step i, for
-            0 < i + 1 < tₑ; this is how the published code counts.
+            0 < i + 1 < tₑ, as in the published code.
         padding: what fills the token's context, see `PartToken.context`.
-        map_size: size of the map that is thresholded: ``latent`` or ``published`` (1024 on the longer side).
+        map_size: size at which maps are thresholded: ``latent`` or ``published`` (1024 on the longer side).
         keep_pooled: edits get the source's pooled embedding.
     """
 
@@ -55,7 +55,9 @@ class BlendSettings:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}: expected a number, got {getattr(self, name)}.")
         if self.edit_steps < 0:
-            raise ValueError(f"edit_steps: {self.edit_steps} is negative. Give a share (0 to 1) or a number of steps.")
+            raise ValueError(
+                f"edit_steps: {self.edit_steps} is negative. Give a fraction (0 to 1) or a number of steps."
+            )
         check_omega(self.threshold, self.omega)
 
     def blended_steps(self, steps: int) -> int:
@@ -65,7 +67,7 @@ class BlendSettings:
 
 @dataclass(frozen=True)
 class BlendInputs:
-    """What a run works on besides the model.
+    """What a run works on, besides the model.
 
     Attributes:
         prompt: source and edits.
@@ -73,7 +75,7 @@ class BlendInputs:
         mask: ComfyUI MASK to use instead of the token's: one, one for each of B pictures, or one for each edited
             picture (N·B, edit by edit).
         region: ComfyUI MASK multiplied into the token's map: one, or one for each picture.
-        extras: CONDITIONING whose settings besides text every row takes over.
+        extras: CONDITIONING whose settings other than text apply to every row.
         settings: of the blending.
     """
 

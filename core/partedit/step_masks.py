@@ -1,4 +1,4 @@
-"""The masks of one run, step by step: from part maps to what a layer blends with."""
+"""The masks of one run, step by step: from part maps to the mask a layer blends with."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GroupMasks = list[torch.Tensor]
 
 
 class StepMasks:
-    """Masks of a run of B pictures by N edits; they belong to that run.
+    """Masks of one run with B images and N edits.
 
-    A step begins with `begin`, collects the part maps of its layers, and ends with `finish`. Prompts may apply to
-    different parts; each set of parts that occurs (a group) has a mask of its own.
+    A step starts with `begin`, collects the part maps of its layers, and ends with `finish`. Prompts may apply to
+    different parts; each distinct set of parts (a group) has its own mask.
 
     Args:
         inputs: prompts, token or mask, settings.
@@ -32,7 +32,7 @@ class StepMasks:
         levels: threshold of the last step's maps, for each group and picture.
 
     Raises:
-        ValueError: masks that do not fit, parts that the token does not have, or neither token nor mask.
+        ValueError: masks that do not fit, parts the token does not have, or neither token nor mask.
     """
 
     def __init__(self, inputs: BlendInputs, batch: int, latent: tuple[int, int]) -> None:
@@ -52,22 +52,22 @@ class StepMasks:
         self._groups = self._part_groups()
         if self.given is None and self.token is None:
             raise ValueError(
-                "part_token: nothing connected. Connect a part token (LoadPartToken), or a mask to use instead."
+                "part_token: not connected. Connect a part token (Load Part Token), or a mask to use instead."
             )
         self._previous: GroupMasks | None = None if self.given is None else list(self.given)
         self._current: GroupMasks | None = None
         self._sum = MapSum()
         self._resized: dict[tuple, torch.Tensor] = {}
-        # With several GPUs, the host calls the layers from worker threads.
+        # With several GPUs, ComfyUI calls the layers from worker threads.
         self._lock = threading.RLock()
 
     def check_steps(self, steps: int) -> None:
-        """Raise a ValueError when a run of so many steps would be over before there is a mask."""
+        """Raise a ValueError if a run of ``steps`` would end before there is a mask."""
         s = self.settings
         if steps == 1 and self.given is None and s.timing == TIMINGS[0] and s.blended_steps(steps) > 0:
             raise ValueError(
-                f"timing: with a single step and {TIMINGS[0]!r} there is no mask before the picture is done, so "
-                f"nothing would be held to the part. Choose {TIMINGS[1]!r}, or give a mask."
+                f"timing: with a single step, {TIMINGS[0]!r} has no mask before the image is done, so the edit would "
+                f"not be confined to the part. Choose {TIMINGS[1]!r}, or give a mask."
             )
 
     # --- parts and their groups ---------------------------------------------------------------------------
@@ -77,8 +77,8 @@ class StepMasks:
         if self.given is not None:
             if any(len(edit.prompts) > 1 for edit in self.edits):
                 raise ValueError(
-                    "mask: one given mask cannot be shared by prompts with parts of their own. Use a part token with "
-                    "these parts, or one prompt for the masked region."
+                    "mask: a given mask cannot be shared by prompts for different parts. Use a part token with these "
+                    "parts, or one prompt for the masked region."
                 )
             return []
         return list(dict.fromkeys(self._indices(part.parts) for edit in self.edits for part in edit.prompts))
@@ -92,7 +92,7 @@ class StepMasks:
     # --- one step -----------------------------------------------------------------------------------------
 
     def begin(self, step: int, steps: int) -> None:
-        """A new evaluation of ``step`` of ``steps``: its maps are collected from nothing."""
+        """Start a new evaluation of ``step`` of ``steps``, with no maps collected yet."""
         self.step, self.steps = step, steps
         self._sum, self._current = MapSum(), None
         if self.given is None:
@@ -104,7 +104,7 @@ class StepMasks:
             self._sum.add(maps)
 
     def finish(self) -> None:
-        """End of an evaluation: its masks are the previous ones from now on."""
+        """End an evaluation; its masks become the previous masks."""
         if self.given is None:
             current = self.current()
             if current is not None:
@@ -115,7 +115,7 @@ class StepMasks:
             self.history[self.step] = torch.stack(self._previous).float().cpu()
 
     def current(self) -> GroupMasks | None:
-        """Masks of this evaluation, made when first asked for; None before its maps are collected."""
+        """Masks of this evaluation, computed on first use; None before its maps are collected."""
         with self._lock:
             if self._current is None and self._sum.layers:
                 maps = self._sum.mean(self.size)
@@ -129,14 +129,14 @@ class StepMasks:
                         check_found(one, "region")
                         one = normalise(one)
                     mask, k = threshold(one, self.settings.threshold, self.settings.omega, self.settings.fixed)
-                    found.append(mask.cpu())  # where it is resized for every layer
+                    found.append(mask.cpu())  # it is resized for each layer there
                     levels.append(k)
                 self.levels, self._current = levels, found
             return self._current
 
     @property
     def begins_without(self) -> bool:
-        """Whether the first step shall be evaluated twice, because it has no mask yet."""
+        """Whether the first step is to be evaluated twice, because it has no mask yet."""
         return self.settings.timing == TIMINGS[1] and self._previous is None
 
     @property
@@ -145,10 +145,10 @@ class StepMasks:
         blended = self.settings.blended_steps(self.steps)
         return self.given is None and self.settings.timing == "published" and 0 < self.step + 1 < blended
 
-    # --- what layers and results take ---------------------------------------------------------------------
+    # --- masks for layers and results ---------------------------------------------------------------------
 
     def edit_masks(self, step: int | None = None) -> torch.Tensor | None:
-        """(N, B, H, W) mask of every edit after a step (the last one for None); None when there is none."""
+        """(N, B, H, W) mask of each edit after a step (None: the last step); None if there is none."""
         if not self.history:
             return None
         masks = list(self.history[max(self.history) if step is None else step])
@@ -162,11 +162,11 @@ class StepMasks:
         return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])
 
     def for_call(self, area: tuple[int, ...], device: torch.device) -> CallMasks:
-        """The masks as one call of the UNet sees them.
+        """The masks for one call of the UNet.
 
         Args:
-            area: (height, width, top, left) in latent pixels of the region that the call works on; empty for all.
-            device: where its layers run.
+            area: (height, width, top, left) in latent pixels of the region the call works on; empty for all.
+            device: on which its layers run.
         """
         return _MasksOfCall(self, area, device)
 
@@ -179,7 +179,7 @@ class StepMasks:
         return union([masks[self._group(part.parts)] for part in edit.prompts])
 
     def _at_layer(self, last: bool) -> GroupMasks | None:
-        """The masks that a layer of this step blends with; ``last``: the last cross-attention layer."""
+        """The masks that a layer blends with in this step; ``last``: whether it is the last cross-attention layer."""
         blended = self.settings.blended_steps(self.steps)
         if self.settings.timing != "published":
             return self._previous if self.step < blended else None

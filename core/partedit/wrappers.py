@@ -1,4 +1,4 @@
-"""What the host calls during a run: around every prediction, every batch of conditioning and every call of the UNet."""
+"""The wrappers of a run: around each noise prediction, each batch of conditioning and each call of the UNet."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ..unet import CrossLayer
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .step_masks import StepMasks
 
-# How much equal rows may differ by rounding alone, in single and in half precision.
+# How much equal rows may differ by rounding, in single and in half precision.
 ROUNDING, HALF_ROUNDING = 1e-3, 2e-2
 
 
 class ConditionalFirst(Exception):
-    """A call without the source's prompt came before the one whose maps it needs (low-memory splitting)."""
+    """A call without the source's prompt came before the call whose maps it needs (low-memory splitting)."""
 
 
 class BlendWrappers:
-    """The wrappers of one run: they tell its rows and steps apart and install blending in every call of the UNet.
+    """The wrappers of one run: they track its rows and steps and install blending in every call of the UNet.
 
     Args:
         prompt: source and N edits.
-        joined: the conditioning that all rows run with.
+        joined: the conditioning of all rows.
         layers: all cross-attention layers of the UNet.
         masks: of this run.
-        probe: reads the part maps; None when the mask is given.
+        probe: reads the part maps; None if the mask is given.
         batch: B.
     """
 
@@ -54,7 +54,7 @@ class BlendWrappers:
         self._edits: tuple[EditStep, ...] = ()
         self._split = False
         self._calls, self._told = 0, False
-        # A batch of one cannot be given another picture's data.
+        # With one image, no row can get another image's data.
         self._rows_checked = batch == 1
 
     def by_kind(self) -> dict[str, Any]:
@@ -85,22 +85,22 @@ class BlendWrappers:
         return out
 
     def _check_calls(self) -> None:
-        """Caching nodes answer for the UNet without calling it; then nothing is read and nothing is blended.
+        """Caching nodes may skip the UNet; then nothing is read and nothing is blended.
 
         Raises:
-            ValueError: there is no mask yet, so the run would go on unblended.
+            ValueError: there is no mask yet, so the run would continue without blending.
         """
         if self._calls:
             return
         if not self.masks.history:
             raise ValueError(
-                "model: its UNet was not called in the first step, so nothing could be read or blended. A node before "
-                "this one answers for it (block caching such as DeepCache); connect the model as it was before it."
+                "model: its UNet was not called in the first step, so nothing could be read or blended. An earlier "
+                "node bypasses it (block caching such as DeepCache). Connect the model from before that node."
             )
         if not self._told:
             self._told = True
             logging.warning(
-                "PartEdit: step %d ran without the UNet (a caching node answered for it), so it was not blended anew.",
+                "PartEdit: step %d ran without the UNet (a caching node bypassed it), so it was not blended anew.",
                 self.masks.step + 1,
             )
 
@@ -109,20 +109,21 @@ class BlendWrappers:
             self._positive = self._find_positive(conds)
         levels = [] if sigmas is None else [float(s) for s in sigmas]
         steps = max(1, len(levels) - 1)
-        # Solvers may evaluate between levels; such an evaluation belongs to the step that it is part of.
+        # Solvers may evaluate between levels; such an evaluation belongs to its step.
         step = max([i for i, level in enumerate(levels[:steps]) if level >= sigma * (1 - 1e-5)], default=0)
         self.masks.begin(step, steps)
         self._probed = set()
         self._edits = edit_steps(self.prompt, self.joined, step, steps)
 
     def _find_positive(self, conds: dict[str, list[dict]]) -> set[Any]:
-        """Ids of the entries that carry the prompts; notes the area of every entry."""
+        """Ids of the entries with the prompts; also records the area of each entry."""
         positive = {c["uuid"] for c in conds.get("positive", [])}
         for name, entries in conds.items():
             for number, cond in enumerate(entries):
                 self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
                 if name != "positive" and cond["uuid"] in positive:
-                    # The host copies an entry with an area to its opposite, id included; tell the copies apart.
+                    # ComfyUI copies an entry with an area to the opposite list, including its id; distinguish the
+                    # copies.
                     entries[number] = cond = {**cond, "uuid": uuid.uuid4()}
                     self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
         return positive
@@ -156,13 +157,13 @@ class BlendWrappers:
         return executor(*args, **kwargs)
 
     def _check_rows(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Once a run: other nodes' patches must treat a picture's source and edit rows alike.
+        """Once per run: check that other nodes' patches treat an image's source and edit rows in the same way.
 
-        A patch that keeps data for each picture (IPAdapter Batch and its kind) may spread it over the (1 + N)·B rows
-        in another order than theirs. So the edits' rows are given the sources' inputs: all outputs must be equal.
+        A patch with data for each image (IPAdapter Batch and the like) may distribute it over the (1 + N)·B rows in
+        another order. So the edit rows are given the sources' inputs; all outputs must then be equal.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are not equal.
         """
         found: dict[str, Any] = {}
 
@@ -189,23 +190,23 @@ class BlendWrappers:
         difference = (out - out[:, :1]).norm() / out[:, :1].norm().clamp(min=1e-6)
         if float(difference) > (ROUNDING if args[0].dtype == torch.float32 else HALF_ROUNDING):
             raise ValueError(
-                "model: a node before this one (IPAdapter with several pictures, for example) gives edits the data of "
-                f"other pictures: at latent_image's batch size {self.batch}, rows that must be equal differ by "
-                f"{float(difference):.1%}. Edit one picture at a time (batch size 1), or give that node one picture."
+                "model: an earlier node (IPAdapter with several images, for example) gives edits the data of other "
+                f"images: at latent_image's batch size {self.batch}, rows that must be equal differ by "
+                f"{float(difference):.1%}. Edit one image at a time (batch size 1), or give that node one image."
             )
 
     def _check_whole(self, x: torch.Tensor, chunks: int, area: tuple[int, ...]) -> None:
         """Refuse a call whose rows or size are not those of the run.
 
         Raises:
-            ValueError: another node cuts the latent into tiles, or changes the rows.
+            ValueError: another node splits the latent into tiles, or changes the rows.
         """
         rows, size = chunks * (1 + len(self.prompt.edits)) * self.batch, area[:2] or self.masks.latent
         if x.shape[0] != rows or tuple(x.shape[-2:]) != tuple(size):
             raise ValueError(
-                f"model: its UNet is given {x.shape[0]} rows of {x.shape[-2]} x {x.shape[-1]}, where source and edits "
-                f"are {rows} rows of {size[0]} x {size[1]}. A node before this one cuts the picture into tiles (tiled "
-                "diffusion) or changes the batch; connect the model as it was before it."
+                f"model: its UNet gets {x.shape[0]} rows of {x.shape[-2]} x {x.shape[-1]}, but source and edits are "
+                f"{rows} rows of {size[0]} x {size[1]}. An earlier node splits the image into tiles (tiled diffusion) "
+                "or changes the batch. Connect the model from before that node."
             )
 
     def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
@@ -215,7 +216,7 @@ class BlendWrappers:
         area = self._areas.get(uuids[0], ()) if uuids else ()
         probe = None
         fresh = [n for n in positive if uuids[n] not in self._probed]
-        # Regions of a prompt see a part of the picture only, and a perturbed second pass (PAG) must not count twice.
+        # Regional prompts only see part of the image, and a perturbed second pass (PAG) must not count twice.
         if self._probe is not None and fresh and not area and len(fresh) == len(positive):
             probe = self._probe
             self._probed.update(uuids[n] for n in fresh)

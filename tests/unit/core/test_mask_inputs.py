@@ -83,16 +83,16 @@ def test_empty_masks_are_named(inputs, filled):
     for mask, some in zip(masks, filled):
         mask[3, 5] = float(some)
     if all(filled):
-        inputs.check_not_empty(masks, "region", "the part could be nowhere")
+        inputs.check_not_empty(masks, "region", "the part cannot be anywhere")
         return
     with pytest.raises(ValueError) as error:
-        inputs.check_not_empty(masks, "region", "the part could be nowhere")
+        inputs.check_not_empty(masks, "region", "the part cannot be anywhere")
     text = str(error.value)
     numbers = ", ".join(str(n) for n, some in enumerate(filled, start=1) if not some)
     which = (
         "the mask is empty" if len(filled) == 1 else f"{numbers} {'is' if filled.count(False) == 1 else 'are'} empty"
     )
-    assert text.startswith("region: ") and which in text and "so the part could be nowhere" in text
+    assert text.startswith("region: ") and which in text and "so the part cannot be anywhere" in text
     assert "Load Image gives an empty 64×64 mask" in text and "disconnect this input" in text
 
 

@@ -215,7 +215,7 @@ def test_a_trajectory_without_noise_maps_needs_no_model(model, trajectories, met
     prompts = [SOURCE, SOURCE, EDIT, EDIT]
     layout = {"pinned": (0, 1), "row_source": [0, 1, 0, 1], "cfg": 4.0}
     assert torch.equal(sample(model, found, prompts, **layout), sample(model, recorded, prompts, **layout))
-    with pytest.raises(ValueError, match=r"^noise_maps is 'as recorded', but this .* switch record_noise_maps on"):
+    with pytest.raises(ValueError, match=r"^noise_maps: is 'as recorded', but this .* turn on record_noise_maps"):
         sample(model, found, [SOURCE, EDIT], noise_maps=RECORDED)
 
 
@@ -281,7 +281,7 @@ def test_noise_maps_that_cannot_be_had_are_refused(trajectories):
     from partedit_oir.core.inversion.replay import Replay, TrajectorySampler
 
     trajectory = trajectories["edit_friendly_ddpm"]
-    with pytest.raises(ValueError, match="noise_maps is 'drawn'; choose one of from the source row, as recorded"):
+    with pytest.raises(ValueError, match="noise_maps: 'drawn' is not one of from the source row, as recorded"):
         TrajectorySampler(trajectory, noise_maps="drawn")
     with pytest.raises(ValueError, match="no row is pinned to image 1 of the trajectory"):
         Replay(trajectory, 4, pinned=(0,))

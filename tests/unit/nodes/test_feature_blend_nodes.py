@@ -209,7 +209,9 @@ def test_noise_maps_are_recorded_only_when_asked_for(prompts, blend, invert, nod
     }
     assert torch.equal(edits["lazy"], edits["recorded"]) and relative(edits["published"], edits["lazy"]) > 1e-3
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
-    with pytest.raises(ValueError, match=r"^noise_maps is 'as recorded', .* switch record_noise_maps on in InvertLat"):
+    with pytest.raises(
+        ValueError, match=r"^noise_maps: is 'as recorded', .* turn on record_noise_maps in Invert Latent"
+    ):
         blend(prompt, trajectory=lazy, latent_image=None, noise_maps="as recorded")
     with pytest.raises(ValueError, match=r"negative: cfg is 3\.5"):
         invert(method, cfg=3.5, record_noise_maps=True)
@@ -241,7 +243,7 @@ def test_a_trajectory_brings_its_own_size(model, prompts, blend):
     trajectory = invert(model, drawn("picture", 1, 4, 8, 8), prompts("x").args[1], sigmas=sigmas)
     with pytest.raises(ValueError, match="latent_image: has shape"):
         blend(prompts("a robot outdoors").args[0], trajectory=trajectory)
-    with pytest.raises(ValueError, match="latent_image: nothing connected"):
+    with pytest.raises(ValueError, match="latent_image: not connected"):
         blend(prompts("a robot outdoors").args[0], latent_image=None)
 
 

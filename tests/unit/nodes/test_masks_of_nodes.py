@@ -66,7 +66,7 @@ def test_loadimage_gives_the_mask_that_is_meant(pack, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("node", ["FeatureBlendSampler", "FeatureBlendGuider"])
 @pytest.mark.parametrize(
-    ("name", "effect"), [("mask", "there is nothing to edit"), ("region", "the part could be nowhere")]
+    ("name", "effect"), [("mask", "there is nothing to edit"), ("region", "the part cannot be anywhere")]
 )
 def test_empty_masks_are_refused_before_sampling(nodes, model, no_sampling, node, name, effect):
     with pytest.raises(ValueError, match=f"^{name}: the mask is empty, so {effect}. {HELP}.*disconnect this input"):
@@ -77,7 +77,7 @@ def test_empty_masks_are_refused_before_sampling(nodes, model, no_sampling, node
 
 
 def test_an_empty_region_is_refused_before_the_picture_is_looked_at(nodes, model, no_sampling):
-    with pytest.raises(ValueError, match=f"^region: the mask is empty, so the part could be nowhere. {HELP}"):
+    with pytest.raises(ValueError, match=f"^region: the mask is empty, so the part cannot be anywhere. {HELP}"):
         find(nodes, model, EMPTY)
     with pytest.raises(ValueError, match=r"^region: the mask of image 2 is empty"):
         find(nodes, model, torch.cat([torch.ones(1, 64, 64), EMPTY]), pictures=2)

@@ -54,7 +54,7 @@ def test_the_weight_decides_between_the_edit_and_the_rest(metric):
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_named_with_its_value(metric, weight):
-    with pytest.raises(ValueError, match=rf"^edit_weight is {weight}; give a number above 0"):
+    with pytest.raises(ValueError, match=rf"^edit_weight: expected a number above 0 .*got {weight}"):
         metric.combine([0.1, 0.2], [0.0, -0.1], edit_weight=weight)
 
 

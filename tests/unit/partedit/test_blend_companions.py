@@ -353,14 +353,14 @@ def test_a_source_that_the_host_repeats_is_followed_once():
 def test_given_mask_cannot_be_shared_by_parts(model):
     both = token(parts=2)
     guider = blend_guider(model, parts_prompt(dict(zip(both.names, "ab"))), mask=torch.ones(1, 8, 8))
-    with pytest.raises(ValueError, match="mask: one given mask"):
+    with pytest.raises(ValueError, match="mask: a given mask"):
         sample(guider)
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "part_token: nothing connected"),
+        ({}, "part_token: not connected"),
         ({"mask": torch.full((1, 8, 8), 255.0)}, "mask: expected values from 0 to 1, got 255 to 255"),
         ({"mask": torch.ones(3, 8, 8)}, "mask: has 3 masks for 1 images"),
         ({"region": torch.ones(2, 8, 8), "token": 0}, "region: has 2 masks"),

@@ -156,7 +156,7 @@ def test_data_for_each_picture_reaches_its_own_edits(model):
 @pytest.mark.parametrize("edits", [1, 2])
 def test_data_that_edits_would_get_from_another_picture_is_refused(model, edits):
     names = tuple(f"edit {n}" for n in range(edits))
-    with pytest.raises(ValueError, match=r"model: a node before this one .* batch size 2"):
+    with pytest.raises(ValueError, match=r"model: an earlier node .* batch size 2"):
         sample(blend_guider(per_picture(model, padded), edit_prompt(names), token=token()), batch=2)
     # With one picture there is nothing to mix up.
     sample(blend_guider(per_picture(model, padded), edit_prompt(names), token=token()), batch=1)

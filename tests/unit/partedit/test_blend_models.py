@@ -63,9 +63,9 @@ def tiled(model, size=8):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_picture_in_tiles_is_refused(model, batch):
-    with pytest.raises(ValueError, match=r"model: its UNet is given \d+ rows of 8 x 8, where .* tiles"):
+    with pytest.raises(ValueError, match=r"model: its UNet gets \d+ rows of 8 x 8, but .* tiles"):
         sample(blend_guider(tiled(model), edit_prompt(), mask=torch.ones(1, 128, 128)), batch=batch)
-    with pytest.raises(ValueError, match="model: none of its UNet's calls saw the whole picture"):
+    with pytest.raises(ValueError, match="model: no call of its UNet covered the whole image"):
         part_maps(tiled(model), token(), drawn("latent", 1, 4, *SIZE), text_conditioning("a man"))
 
 
@@ -90,7 +90,7 @@ def test_a_cache_that_answers_for_the_unet_is_told(model, caplog):
     with caplog.at_level(logging.WARNING):
         sample(blend_guider(cached(model, {2}), edit_prompt(), token=token()), steps=4)
     assert caplog.text.count("ran without the UNet") == 1
-    with pytest.raises(ValueError, match="model: none of its UNet's calls saw the whole picture"):
+    with pytest.raises(ValueError, match="model: no call of its UNet covered the whole image"):
         part_maps(cached(model, range(99)), token(), drawn("latent", 1, 4, *SIZE), text_conditioning("a man"))
 
 

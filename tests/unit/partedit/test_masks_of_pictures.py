@@ -119,7 +119,7 @@ def test_every_form_of_a_mask_gives_the_same_edit(model, shape, change):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"region": torch.zeros(1, 64, 64)}, r"^region: the mask is empty, so the part could be nowhere. Load Image"),
+        ({"region": torch.zeros(1, 64, 64)}, r"^region: the mask is empty, so the part cannot be anywhere. Load Image"),
         ({"region": torch.cat([left(32), left(0), left(0)])}, "^region: the masks of images 2, 3 are empty"),
         ({"region": torch.full((1, 8, 8), float("nan"))}, "^region: contains NaN or infinite values"),
         ({"region": left(64)[:, ::2]}, r"^region: the mask is 128×64 \(width × height\), .* the image is 128×128"),
