@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from .results import RESULTS, write_result
 
 NAME = "load"
 WARM = 10
+# For each kind of job, what the server holds after each.
+Records = dict[str, list[dict[str, int]]]
 
 
 def prompt_of(template: str, info: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -62,10 +65,16 @@ def watch(process: psutil.Process) -> dict[str, int]:
     return {"megabytes": process.memory_info().rss >> 20, "threads": process.num_threads(), "files": files}
 
 
-def run_load(server: Server, client: Client, edits: int, searches: int) -> dict[str, list[dict[str, int]]]:
-    """Run the jobs one after the other; for each kind, what the server holds after each job."""
+def run_load(
+    server: Server, client: Client, edits: int, searches: int, so_far: Callable[[Records], None] = lambda found: None
+) -> Records:
+    """Run the jobs one after the other; for each kind, what the server holds after each job.
+
+    Args:
+        so_far: gets the records after every 25 jobs.
+    """
     info, process = client.object_info(), server_process(server)
-    found: dict[str, list[dict[str, int]]] = {"edits": [], "searches": []}
+    found: Records = {"edits": [], "searches": []}
     for kind, job, count in (("edits", edit_job, edits), ("searches", search_job, searches)):
         for number in range(count):
             client.run(job(info, 1000 + number))
@@ -74,6 +83,7 @@ def run_load(server: Server, client: Client, edits: int, searches: int) -> dict[
             found[kind].append(watch(process))
             if number % 25 == 24:
                 print(f"{kind}: {number + 1} of {count}, {found[kind][-1]}", flush=True)
+                so_far(found)
     return found
 
 
@@ -85,7 +95,7 @@ def growth(records: list[dict[str, int]], key: str) -> float:
     return last / first
 
 
-def plot(found: dict[str, list[dict[str, int]]], path: Path) -> None:
+def plot(found: Records, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,7 +124,12 @@ def main() -> None:
     host = Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
     with Server(host, cpu=True, pack_name=link_pack(host)) as server:
         server.start()
-        found = run_load(server, Client(server.base_url, alive=server.alive), options.edits, options.searches)
+        client = Client(server.base_url, alive=server.alive)
+
+        def keep(records: Records) -> None:
+            write_result(NAME, {"jobs": records}, whole=False)
+
+        found = run_load(server, client, options.edits, options.searches, keep)
     whole = options.edits >= 300 and options.searches >= 50
     summary = {
         kind: {key: round(growth(records, key), 3) for key in records[0]}
