@@ -215,13 +215,16 @@ def auto_map(
     return mapper, keep, changes
 
 
+_STANDARD = FollowSettings()
+
+
 # --- the whole alignment -------------------------------------------------------------------------------
 
 
 def align(
     source: TokenizedPrompt,
     edit: TokenizedPrompt,
-    follow: FollowSettings = FollowSettings(),
+    follow: FollowSettings = _STANDARD,
 ) -> Alignment | None:
     """Align an edit prompt with the source.
 

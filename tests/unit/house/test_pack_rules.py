@@ -208,6 +208,44 @@ def test_requirements_agree_with_pyproject_and_leave_torch_alone():
     assert not names & {"torch", "torchvision", "torchaudio", "numpy"}
 
 
+# The oldest release of each requirement that the code that uses it was run on, with numpy 2.4 and Python 3.11.
+# scikit-image 0.22 and matplotlib 3.8.0 cannot be imported there; older mypy and ruff find faults that are none. Of
+# segment-anything there is one release, and ComfyUI itself asks for transformers 4.50.3.
+OLDEST_TRIED = {
+    "diffusers": "0.32.0",
+    "hypothesis": "6.100.0",
+    "matplotlib": "3.8.4",
+    "mypy": "2.4.0",
+    "playwright": "1.49.0",
+    "pytest": "8.3.0",
+    "ray": "2.30.0",
+    "ruff": "0.15.0",
+    "scikit-image": "0.23.1",
+    "segment-anything": "1.0",
+    "transformers": "4.50.3",
+}
+
+
+def release(text: str) -> tuple[int, ...]:
+    numbers = [int(part) for part in text.split(".")]
+    return tuple(numbers + [0] * (3 - len(numbers)))
+
+
+def test_no_requirement_lets_in_a_release_that_was_never_run():
+    lines = [
+        line
+        for file in ("requirements.txt", "tests/requirements.txt")
+        for line in (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    lines += load_toml(REPOSITORY / "pyproject.toml")["project"]["optional-dependencies"]["cluster"]
+    asked = [re.match(r"([a-z-]+)>=([0-9.]+)(;|$)", line) for line in lines]
+    assert all(asked), "each requirement has a lowest release and nothing else"
+    assert {match[1] for match in asked} == set(OLDEST_TRIED)
+    for match in asked:
+        assert release(match[2]) >= release(OLDEST_TRIED[match[1]]), match[0]
+
+
 def test_the_readme_shows_and_names_only_what_is_there():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
