@@ -45,7 +45,10 @@ def mask_batch(mask: torch.Tensor, name: str) -> torch.Tensor:
             "Convert Image to Mask."
         )
     if mask.numel() == 0:
-        raise ValueError(f"{name}: has no pixels (shape {given}). Connect a mask of the image's size.")
+        raise ValueError(
+            f"{name}: has no pixels (shape {given}). Connect a mask of the image's size; a segmentation node "
+            "that found nothing gives none."
+        )
     mask = mask.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(mask).all()):
         raise ValueError(f"{name}: contains NaN or infinite values. Check the node that made the mask.")

@@ -254,7 +254,7 @@ def test_what_cannot_work_is_refused_before_sampling(oir, setting, monkeypatch):
     with pytest.raises(ValueError, match=r"^mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
         execute(setting, pick(pairs=tall), clip=FakeClip())
     noisy = (setting[0], make_trajectory(setting[0], 2, latent(8, 12), method="ledits_pp"), None)
-    with pytest.raises(ValueError, match=r"^trajectory: it was inverted with ledits_pp, .* Choose one of the ddim"):
+    with pytest.raises(ValueError, match=r"^trajectory: was inverted with ledits_pp, .* Choose a ddim method"):
         execute(noisy, pick(chosen=(1, 1), steps=2), clip=FakeClip())
     with pytest.raises(ValueError, match="has 2 images, but OIR edits one at a time"):
         execute(two, pick(chosen=(1, 1), steps=2), clip=FakeClip())

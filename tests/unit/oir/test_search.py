@@ -157,7 +157,7 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
     two = make_trajectory(model, 4, latent(batch=2))
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
     for trajectory, name in ((noisy, "edit_friendly_ddpm"), (recorded, "ledits_pp")):
-        message = rf"^trajectory: it was inverted with {name}, .* Choose one of the ddim methods in InvertLatent\.$"
+        message = rf"^trajectory: was inverted with {name}, .* Choose a ddim method in Invert Latent\.$"
         with pytest.raises(ValueError, match=message):
             run(search, (model, trajectory, pairs))
     with pytest.raises(ValueError, match="has 2 images, but OIR edits one at a time"):

@@ -115,7 +115,7 @@ def test_a_latent_of_another_kind_is_named_everywhere(model, latent, words):
 
 
 def test_a_guider_that_blends_already_is_refused(model):
-    with pytest.raises(ValueError, match="guider: is a Feature Blend Guider itself"):
+    with pytest.raises(ValueError, match="guider: is itself a Feature Blend Guider"):
         blend_guider(model, edit_prompt(), token=token(), base=blend_guider(model, edit_prompt(), token=token()))
 
 

@@ -125,7 +125,7 @@ def test_the_hosts_sampler_nodes_share_their_noise_too(model):
 
 
 def test_a_single_step_needs_a_mask_from_somewhere(model):
-    with pytest.raises(ValueError, match=r"timing: with a single step and 'clean'"):
+    with pytest.raises(ValueError, match=r"timing: with a single step, 'clean' has no mask"):
         sample(blend_guider(model, edit_prompt(), token=token()), steps=1)
     for settings in ({"timing": "clean, first step twice"}, {"timing": "published"}, {"edit_steps": 0.0}):
         sample(blend_guider(model, edit_prompt(), token=token(), **settings), steps=1)

@@ -275,7 +275,7 @@ def workers(log):
         (CONFIG, "tokens: square", "tokens: expected a valid list, got 'square'"),
         (CONFIG, "tokens: [square]", r"tokens\[0\]: expected keys and values, got 'square'"),
         (CONFIG, "- square", r"the file: expected keys and values, got \['square'\]"),
-        ("name: square", "name: ../square", r"tokens\[0\].name: '../square' may hold"),
+        ("name: square", "name: ../square", r"tokens\[0\].name: '../square' may contain"),
         (
             "name: square",
             "title: square",
