@@ -15,6 +15,7 @@ RUN_MODULES = {"skimage": "scikit-image", "safetensors": "safetensors", "transfo
 STYLE_MODULES = {"ruff": "ruff", "mypy": "mypy"}
 TEST_MODULES = {
     "pytest": "pytest",
+    "xdist": "pytest-xdist",
     "diffusers": "diffusers",
     "matplotlib": "matplotlib",
     "segment_anything": "segment-anything",

@@ -218,6 +218,7 @@ OLDEST_TRIED = {
     "mypy": "2.4.0",
     "playwright": "1.49.0",
     "pytest": "8.3.0",
+    "pytest-xdist": "3.8.0",
     "ray": "2.30.0",
     "ruff": "0.15.0",
     "scikit-image": "0.23.1",
