@@ -88,6 +88,7 @@ def candidates(setting, steps, batch_size, pair=None):
     return make_candidates(model, trajectory, pair or own, steps, cfg=4.0, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_candidates_and_splice_do_not_depend_on_the_batch_size(setting):
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
     from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
