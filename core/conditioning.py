@@ -46,8 +46,9 @@ def partial_area(options: dict[str, Any], latent: tuple[int, int]) -> tuple[int,
         options: of an entry, or an entry in ComfyUI's internal form.
         latent: (h, w) of the latent.
     """
-    entry = {key: options[key] for key in ("area", "mask", "set_area_to_bounds") if key in options}
-    resolved = [entry]
+    # A mask limits the area only where its bounds are meant; otherwise it need not be resized to be looked at.
+    keys = ("area", "mask", "set_area_to_bounds") if options.get("set_area_to_bounds") else ("area",)
+    resolved = [{key: options[key] for key in keys if key in options}]
     # ComfyUI's own arithmetic for percentages and the bounds of a mask.
     comfy.samplers.resolve_areas_and_cond_masks_multidim(resolved, latent, torch.device("cpu"))
     area = resolved[0].get("area")

@@ -40,8 +40,7 @@ OWN_TYPES = {
     "TRAJECTORY": (Trajectory, "InvertLatent"),
     "STEP_SEARCH": (StepSearch, "InversionStepSearch"),
 }
-
-
+# Where to get what ComfyUI's own nodes give.
 COMMON = {
     "IMAGE": "Load Image",
     "MASK": "Load Image (as Mask) or a segmentation node",
@@ -52,36 +51,50 @@ COMMON = {
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """For a node's ``execute``: every input is what the schema says, or a ValueError names it."""
+    """For a node's ``execute``: every input is what the schema says, or a ValueError names it.
+
+    Images arrive as `checked_images` gives them: (B, H, W, 3) float32 on the CPU.
+    """
     signature = inspect.signature(execute)
+    # Made at the first call: a schema lists model folders anew each time, and only types and limits are asked of it.
+    schemas: list[io.Schema] = []
 
     @functools.wraps(execute)
     def with_checks(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
-        bound = signature.bind(cls, *args, **kwargs).arguments
         given: dict[str, Any] = {}
-        for name, value in bound.items():
+        for name, value in signature.bind(cls, *args, **kwargs).arguments.items():
             further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             given.update(value if further else {name: value})
-        check_inputs(cls.define_schema(), given)
-        return execute(cls, *args, **kwargs)
+        if not schemas:
+            schemas.append(cls.define_schema())
+        return execute(**{**given, **check_inputs(schemas[0], given)})
 
     return with_checks
 
 
-def check_inputs(schema: io.Schema, given: dict[str, Any]) -> None:
+def check_inputs(schema: io.Schema, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Hold the values of a node's inputs to its schema.
+
+    Returns:
+        The images among them, in the one form that nodes work with.
 
     Raises:
         ValueError: a value that the node cannot work with; the message names input, value and remedy.
     """
     inputs = [entry for entry in schema.inputs if entry.id in given]
+    images: dict[str, torch.Tensor] = {}
     for entry in inputs:
-        if given[entry.id] is not None:
+        if given[entry.id] is None:
+            continue
+        if entry.get_io_type() == "IMAGE":
+            images[entry.id] = checked_images(given[entry.id], entry.id)
+        else:
             _check(entry, given[entry.id])
     for entry in inputs:
         kind = entry.get_io_type()
-        if given[entry.id] is None and not entry.optional and kind in (*ABILITIES, *OWN_TYPES, *_CHECKS):
+        if given[entry.id] is None and not entry.optional and kind in (*ABILITIES, *OWN_TYPES, *COMMON, *_CHECKS):
             raise ValueError(f"{entry.id}: is empty. Connect {_source(kind)}.")
+    return images
 
 
 def _source(kind: str) -> str:
@@ -150,7 +163,6 @@ def _switch(entry: io.Input, value: Any) -> None:
 _CHECKS: dict[str, Callable[[Any, Any], Any]] = {
     "LATENT": _latent,
     "MASK": lambda entry, value: mask_batch(value, entry.id),
-    "IMAGE": lambda entry, value: checked_images(value, entry.id),
     "CONDITIONING": lambda entry, value: check_conditioning(entry.id, value, None),
     "EDITING_PAIR": _pairs,
     "SIGMAS": lambda entry, value: check_sigmas(entry.id, value),

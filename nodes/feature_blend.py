@@ -11,7 +11,6 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..core.image_inputs import checked_images
 from ..core.inversion.replay import NOISE_MAPS
 from ..core.partedit.feature_blend import SampleSettings, feature_blend
 from ..core.partedit.prompt import EditPrompt
@@ -155,7 +154,6 @@ class FeatureBlendSampler(io.ComfyNode):
         noise_maps: str = NOISE_MAPS[0],
         **options: Any,
     ) -> io.NodeOutput:
-        image = checked_images(image, "image")
         inputs = make_inputs(edit_prompt, part_token, edit_steps, omega, options)
         back = PasteBack.of(paste_back)
         sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back, noise_maps)

@@ -9,7 +9,6 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.encoding import encode
-from ..core.image_inputs import checked_images
 from ..core.inversion.invert import invert, needs_model
 from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
@@ -171,7 +170,6 @@ class InvertLatent(io.ComfyNode):
         image: Any = None,
         record_noise_maps: bool = False,
     ) -> io.NodeOutput:
-        image = checked_images(image, "image")
         if latent_image.get("noise_mask") is not None:
             logging.warning(
                 "InvertLatent: latent_image has a noise mask, but the whole image is inverted. To edit under the mask, "

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.image_inputs import checked_images
 from ..core.mask_inputs import mask_batch, picture_masks
 from ..core.partedit.guider import NOWHERE
 from ..core.partedit.masks import THRESHOLDS, stretch, threshold
@@ -96,7 +95,6 @@ class PartAttentionMask(io.ComfyNode):
         upsampling: str = UPSAMPLINGS[0],
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        image = checked_images(image, "image")
         latent = latent_image["samples"]
         height, width = latent.shape[-2:]
         scale = latent_scale(model)

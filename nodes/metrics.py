@@ -9,7 +9,6 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.image_inputs import checked_images
 from ..core.mask_inputs import picture_masks
 from ..core.metrics import edit_scores, mean_scores
 from ..core.vision.clip_scorer import ClipScorer
@@ -108,7 +107,6 @@ class EditMetrics(io.ComfyNode):
         source_text: str = "",
         target_text: str = "",
     ) -> io.NodeOutput:
-        source, edited = checked_images(source, "source"), checked_images(edited, "edited")
         count = edited.shape[0]
         if source.shape[0] not in (1, count):
             raise ValueError(f"source: expected 1 or {count}, one for each edited image, got {source.shape[0]}.")

@@ -8,7 +8,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.encoding import encode
-from ..core.image_inputs import checked_images
 from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
 from ..core.oir.prompts import target_prompt as built_target_prompt
@@ -143,7 +142,6 @@ class OIRReassemble(io.ComfyNode):
         target: Any = None,
         image: Any = None,
     ) -> io.NodeOutput:
-        image = checked_images(image, "image")
         pairs = [entry.pair for entry in search.pairs]
         decode = picture_decoder(vae)
         scale = vae.spacial_compression_decode()

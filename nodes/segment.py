@@ -10,7 +10,6 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..core.image_inputs import checked_images
 from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
 from ..core.vision.grounding import GroundingModel
 from ..core.vision.sam import (
@@ -183,7 +182,6 @@ class GroundedSAMMask(io.ComfyNode):
         points: str,
         grounding_model: GroundingModel | None = None,
     ) -> io.NodeOutput:
-        image = checked_images(image, "image")
         given, (marks, labels) = boxes_by_picture(boxes, len(image)), parse_points(points)
         if text.strip() and grounding_model is None:
             raise ValueError(f"grounding_model: not connected, but text is {text!r}. Connect Load Grounding Model.")
@@ -267,7 +265,6 @@ class SAMPointMask(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, image: torch.Tensor, sam_model: SamModel, point: str, reading: str) -> io.NodeOutput:
-        image = checked_images(image, "image")
         points, labels = parse_points(point)
         if not len(points):
             raise ValueError("point: is empty. Type x, y in pixels, for example '320, 200'.")

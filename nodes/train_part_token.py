@@ -12,7 +12,6 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.files import safe_file_name
-from ..core.image_inputs import checked_images
 from ..core.training import inputs as training_inputs
 from ..core.training.augment import augmented_views
 from ..core.training.plots import overlays, plot
@@ -116,7 +115,6 @@ class TrainPartToken(io.ComfyNode):
         resume_name: str = "",
         **more: Any,
     ) -> io.NodeOutput:
-        images = checked_images(images, "images")
         further = sorted(key for key, value in more.items() if key.startswith("masks_") and value is not None)
         all_masks = [masks, *(more[key] for key in further)]
         recipe = {key: value for key, value in more.items() if not key.startswith("masks_")}

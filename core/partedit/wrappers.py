@@ -120,12 +120,11 @@ class BlendWrappers:
         positive = {c["uuid"] for c in conds.get("positive", [])}
         for name, entries in conds.items():
             for number, cond in enumerate(entries):
-                self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
                 if name != "positive" and cond["uuid"] in positive:
                     # ComfyUI copies an entry with an area to the opposite list, including its id; distinguish the
                     # copies.
                     entries[number] = cond = {**cond, "uuid": uuid.uuid4()}
-                    self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
+                self._areas[cond["uuid"]] = partial_area(cond, self.masks.latent)
         return positive
 
     # --- one call -----------------------------------------------------------------------------------------
@@ -211,9 +210,9 @@ class BlendWrappers:
 
     def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
         uuids = options.get("uuids", [])
-        self._check_whole(x, len(uuids), self._areas.get(uuids[0], ()) if uuids else ())
-        positive = [n for n, one in enumerate(uuids) if self._carries_prompts(one)]
         area = self._areas.get(uuids[0], ()) if uuids else ()
+        self._check_whole(x, len(uuids), area)
+        positive = [n for n, one in enumerate(uuids) if self._carries_prompts(one)]
         probe = None
         fresh = [n for n in positive if uuids[n] not in self._probed]
         # Regional prompts only see part of the image, and a perturbed second pass (PAG) must not count twice.

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from .clip_scorer import ClipScorer, brief
+from .clip_scorer import ClipScorer
+from .pretrained import brief
 
 Activation = Literal["auto", "quick_gelu", "gelu"]
 WHERE_TO_GET = (

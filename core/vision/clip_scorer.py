@@ -108,7 +108,7 @@ class ClipScorer:
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise FileNotFoundError(
                 f"The tokenizer of the CLIP folder '{folder}' could not be read ({brief(error)}). "
-                f"Put its tokenizer files beside the weights; {WHERE_TO_GET}."
+                f"Put its tokenizer files beside the weights. {WHERE_TO_GET}."
             ) from error
         # Eager attention adds the mask to the logits in plain sight; fused kernels differ in what masks they take.
         model = load_pretrained(CLIPModel, folder, WHERE_TO_GET, dtype=dtype, attn_implementation="eager", whole=True)

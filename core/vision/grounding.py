@@ -69,7 +69,7 @@ class GroundingModel:
         except Exception as error:
             raise FileNotFoundError(
                 f"The processor of the grounding folder '{folder}' could not be read ({brief(error)}). Put the "
-                f"tokenizer and preprocessor files beside the weights; {WHERE_TO_GET}."
+                f"tokenizer and preprocessor files beside the weights. {WHERE_TO_GET}."
             ) from error
         model = load_pretrained(getattr(transformers, classes[kind]), folder, WHERE_TO_GET)
         return cls(model, processor, kind, folder.name, None if manage is None else manage(model))

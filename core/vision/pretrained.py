@@ -14,14 +14,14 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
     """config.json of a transformers folder, checked to be of one of ``model_types``."""
     file = folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"'{folder}' holds no config.json. Put a transformers model there, {where}.")
+        raise FileNotFoundError(f"'{folder}' holds no config.json. Put a transformers model there. {where}.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"'{file}' is no readable JSON: {error}") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if found not in model_types:
-        raise ValueError(f"'{file}' describes a model of type {found!r}; expected {' or '.join(model_types)}, {where}.")
+        raise ValueError(f"'{file}' describes a model of type {found!r}; expected {' or '.join(model_types)}. {where}.")
     return config
 
 
@@ -46,7 +46,7 @@ def load_pretrained(
     """
     safe = any(folder.glob("*.safetensors"))
     if not safe and not any(folder.glob("pytorch_model*.bin")):
-        raise FileNotFoundError(f"'{folder}' holds no weights (model.safetensors). Put them there; {where}.")
+        raise FileNotFoundError(f"'{folder}' holds no weights (model.safetensors). Put them there. {where}.")
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         model, info = kind.from_pretrained(
@@ -61,12 +61,12 @@ def load_pretrained(
     except Exception as error:
         raise ValueError(
             f"The weights in '{folder}' could not be loaded: {brief(error)} They may be damaged, or belong to another "
-            f"config.json. Get the whole model again, {where}."
+            f"config.json. Get the whole model again. {where}."
         ) from error
     missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
     if whole and missing:
         raise ValueError(
             f"The weights in '{folder}' are not complete: {len(missing)} are missing, the first is {missing[0]!r}. "
-            f"Get the whole model, {where}."
+            f"Get the whole model. {where}."
         )
     return model.to(dtype).eval().requires_grad_(False)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .clip_scorer import brief, load_pretrained, read_config
+from .pretrained import brief, load_pretrained, read_config
 from .sam import PIXEL_MEAN, PIXEL_STD, Predict, SamModel, build_sam, read_architecture, read_tensors
 from .sam import WHERE_TO_GET as SAM_SOURCE
 

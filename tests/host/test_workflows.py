@@ -48,7 +48,7 @@ def test_has_notes_in_the_graph(path):
 @pytest.mark.parametrize("described", ALL, ids=lambda one: one.name)
 def test_the_file_is_what_its_description_says(described, object_info):
     made, kept = compose(described, object_info), load(named(described.name))
-    again = "write it again: python3 run.py bench workflows"
+    again = "write it again: python3 run.py templates"
     assert to_prompt(kept, object_info) == to_prompt(made, object_info), again
     assert notes(kept) == notes(made), again
 
