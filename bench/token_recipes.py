@@ -1,6 +1,8 @@
 """The paper's training recipe (equation 3) beside the pack's, on the demo's five parts at two noise stretches.
 
-    python run.py bench token_recipes [--limit 20] [--tokens 2] [--seeds 1]
+    python run.py bench token_recipes [--limit 20] [--tokens 2] [--seeds 1] [--steps 300]
+
+Every training is kept in ``token_recipes.partial.json``; a run that was stopped continues with the next one.
 
 PartEdit's equation 3 gives each noise level and each layer a loss of its own, against the mask at that layer's size,
 and sums them; while training, the token's softmax runs over its two rows. The pack's recipe averages the maps over
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +36,8 @@ from demo.training.common import prepare_cpu
 from demo.training.parts import DEMO_PARTS, FIRST, LAYERS, LEVELS, DemoPart, part_masks, single_scenes, training_views
 from demo.training.studio import Studio
 
+from . import results
 from .part_tokens import HELD_OUT, PICTURES, iou
-from .results import write_result
 
 NAME = "token_recipes"
 TRAINING_PICTURES, STEPS, SEEDS = 20, 600, 2
@@ -45,6 +48,7 @@ STRETCHES: dict[str, dict[str, Any]] = {
     "0 to 0.25, 4 levels": {"noise_low": 0.0, "noise_high": 0.25, "noise_count": 4},
 }
 LAYER_SETS = {"finest layers": LAYERS, "first-8": "first-8"}
+SETTINGS = tuple(f"{stretch}, {name}" for stretch in STRETCHES for name in LAYER_SETS)
 METHODS = ("adaptive", "otsu", "adaptive_other_rows", "otsu_other_rows")
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper"},
@@ -101,42 +105,109 @@ def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, softmax: str) ->
 
 
 def train(
-    cache: Any, masks: torch.Tensor, part: DemoPart, scale: float, seed: int, **changes: Any
+    cache: Any, masks: torch.Tensor, part: DemoPart, scale: float, seed: int, steps: int, **changes: Any
 ) -> tuple[torch.Tensor, str]:
     """Rows of a token, and the softmax that they were trained over."""
     from partedit_oir.core.training.settings import TrainingSettings
     from partedit_oir.core.training.training import train_on_cache
 
-    settings = TrainingSettings(part_names=(part.label,), steps=STEPS, held_out=0.0, seed=seed, **changes)
+    settings = TrainingSettings(part_names=(part.label,), steps=steps, held_out=0.0, seed=seed, **changes)
     rows, _ = train_on_cache(cache, masks, settings, init_scale=scale)
     return rows, settings.trained_softmax
 
 
-def judge_part(studio: Studio, part: DemoPart, held_out: int, seeds: int) -> dict[str, Any]:
-    """{stretch, layers: {recipe: {each of METHODS, adaptive_each_seed}}} of one part."""
+@dataclasses.dataclass
+class Run:
+    """The scores of all trainings so far: {part: {stretch, layers: {recipe: [{METHODS} of each seed]}}}."""
+
+    held_out: int
+    seeds: int
+    steps: int
+    scores: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def settings(self) -> dict[str, int]:
+        return {
+            "held_out_pictures_a_token": self.held_out,
+            "training_pictures": TRAINING_PICTURES,
+            "steps": self.steps,
+            "seeds": self.seeds,
+        }
+
+    def resume(self) -> None:
+        """Take over what a stopped run with the same settings has left."""
+        file = results.RESULTS / f"{NAME}.partial.json"
+        if not file.is_file():
+            return
+        left = json.loads(file.read_text(encoding="utf-8"))
+        if all(left.get(name) == value for name, value in self.settings.items()) and "trainings" in left:
+            self.scores, self.seconds = left["trainings"], left["seconds"]
+
+    def of(self, part: str, setting: str, recipe: str) -> list[dict[str, float]]:
+        return self.scores.setdefault(part, {}).setdefault(setting, {}).setdefault(recipe, [])
+
+    def missing(self, part: str, setting: str, recipe: str) -> range:
+        return range(len(self.of(part, setting, recipe)), self.seeds)
+
+    def complete(self, part: str) -> bool:
+        return not any(self.missing(part, setting, recipe) for setting in SETTINGS for recipe in RECIPES)
+
+    def write(self, parts: Sequence[str]) -> None:
+        done = {part: part_means(self.scores[part]) for part in parts if self.complete(part)}
+        whole = len(done) == len(DEMO_PARTS) and self.held_out >= PICTURES and self.seeds >= SEEDS
+        values = {
+            "what": "mean IoU on held-out pictures at noise 0.3, 0.5 and 0.7; each token is read over the rows that it "
+            "was trained over (2 or 77), other_rows: over the others",
+            **self.settings,
+            "seconds": round(self.seconds),
+            "mean": mean_over_parts(done) if done else {},
+            "parts": done,
+        }
+        if not whole:
+            values["trainings"] = self.scores
+        results.write_result(NAME, values, table(done) if done else None, whole)
+
+
+def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -> None:
+    """Train and judge all tokens of one part that ``run`` does not have yet."""
     views, masks, _ = training_views(single_scenes(part.names, FIRST, TRAINING_PICTURES), part)
-    pictures = single_scenes(part.names, HELD_OUT, held_out)
+    pictures = single_scenes(part.names, HELD_OUT, run.held_out)
     truth = part_masks(pictures, part)[:, 0] > 0.5
     latents = studio.encode(views)
     judged = queries(studio, studio.encode(np.stack([p.image for p in pictures])), JUDGED, NOISE_SEED)
     scale = float(studio.text("")[0][0].std())
-    result: dict[str, Any] = {}
     for stretch, levels in STRETCHES.items():
         cache = queries(studio, latents, levels, 0)
         for name, choice in LAYER_SETS.items():
+            setting = f"{stretch}, {name}"
             layers = chosen_layers(studio, choice)
             trained_on, seen = subset(cache, layers), subset(judged, layers)
-            rows = result[f"{stretch}, {name}"] = {}
             for recipe, changes in RECIPES.items():
-                each = []
-                for seed in range(seeds):
-                    token, softmax = train(trained_on, masks, part, scale, seed, **changes)
+                for seed in run.missing(part.label, setting, recipe):
+                    started = time.perf_counter()
+                    token, softmax = train(trained_on, masks, part, scale, seed, run.steps, **changes)
                     other = scores(seen, token, truth, "two_way" if softmax == "full" else "full")
                     own = scores(seen, token, truth, softmax)
-                    each.append({**own, **{f"{k}_other_rows": v for k, v in other.items()}})
-                means = {method: float(np.mean([one[method] for one in each])) for method in METHODS}
-                rows[recipe] = {**means, "adaptive_each_seed": [one["adaptive"] for one in each]}
-    return result
+                    run.of(part.label, setting, recipe).append(
+                        {**own, **{f"{k}_other_rows": v for k, v in other.items()}}
+                    )
+                    run.seconds += time.perf_counter() - started
+                    run.write(parts)
+
+
+def part_means(settings: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
+    """{stretch, layers: {recipe: {mean over seeds of each of METHODS, adaptive_each_seed}}} of one part."""
+    return {
+        setting: {
+            recipe: {
+                **{method: float(np.mean([one[method] for one in each])) for method in METHODS},
+                "adaptive_each_seed": [one["adaptive"] for one in each],
+            }
+            for recipe, each in recipes.items()
+        }
+        for setting, recipes in settings.items()
+    }
 
 
 def mean_over_parts(parts: dict[str, Any]) -> dict[str, Any]:
@@ -191,27 +262,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=PICTURES, help="held-out pictures a token")
     parser.add_argument("--tokens", type=int, default=len(DEMO_PARTS), help="only the first so many parts")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of each token")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps of a training")
     args = parser.parse_args()
     prepare_cpu()
-    started = time.perf_counter()
-    studio = Studio()
-    parts: dict[str, Any] = {}
+    run = Run(args.limit, args.seeds, args.steps)
+    run.resume()
     wanted = DEMO_PARTS[: args.tokens]
+    labels = [part.label for part in wanted]
+    studio = Studio()
     for part in wanted:
-        parts[part.label] = judge_part(studio, part, args.limit, args.seeds)
-        values = {
-            "what": "mean IoU on held-out pictures at noise 0.3, 0.5 and 0.7; each token is read over the rows that it "
-            "was trained over (2 or 77), other_rows: over the others",
-            "held_out_pictures_a_token": args.limit,
-            "training_pictures": TRAINING_PICTURES,
-            "steps": STEPS,
-            "seeds": args.seeds,
-            "seconds": round(time.perf_counter() - started),
-            "mean": mean_over_parts(parts),
-            "parts": parts,
-        }
-        whole = args.limit >= PICTURES and args.seeds >= SEEDS and len(parts) == len(DEMO_PARTS)
-        write_result(NAME, values, table(parts), whole)
+        if not run.complete(part.label):
+            judge_part(studio, part, run, labels)
+    run.write(labels)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,11 @@ class FeatureBlendSampler(io.ComfyNode):
                 io.Mask.Output("MASK", display_name="mask", tooltip="Final soft mask of each edited image."),
                 io.Image.Output("step_masks", display_name="masks per step", tooltip="The mask after each step."),
                 io.Image.Output("images", display_name="image", tooltip="The edited images, decoded. Needs vae."),
+                io.Mask.Output(
+                    "mean_mask",
+                    display_name="mean mask",
+                    tooltip="Mean mask of each edited image over the steps that blended with it.",
+                ),
             ],
         )
 
@@ -174,5 +179,10 @@ class FeatureBlendSampler(io.ComfyNode):
         device = comfy.model_management.intermediate_device()
         masks = result.step_masks[..., None].expand(-1, -1, -1, 3).contiguous()
         return io.NodeOutput(
-            {"samples": result.edited.to(device)}, {"samples": result.source.to(device)}, result.mask, masks, pictures
+            {"samples": result.edited.to(device)},
+            {"samples": result.source.to(device)},
+            result.mask,
+            masks,
+            pictures,
+            result.mean_mask,
         )

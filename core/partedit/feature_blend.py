@@ -53,12 +53,14 @@ class BlendResult:
         source: (B, C, H, W).
         mask: (N·B, H·f, W·f) final masks at image size; f is the latent's downscale factor.
         step_masks: (S, H·f, N·B·W·f) masks after each step, those of all images side by side.
+        mean_mask: (N·B, H·f, W·f) masks like ``mask``, the mean over the steps that blended with them.
     """
 
     edited: torch.Tensor
     source: torch.Tensor
     mask: torch.Tensor
     step_masks: torch.Tensor
+    mean_mask: torch.Tensor
 
 
 def feature_blend(
@@ -95,7 +97,8 @@ def feature_blend(
     if mask is not None:
         mask = mask_batch(mask, "mask")
         one_per_edit(mask[:, :1, :1], batch, count, "mask")  # before the first pass, not in the middle
-    edited, masks, steps, source = [], [], [], None
+    edited, source = [], None
+    masks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for number, first in enumerate(starts):
         given = mask
         if mask is not None and mask.shape[0] not in (1, batch):
@@ -109,10 +112,9 @@ def feature_blend(
         out, run_masks = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
         source = out[:batch] if source is None else source
         edited.append(out[batch:])
-        final, every = _masks_of(run_masks, samples, latent_scale(model))
-        masks.append(final)
-        steps.append(every)
-    return BlendResult(torch.cat(edited), source, torch.cat(masks), torch.cat(steps, dim=2))
+        masks.append(_masks_of(run_masks, samples, latent_scale(model)))
+    final, every, mean = zip(*masks, strict=True)
+    return BlendResult(torch.cat(edited), source, torch.cat(final), torch.cat(every, dim=2), torch.cat(mean))
 
 
 def _source_latent(model: Any, latent: dict[str, Any] | None, trajectory: Trajectory | None) -> torch.Tensor:
@@ -185,8 +187,11 @@ def _one_pass(
     return out.float().cpu(), guider.last_masks
 
 
-def _masks_of(run: StepMasks, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _masks_of(run: StepMasks, samples: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The final mask, the mask after each step and the mean mask of one pass, as in `BlendResult`."""
     size = (samples.shape[-2] * scale, samples.shape[-1] * scale)
     found = (run.fitted_masks(size, step) for step in sorted(run.history))
     every = [masks.flatten(0, 1) for masks in found if masks is not None]
-    return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every])
+    mean = run.mean_masks(size)
+    assert mean is not None
+    return every[-1], torch.stack([torch.cat(list(one), dim=1) for one in every]), mean.flatten(0, 1)

@@ -29,6 +29,8 @@ class StepMasks:
     Attributes:
         given: (N, B, h, w) masks that the user gave instead of a token's, or None.
         history: step → (groups, B, H, W) masks after it, on the CPU; a group for each edit when they were given.
+        in_use: step → the masks that its layers were blended with, of the same shape (``published`` timing: all layers
+            but the last).
         levels: threshold of the last step's maps, for each group and picture.
 
     Raises:
@@ -47,6 +49,7 @@ class StepMasks:
             each = one_per_edit(fitted, batch, len(self.edits), "mask")
             self.given = each.unflatten(0, (len(self.edits), batch))
         self.history: dict[int, torch.Tensor] = {}
+        self.in_use: dict[int, torch.Tensor] = {}
         self.levels: list[list[float]] = []
         self.step, self.steps = -1, 0
         self._groups = self._part_groups()
@@ -105,6 +108,9 @@ class StepMasks:
 
     def finish(self) -> None:
         """End an evaluation; its masks become the previous masks."""
+        used = self._at_layer(last=False)
+        if used is not None:
+            self.in_use[self.step] = self.given if self.given is not None else torch.stack(used).float().cpu()
         if self.given is None:
             current = self.current()
             if current is not None:
@@ -151,15 +157,22 @@ class StepMasks:
         """(N, B, H, W) mask of each edit after a step (None: the last step); None if there is none."""
         if not self.history:
             return None
-        masks = list(self.history[max(self.history) if step is None else step])
-        return torch.stack([self._edit_mask(masks, number) for number in range(len(self.edits))])
+        return self._edit_masks(self.history[max(self.history) if step is None else step])
 
     def fitted_masks(self, size: tuple[int, int], step: int | None = None) -> torch.Tensor | None:
         """`edit_masks` resized: (N, B, *size)."""
         masks = self.edit_masks(step)
-        if masks is None:
+        return None if masks is None else _fitted(masks, size)
+
+    def mean_masks(self, size: tuple[int, int]) -> torch.Tensor | None:
+        """(N, B, *size) mean mask of each edit over the steps that blended with it; None if there is no mask.
+
+        If no step blended with a mask (tₑ = 0, say), the mean is over the masks of all steps.
+        """
+        masks = list((self.in_use or self.history).values())
+        if not masks:
             return None
-        return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])
+        return _fitted(torch.stack([self._edit_masks(each) for each in masks]).mean(dim=0), size)
 
     def for_call(self, area: tuple[int, ...], device: torch.device) -> CallMasks:
         """The masks for one call of the UNet.
@@ -169,6 +182,10 @@ class StepMasks:
             device: on which its layers run.
         """
         return _MasksOfCall(self, area, device)
+
+    def _edit_masks(self, masks: torch.Tensor) -> torch.Tensor:
+        """(groups, B, H, W) → (N, B, H, W)."""
+        return torch.stack([self._edit_mask(list(masks), number) for number in range(len(self.edits))])
 
     def _edit_mask(self, masks: GroupMasks, number: int) -> torch.Tensor:
         edit = self.edits[number]
@@ -221,6 +238,11 @@ class StepMasks:
             masks = resize(masks, self.latent, antialias=not published)[..., top : top + height, left : left + width]
         masks = resize(masks, grid, antialias=not published).flatten(2).transpose(1, 2).clamp(0, 1)
         return masks.to(device)
+
+
+def _fitted(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(N, B, H, W) → (N, B, *size)."""
+    return torch.stack([fit_mask(one.clamp(0, 1), one.shape[0], size, "mask")[:, 0] for one in masks])
 
 
 class _MasksOfCall(CallMasks):

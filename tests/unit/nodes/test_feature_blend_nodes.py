@@ -49,8 +49,9 @@ def blend(nodes, model):
             "latent_image": {"samples": torch.zeros(1, 4, 16, 24)},
             **options,
         }
+        outputs = settings.pop("outputs", slice(OUTPUTS))
         negative = WordClip().encode_from_tokens_scheduled(WordClip().tokenize("ugly"))
-        return nodes["FeatureBlendSampler"].execute(model, prompt, negative, **settings).args[:OUTPUTS]
+        return nodes["FeatureBlendSampler"].execute(model, prompt, negative, **settings).args[outputs]
 
     return run
 
@@ -76,6 +77,16 @@ def test_outputs_of_the_sampler(prompts, blend):
     assert mask.min() >= 0 and mask.max() <= 1
     assert torch.equal(mask[0], mask[1])  # one token, one source: both edits see the same part
     assert relative(edited["samples"][0], edited["samples"][1]) > 1e-3
+
+
+def test_the_mean_mask_is_the_last_output(prompts, blend):
+    prompt = prompts("a robot outdoors\na statue outdoors").args[0]
+    for per_pass in (0, 1):
+        *_, last, steps, _, mean = blend(prompt, outputs=slice(None), edits_per_pass=per_pass)
+        assert mean.shape == last.shape and mean.dtype == last.dtype
+        # Steps 1 and 2 blend with the masks of steps 0 and 1.
+        wanted = steps[:2, ..., 0].mean(dim=0).unflatten(-1, (2, -1)).transpose(0, 1)
+        assert torch.allclose(mean, wanted, atol=1e-5) and not torch.allclose(mean, last, atol=1e-2)
 
 
 @pytest.mark.parametrize("per_pass", [1, 2])

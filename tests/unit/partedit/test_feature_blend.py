@@ -247,3 +247,24 @@ def test_an_edit_without_blending_beside_one_with(model):
     out = sample(blend_guider(model, prompt, token=token()))
     assert relative(out[1], sample(blend_guider(model, edit_prompt(["one"]), token=token()))[1]) <= 1e-5
     assert relative(out[2], plain_pair(model, ["source", "two"])[1]) <= 1e-5
+
+
+@pytest.mark.parametrize("timing", ["clean", "clean, first step twice", "published"])
+@pytest.mark.parametrize("edit_steps", [1.0, 3, 0.0])
+def test_the_mean_mask_is_over_the_steps_that_blended_with_it(model, timing, edit_steps):
+    guider = blend_guider(model, edit_prompt(["one", "two"]), token=token(), timing=timing, edit_steps=edit_steps)
+    sample(guider, steps=5, batch=2)
+    run = guider.last_masks
+    after = [run.edit_masks(step) for step in range(5)]
+    blended = range(5) if edit_steps == 1.0 else range(int(edit_steps))
+    # A step blends with the mask of the step before; with the first step run twice, it finds its own the first time.
+    used = [after[max(step - 1, 0)] for step in blended if step > 0 or timing == "clean, first step twice"]
+    wanted = torch.stack(used or after).mean(dim=0)
+    assert torch.allclose(run.mean_masks(SIZE), wanted, atol=1e-5)
+    assert not torch.allclose(wanted, after[-1], atol=1e-2), "the last step's mask would pass, too"
+
+
+def test_the_mean_of_a_given_mask_is_the_mask(model, half):
+    guider = blend_guider(model, edit_prompt(), mask=half, edit_steps=2)
+    sample(guider)
+    assert torch.equal(guider.last_masks.mean_masks(SIZE), guider.last_masks.edit_masks())
