@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,42 +27,57 @@ TOKEN_CONTEXT = 77
 # --- the probe -------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Probe:
-    """Reads where part tokens find their parts, from the source rows' queries only: softmax(Q_source K_tokenᵀ).
+@dataclass(frozen=True)
+class ProbeContext:
+    """What source queries meet in a layer: the context of the tokens that count there, its rows, then padding up to 77.
 
-    The context of a token is its rows, then padding up to 77. Equal padding rows are one key with a weight, so a few
-    key columns give the same softmax as all 77 (for one token with background padding: σ(l_part − l_bg − ln 76)).
+    Equal padding rows are one key with a weight, so a few key columns give the same softmax as all 77 (for one token
+    with background padding: σ(l_part − l_bg − ln 76)).
 
     Attributes:
         rows: (K, D) distinct context rows.
         log_counts: (K,) logarithm of how often each row occurs in the context.
         part_columns: which rows are parts.
-        layers: the layers to read.
-        cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
+        parts: indices of these parts among all parts of the run.
     """
 
     rows: torch.Tensor
     log_counts: torch.Tensor
     part_columns: tuple[int, ...]
-    layers: frozenset[LayerKey]
+    parts: tuple[int, ...]
+
+
+@dataclass
+class Probe:
+    """Reads where part tokens find their parts, from the source rows' queries only: softmax(Q_source K_tokenᵀ).
+
+    Attributes:
+        contexts: the layers to read, and what is read there.
+        cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
+    """
+
+    contexts: Mapping[LayerKey, ProbeContext]
     cache: dict[tuple[LayerKey, torch.device], torch.Tensor] | None = field(default_factory=dict)
 
     def keys(self, unet: Any, layer: LayerKey, like: torch.Tensor) -> torch.Tensor:
-        """(K, heads·d) keys of the rows in ``layer``."""
+        """(K, heads·d) keys of the rows that count in ``layer``."""
         at = (layer, like.device)
         if self.cache is not None and at in self.cache:
             return self.cache[at]
-        keys = transformer_block(unet, layer).attn2.to_k(self.rows.to(like))
+        keys = transformer_block(unet, layer).attn2.to_k(self.contexts[layer].rows.to(like))
         if self.cache is not None:
             self.cache[at] = keys
         return keys
 
     def read(self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> torch.Tensor:
-        """Maps (B, P, h, w) float32, summed over heads; ``query``: (B, h·w, heads·d) of the source rows."""
+        """Maps (B, p, h, w) float32 of the p parts that count in ``layer``, summed over heads.
+
+        ``query``: (B, h·w, heads·d) of the source rows.
+        """
+        context = self.contexts[layer]
         logits = _logits(query, self.keys(unet, layer, query)[None].expand(query.shape[0], -1, -1), heads)
-        probabilities = (logits + self.log_counts.to(logits)).softmax(dim=-1)
-        parts = probabilities[..., list(self.part_columns)].sum(dim=1)  # over heads: (B, h·w, P)
+        probabilities = (logits + context.log_counts.to(logits)).softmax(dim=-1)
+        parts = probabilities[..., list(context.part_columns)].sum(dim=1)  # over heads: (B, h·w, p)
         return parts.transpose(1, 2).reshape(query.shape[0], -1, *grid)
 
 
@@ -178,8 +193,8 @@ class EditStep:
 class CallMasks(Protocol):
     """The interface between a call of the UNet and the masks of its run. By default nothing is blended."""
 
-    def collect(self, maps: torch.Tensor) -> None:
-        """Take the part maps (B, P, h, w) float32 of one layer, summed over heads."""
+    def collect(self, maps: torch.Tensor, parts: tuple[int, ...]) -> None:
+        """Take the maps (B, p, h, w) float32 of one layer, summed over heads, and which parts they are of."""
 
     def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
         """(N·B, h·w, 1) float32 mask for a layer of ``grid`` (h, w), or None for no blending.
@@ -316,14 +331,15 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     """
     options = options.copy()
     rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
-    probed = call.probe.layers if call.probe is not None and call.positive else frozenset()
+    probed = call.probe.contexts if call.probe is not None and call.positive else {}
     touched = [layer for layer in layers if rewriting or layer in probed]
 
     def cross(q, k, v, extra_options, occupant):
         layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
         if call.probe is not None and layer in probed:
             for rows in call.source_rows():
-                call.masks.collect(call.probe.read(unet, layer, q[rows], heads, grid))
+                maps = call.probe.read(unet, layer, q[rows], heads, grid)
+                call.masks.collect(maps, call.probe.contexts[layer].parts)
         out = occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
         if not rewriting:
             return out

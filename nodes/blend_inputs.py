@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..core.mask_inputs import check_not_empty, mask_batch
 from ..core.partedit.guider import NOTHING, NOWHERE
-from ..core.partedit.layers import PRESETS
+from ..core.partedit.layers import FIRST_8_DOUBT, PRESETS
 from ..core.partedit.masks import THRESHOLDS
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.settings import MAP_SIZES, TIMINGS, BlendInputs, BlendSettings
@@ -65,13 +65,14 @@ def fixed_threshold_input() -> io.Float.Input:
 
 
 def layers_input() -> io.String.Input:
-    """Where a token's maps are read; see `choose_layers`."""
+    """Where a token's maps are read; see `reading_layers`."""
     return advanced(
         io.String.Input(
             "layers",
             default=STANDARD.layers,
             optional=True,
-            tooltip=f"Attention layers to read the map from: {', '.join(PRESETS)}, or blocks: 'output.3, middle'.",
+            tooltip="Attention layers to read the map from. auto: those each token was trained on, published if its "
+            f"file does not say. Or {', '.join(PRESETS)}, or blocks: 'output.3, middle'. {FIRST_8_DOUBT}",
         )
     )
 

@@ -105,7 +105,7 @@ class PartAttentionMask(io.ComfyNode):
         if upsampling != UPSAMPLINGS[0]:
             guide = latent_guide(latent) if image is None else picture_guide(image, latent.shape[0], (height, width))
         maps = part_maps(model, part_token, latent, positive, noise_level, samples, seed, layers, padding)
-        masks = soft_masks(maps, size, region, guide, map_cell(model, layers))
+        masks = soft_masks(maps, size, region, guide, map_cell(model, part_token, layers))
         return io.NodeOutput(*(mask.cpu() for mask in masks))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import folder_paths
@@ -77,5 +78,5 @@ def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str 
     metadata = {**token.metadata, "pack_version": VERSION}
     if note.strip():
         metadata["note"] = clean_text(note)
-    save_token(PartToken(token.embedding, token.part_rows, token.names, token.model_family, metadata), path)
+    save_token(replace_fields(token, metadata=metadata), path)
     return path

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.partedit.layers import PRESETS
+from ..core.partedit.layers import FIRST_8_DOUBT, PRESETS
 from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, RECIPES, SOFTMAXES, TrainingSettings
 
 STANDARD = TrainingSettings()
@@ -28,7 +28,8 @@ def recipe_inputs() -> list[Any]:
             "layers",
             default=STANDARD.layers,
             optional=True,
-            tooltip=f"Layers to train on: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'.",
+            tooltip=f"Layers to train on: {', '.join(PRESETS)}, or block names such as 'output.2, output.3'. The token "
+            f"is then read on them. {FIRST_8_DOUBT}",
         ),
         io.Float.Input(
             "noise_high",

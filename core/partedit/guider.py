@@ -20,12 +20,13 @@ from ..latents import check_latent
 from ..mask_inputs import picture_masks
 from ..paste_back import paste_latents
 from ..picture_rows import noise_mask_rows, option_rows
-from ..unet import all_cross_layers, context_width, latent_scale
-from .layers import choose_layers
+from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
+from .layers import AUTO, choose_layers, reading_layers
 from .noise import share_noise
 from .prompt import Conditioning, batch_prompt
 from .settings import BlendInputs
 from .step_masks import StepMasks
+from .tokens import probe_contexts
 from .wrappers import BlendWrappers
 
 # Consequences of empty masks, for messages.
@@ -71,10 +72,13 @@ class BlendGuider(comfy.samplers.CFGGuider):
         self.paste_latent = paste_latent
         self.last_masks: StepMasks | None = None
         self.layers = all_cross_layers(model)
-        self.read_layers = choose_layers(self.layers, inputs.settings.layers)
+        self.reading: dict[LayerKey, tuple[int, ...]] = {}
         width = context_width(model)
         if inputs.token is not None and inputs.mask is None:
             inputs.token.check_width(width)
+            self.reading = reading_layers(self.layers, inputs.settings.layers, inputs.token)
+        elif inputs.settings.layers.strip() != AUTO:
+            choose_layers(self.layers, inputs.settings.layers)  # a wrong name is an error, needed or not
         if inputs.extras is not None:
             check_conditioning("positive", inputs.extras, None)
         for conditioning in (
@@ -195,9 +199,8 @@ class BlendGuider(comfy.samplers.CFGGuider):
         if inputs.mask is not None or inputs.token is None:
             return None
         end_of_text = inputs.prompt.source[0][0][0, -1]
-        rows, log_counts = inputs.token.context(inputs.settings.padding, end_of_text)
-        cache: dict | None = {} if constant_weights else None
-        return Probe(rows, log_counts, inputs.token.part_rows, frozenset(self.read_layers), cache)
+        contexts = probe_contexts(inputs.token, self.reading, inputs.settings.padding, end_of_text)
+        return Probe(contexts, {} if constant_weights else None)
 
 
 def _has_hooks(conds: dict[str, list[dict]]) -> bool:

@@ -1,4 +1,7 @@
-"""Choosing the cross-attention layers that part maps are read from, by block names so that any depth works."""
+"""Choosing the cross-attention layers that part maps are read from, by block names so that any depth works.
+
+`choose_layers` knows presets and blocks; `reading_layers` also knows ``auto``, each token on its own layers.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,56 @@ import re
 from collections.abc import Sequence
 
 from ..unet import CrossLayer, LayerKey
+from .tokens import PartToken
 
 PRESETS = ("published", "decoder", "first-8", "all")
+# Where a token is read: on the layers it was trained on, and on these if that is not recorded.
+AUTO, UNRECORDED = "auto", "published"
+# For tooltips, where people choose layers; the help page of Part Attention Mask says more.
+FIRST_8_DOUBT = (
+    "first-8: the first eight decoder layers, as the paper's words say; its indices may mean middle:0-7, which is not "
+    "settled."
+)
 
 # The published SDXL implementation averages 26 of the 30 layers in the decoder's first attention block.
 _PUBLISHED_DECODER_SHARE = 26 / 30
 _FIRST = 8
-_RULE = re.compile(r"(input|middle|output)(?:\.(\d+))?(?::(\d+)(?:-(\d+))?)?")
+_RULE = re.compile(r"(input|middle|output)(?:\.(\d{1,4}))?(?::(\d{1,4})(?:-(\d{1,4}))?)?")
+_SHOWN = 80
+
+
+def reading_layers(layers: Sequence[CrossLayer], choice: str, token: PartToken) -> dict[LayerKey, tuple[int, ...]]:
+    """The layers that a token is read on, in execution order, and the indices of the parts that each counts for.
+
+    Args:
+        layers: all cross-attention layers of the model.
+        choice: ``auto``: each part on the layers it was trained on (`PartToken.layers`), or on ``published`` ones if
+            its file does not say; or a choice for all parts, see `choose_layers`.
+
+    Raises:
+        ValueError: see `choose_layers`; or a part was trained on layers that this model does not have.
+    """
+    if choice.strip() != AUTO:
+        return dict.fromkeys(choose_layers(layers, choice), tuple(range(token.parts)))
+    found: dict[LayerKey, list[int]] = {}
+    for part, recorded in enumerate(token.layers or ("",) * token.parts):
+        for key in _recorded(layers, recorded, token.names[part]):
+            found.setdefault(key, []).append(part)
+    return {layer.key: tuple(found[layer.key]) for layer in layers if layer.key in found}
+
+
+def _recorded(layers: Sequence[CrossLayer], recorded: str, name: str) -> tuple[LayerKey, ...]:
+    if not recorded.strip() or not layers:
+        return choose_layers(layers, UNRECORDED)
+    try:
+        return choose_layers(layers, recorded)
+    except ValueError as error:
+        shown = recorded if len(recorded) <= _SHOWN else recorded[:_SHOWN] + " …"
+        raise ValueError(
+            f"layers: with {AUTO!r}, the part token for {name!r} is read on the layers it was trained on, {shown!r}, "
+            f"which this model does not have. It has: {_summary(layers)}. Use a token trained for this model, or set "
+            f"layers to {', '.join(PRESETS)} or block names."
+        ) from error
 
 
 def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, ...]:
@@ -30,6 +76,7 @@ def choose_layers(layers: Sequence[CrossLayer], choice: str) -> tuple[LayerKey, 
     Raises:
         ValueError: an unknown name, or a choice that matches no layer of this model.
     """
+    choice = choice.strip()
     if not layers:
         raise ValueError("layers: this model has no cross-attention layer. Connect an SD1.x, SD2.x or SDXL model.")
     decoder = [layer for layer in layers if layer.key.block == "output"]

@@ -26,26 +26,40 @@ class MapSum:
 
     With several parts, each layer's maps are normalised jointly: shifted by their own minimum and divided by
     (joint maximum − own minimum), so that a part with weak attention is not drowned out and one with none is not
-    boosted.
+    boosted. Where only some parts are read in a layer, they are normalised among themselves.
+
+    Args:
+        parts: P.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int) -> None:
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
-        self.layers = 0
+        self._layers = [0] * parts
 
-    def add(self, maps: torch.Tensor) -> None:
-        """``maps``: (B, P, h, w) of one layer, already summed over heads."""
-        if maps.shape[1] > 1:
+    @property
+    def complete(self) -> bool:
+        """Whether every part has been read in at least one layer."""
+        return all(self._layers)
+
+    def add(self, maps: torch.Tensor, parts: Sequence[int]) -> None:
+        """``maps``: (B, p, h, w) of one layer, already summed over heads; ``parts``: the indices of these p parts."""
+        count = len(self._layers)
+        if count > 1:
             low = maps.amin(dim=(2, 3), keepdim=True)
             high = maps.amax(dim=(1, 2, 3), keepdim=True)
             maps = (maps - low) / (high - low + _EPS)
         grid = (maps.shape[-2], maps.shape[-1])
+        if len(parts) < count:
+            some, maps = maps, maps.new_zeros(maps.shape[0], count, *grid)
+            maps[:, list(parts)] = some
         self._sums[grid] = self._sums[grid] + maps if grid in self._sums else maps
-        self.layers += 1
+        for part in parts:
+            self._layers[part] += 1
 
     def mean(self, size: tuple[int, int]) -> torch.Tensor:
-        """(B, P, H, W) mean over the layers, resized to ``size``."""
-        return sum(resize(total, size) for total in self._sums.values()) / self.layers
+        """(B, P, H, W) mean of each part over the layers it was read in, resized to ``size``."""
+        total = sum(resize(one, size) for one in self._sums.values())
+        return total / torch.tensor(self._layers, dtype=total.dtype, device=total.device)[:, None, None]
 
 
 def map_size(latent: tuple[int, int], published: bool) -> tuple[int, int]:

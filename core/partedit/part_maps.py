@@ -12,10 +12,10 @@ from ..conditioning import check_conditioning, check_sees_picture
 from ..inversion.engine import Denoiser, run_loop
 from ..latents import check_latent, process_latent_in
 from ..unet import all_cross_layers, context_width
-from .layers import choose_layers
+from .layers import AUTO, reading_layers
 from .masks import MapSum, check_found, fit_mask, map_size, normalise
 from .prompt import Conditioning
-from .tokens import PartToken
+from .tokens import PartToken, probe_contexts
 from .upsampling import cell_size, guided_upsampling
 
 
@@ -23,8 +23,8 @@ class _OnlyCollecting(CallMasks):
     def __init__(self, total: MapSum) -> None:
         self._total = total
 
-    def collect(self, maps: torch.Tensor) -> None:
-        self._total.add(maps)
+    def collect(self, maps: torch.Tensor, parts: tuple[int, ...]) -> None:
+        self._total.add(maps, parts)
 
 
 def part_maps(
@@ -35,7 +35,7 @@ def part_maps(
     noise_level: float = 0.25,
     samples: int = 1,
     seed: int = 0,
-    layers: str = "published",
+    layers: str = AUTO,
     padding: str = "background",
     published_size: bool = False,
 ) -> torch.Tensor:
@@ -48,7 +48,7 @@ def part_maps(
         noise_level: fraction of the diffusion time, 0 (clean) to 1 (pure noise).
         samples: number of noise draws to average.
         seed: of the noise.
-        layers, padding: see `layers.choose_layers` and `PartToken.context`.
+        layers, padding: see `layers.reading_layers` and `PartToken.context`.
         published_size: resize to 1024 on the longer side instead of the latent's size.
 
     Returns:
@@ -64,7 +64,7 @@ def part_maps(
     token.check_width(width)
     check_conditioning("positive", conditioning, width)
     known = all_cross_layers(model)
-    chosen = choose_layers(known, layers)
+    reading = reading_layers(known, layers, token)
     sampling = model.get_model_object("model_sampling")
     # At the ends, percent_to_sigma gives infinity and 0; use the schedule's own ends.
     sigma = min(
@@ -78,10 +78,9 @@ def part_maps(
         [sigma],
         "A part token is read over the whole image at noise_level; connect a plain prompt (CLIP Text Encode).",
     )
-    rows, log_counts = token.context(padding, conditioning[0][0][0, -1])
     batch = latent.shape[0]
-    total = MapSum()
-    probe = Probe(rows, log_counts, token.part_rows, frozenset(chosen))
+    total = MapSum(token.parts)
+    probe = Probe(probe_contexts(token, reading, padding, conditioning[0][0][0, -1]))
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         def install(options: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def part_maps(
         sigmas=torch.tensor([sigma, 0.0]),
         seed=seed,
     )
-    if not total.layers:
+    if not total.complete:
         raise ValueError(
             "model: no call of its UNet covered the whole image, so the part token was not read. An earlier node "
             "splits the image into tiles or bypasses the UNet (tiled diffusion, caching). Connect the model from "
@@ -125,10 +124,10 @@ def part_maps(
     return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
 
 
-def map_cell(model: Any, layers: str) -> float:
-    """Mean cell width, in latent pixels, of the maps read from ``layers`` of a model."""
+def map_cell(model: Any, token: PartToken, layers: str = AUTO) -> float:
+    """Mean cell width, in latent pixels, of the maps of a token that are read from ``layers`` of a model."""
     known = all_cross_layers(model)
-    return cell_size(known, choose_layers(known, layers))
+    return cell_size(known, tuple(reading_layers(known, layers, token)))
 
 
 def soft_masks(

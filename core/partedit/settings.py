@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .layers import AUTO
 from .masks import THRESHOLDS, check_omega
 from .prompt import Conditioning, EditPrompt
 from .tokens import PADDINGS, PartToken
@@ -22,7 +23,7 @@ class BlendSettings:
     Attributes:
         edit_steps: tₑ, how long edits are blended: up to 1.0 a fraction of the steps, above that a number of steps.
         threshold, omega, fixed: how maps become masks, see `masks.threshold`.
-        layers: the layers maps are read from, see `layers.choose_layers`.
+        layers: the layers maps are read from, see `layers.reading_layers`.
         timing: ``clean``: every layer of step i uses the mask of step i − 1, for 0 < i < tₑ (a given mask: from
             step 0). ``clean, first step twice`` evaluates the first step twice, so that it has a mask too.
             ``published``: as ``clean``, but the last cross-attention layer already uses the mask of step i, for
@@ -36,7 +37,7 @@ class BlendSettings:
     threshold: str = "adaptive"
     omega: float = 1.5
     fixed: float = 0.5
-    layers: str = "published"
+    layers: str = AUTO
     timing: str = "clean"
     padding: str = "background"
     map_size: str = "latent"

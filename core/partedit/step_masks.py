@@ -59,7 +59,7 @@ class StepMasks:
             )
         self._previous: GroupMasks | None = None if self.given is None else list(self.given)
         self._current: GroupMasks | None = None
-        self._sum = MapSum()
+        self._sum = self._no_maps()
         self._resized: dict[tuple, torch.Tensor] = {}
         # With several GPUs, ComfyUI calls the layers from worker threads.
         self._lock = threading.RLock()
@@ -97,14 +97,17 @@ class StepMasks:
     def begin(self, step: int, steps: int) -> None:
         """Start a new evaluation of ``step`` of ``steps``, with no maps collected yet."""
         self.step, self.steps = step, steps
-        self._sum, self._current = MapSum(), None
+        self._sum, self._current = self._no_maps(), None
         if self.given is None:
             self._resized = {}
 
-    def collect(self, maps: torch.Tensor) -> None:
-        """Take the maps (B, P, h, w) of one layer, summed over heads."""
+    def _no_maps(self) -> MapSum:
+        return MapSum(1 if self.token is None else self.token.parts)
+
+    def collect(self, maps: torch.Tensor, parts: tuple[int, ...]) -> None:
+        """Take the maps (B, p, h, w) of one layer, summed over heads, and the indices of their parts."""
         with self._lock:
-            self._sum.add(maps)
+            self._sum.add(maps, parts)
 
     def finish(self) -> None:
         """End an evaluation; its masks become the previous masks."""
@@ -123,7 +126,7 @@ class StepMasks:
     def current(self) -> GroupMasks | None:
         """Masks of this evaluation, computed on first use; None before its maps are collected."""
         with self._lock:
-            if self._current is None and self._sum.layers:
+            if self._current is None and self._sum.complete:
                 maps = self._sum.mean(self.size)
                 found, levels = [], []
                 for group in self._groups:
@@ -249,8 +252,8 @@ class _MasksOfCall(CallMasks):
     def __init__(self, masks: StepMasks, area: tuple[int, ...], device: torch.device) -> None:
         self._masks, self._area, self._device = masks, area, device
 
-    def collect(self, maps: torch.Tensor) -> None:
-        self._masks.collect(maps)
+    def collect(self, maps: torch.Tensor, parts: tuple[int, ...]) -> None:
+        self._masks.collect(maps, parts)
 
     def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
         return self._masks._layer_mask(last, grid, self._area, self._device)

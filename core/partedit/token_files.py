@@ -37,6 +37,10 @@ def save_token(token: PartToken, path: Path | str) -> None:
         "part_rows": json.dumps(list(token.part_rows)),
         "model_family": token.model_family,
     }
+    if token.layers:
+        # One choice for all parts, or a list with one for each part of a combined token.
+        each = set(token.layers)
+        metadata["layers"] = each.pop() if len(each) == 1 else json.dumps(list(token.layers))
     with whole_file(Path(path)) as temporary:
         save_file({"embedding": token.embedding.detach().float().cpu().contiguous()}, str(temporary), metadata)
 
@@ -66,11 +70,12 @@ def load_token(path: Path | str) -> PartToken:
     if names is None or len(names) != len(part_rows) or "" in names or len(set(names)) != len(names):
         names = (path.stem,) if len(part_rows) == 1 else tuple(f"{path.stem} {n + 1}" for n in range(len(part_rows)))
     metadata.pop("format", None)
+    layers = _layers(metadata.pop("layers", ""), len(part_rows))
     family = metadata.pop("model_family", "")
     if not family:
         family = next((f for f, w in FAMILY_WIDTHS.items() if rows and w == embedding.shape[1] and w != 768), "")
     try:
-        return PartToken(embedding, part_rows, names, family, metadata)
+        return PartToken(embedding, part_rows, names, family, metadata, layers)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
@@ -108,6 +113,14 @@ def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
     if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
         return None
     return tuple(values)
+
+
+def _layers(text: str, parts: int) -> tuple[str, ...]:
+    """The layers recorded for each part. Whether the model has them is known only when the token is read."""
+    each = _json_list(text, str)
+    if each is None:
+        return (text,) * parts if text else ()
+    return tuple(each) if len(each) == parts and any(each) else ()
 
 
 def check_file_size(path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from ..attention import TOKEN_CONTEXT
+from ..attention import TOKEN_CONTEXT, ProbeContext
+from ..unet import LayerKey
 
 PADDINGS = ("background", "end_of_text", "zero")
 # Text conditioning width of each model family.
@@ -26,6 +27,8 @@ class PartToken:
         names: one name per part.
         model_family: "sdxl", "sd1", "sd2", "demo", or "" when unknown.
         metadata: provenance, all text.
+        layers: for each part, the attention layers it was trained on, as `layers.choose_layers` takes them; "" where
+            that is not recorded. Empty: recorded for no part.
     """
 
     embedding: torch.Tensor
@@ -33,6 +36,7 @@ class PartToken:
     names: tuple[str, ...]
     model_family: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows = self.embedding
@@ -58,6 +62,8 @@ class PartToken:
             )
         if len(self.names) != len(self.part_rows):
             raise ValueError(f"part token: {len(self.names)} names {self.names} for {len(self.part_rows)} parts.")
+        if self.layers and len(self.layers) != len(self.part_rows):
+            raise ValueError(f"part token: layers {self.layers} for {len(self.part_rows)} parts; give one for each.")
 
     @property
     def parts(self) -> int:
@@ -66,6 +72,32 @@ class PartToken:
     @property
     def width(self) -> int:
         return self.embedding.shape[1]
+
+    def only(self, parts: Sequence[int]) -> PartToken:
+        """The token of some parts: their rows, and the background rows they were trained with; itself for all parts.
+
+        Args:
+            parts: their indices, in ascending order.
+        """
+        if len(parts) == self.parts:
+            return self
+        # A combined token is a series of tokens, each of which begins with its background.
+        rows, background = list[int](), list[int]()
+        indices = {row: part for part, row in enumerate(self.part_rows)}
+        for row in range(self.embedding.shape[0]):
+            if row not in indices:
+                background = [*background, row] if row - 1 in background else [row]
+            elif indices[row] in parts:
+                rows += [*background, row]
+                background = []
+        return PartToken(
+            self.embedding[rows],
+            tuple(rows.index(self.part_rows[part]) for part in parts),
+            tuple(self.names[part] for part in parts),
+            self.model_family,
+            self.metadata,
+            tuple(self.layers[part] for part in parts) if self.layers else (),
+        )
 
     def context(
         self, padding: str = "background", end_of_text: torch.Tensor | None = None
@@ -123,6 +155,26 @@ class PartToken:
         return tuple(self.names.index(name) for name in names)
 
 
+def probe_contexts(
+    token: PartToken,
+    reading: Mapping[LayerKey, tuple[int, ...]],
+    padding: str = "background",
+    end_of_text: torch.Tensor | None = None,
+) -> dict[LayerKey, ProbeContext]:
+    """What a layer's queries meet: in each layer the context of the parts that count there, as if there were no others.
+
+    Args:
+        token: whose parts are read.
+        reading: layer → indices of the parts that count there, see `layers.reading_layers`.
+        padding, end_of_text: see `PartToken.context`.
+    """
+    made: dict[tuple[int, ...], ProbeContext] = {}
+    for parts in set(reading.values()):
+        those = token.only(parts)
+        made[parts] = ProbeContext(*those.context(padding, end_of_text), those.part_rows, parts)
+    return {layer: made[parts] for layer, parts in reading.items()}
+
+
 def combine(tokens: Sequence[PartToken]) -> PartToken:
     """Join tokens into one that finds all their parts; the rows keep their order, as in the published multi-part use.
 
@@ -148,4 +200,6 @@ def combine(tokens: Sequence[PartToken]) -> PartToken:
         start += token.embedding.shape[0]
     families = {token.model_family for token in tokens}
     family = families.pop() if len(families) == 1 else ""
-    return PartToken(torch.cat(rows), tuple(part_rows), tuple(names), family, {"combined_from": ", ".join(names)})
+    layers = tuple(choice for token in tokens for choice in (token.layers or ("",) * token.parts))
+    metadata = {"combined_from": ", ".join(names)}
+    return PartToken(torch.cat(rows), tuple(part_rows), tuple(names), family, metadata, layers if any(layers) else ())

@@ -97,6 +97,7 @@ def train_part_token(
         names=settings.part_names,
         model_family=model_family or family_of(model),
         metadata=token_metadata(settings, report, len(set(sources) if sources is not None else range(len(latents)))),
+        layers=(settings.layers,) * len(settings.part_names),
     )
     return token, report
 
@@ -350,7 +351,6 @@ _FREE_SETTINGS = ("steps", "rows", "cache_device", "save_every", "init", "patien
 def token_metadata(settings: TrainingSettings, report: TrainingReport, pictures: int) -> dict[str, str]:
     """Metadata for the token file: how it was trained."""
     return {
-        "layers": settings.layers,
         "steps": str(report.best_step),
         "pictures": str(pictures),
         "recipe": settings.recipe,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from demo.training.defaults import CFG
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_LAYERS
 
 HOW = """## Several objects at once (OIR)
 
@@ -120,7 +119,7 @@ def _part_mask(name: str, token: str) -> tuple[Node, ...]:
             f"{name}_map",
             "PartAttentionMask",
             2,
-            {"samples": 4, "layers": DEMO_LAYERS},
+            {"samples": 4},
             {
                 "model": "demo.MODEL",
                 "part_token": f"{name}_token",

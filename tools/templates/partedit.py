@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from demo.training.defaults import CFG, CHANGED_WORDS, SCHEDULER, STEPS
-from demo.training.parts import LAYERS as DEMO_LAYERS
 
 from .compose import Node, Note, Workflow
 
@@ -24,9 +23,9 @@ TURN = """### Settings to try
 - More lines in `edit` give more edits of the same source in one run.
 """
 
-DEMO_NOTE = """This workflow needs no download: the demo model and its tokens come with the pack. `layers`, `omega`,
-`cfg` and `scheduler` of the sampler and `changed_words` of the prompt are set for them. For a real checkpoint, use the
-template `partedit_sdxl`.
+DEMO_NOTE = """This workflow needs no download: the demo model and its tokens come with the pack. `omega`, `cfg` and
+`scheduler` of the sampler and `changed_words` of the prompt are set for them. For a real checkpoint, use the template
+`partedit_sdxl`.
 
 """
 
@@ -38,7 +37,6 @@ DEMO_SAMPLING: dict[str, object] = {
     "cfg": CFG,
     "sampler_name": "dpmpp_2m",
     "scheduler": SCHEDULER,
-    "layers": DEMO_LAYERS,
     "omega": 0.7,
 }
 DEMO_PROMPT: dict[str, object] = {"changed_words": CHANGED_WORDS}

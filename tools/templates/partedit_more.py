@@ -8,7 +8,7 @@ from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 TO_REAL = """### With an SDXL checkpoint
 
 Replace *Load Demo Model* with **Load Checkpoint**, choose tokens for SDXL and set the size to 1024 × 1024. In the
-prompt, set `changed_words` back to 0.4; in the sampler, `layers` to `published` and `omega` to 1.5. The paper uses
+prompt, set `changed_words` back to 0.4; in the sampler, `omega` to 1.5. The paper uses
 50 steps, cfg 7.5, `ddim` and `normal`.
 """
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from demo.training.parts import LEVELS, LOSS
+from demo.training.parts import LAYERS, LEVELS, LOSS
 
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_LAYERS, DEMO_PROMPT, DEMO_SAMPLING, blend
+from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend
 
 HOW = """## Train a part token
 
@@ -115,7 +115,7 @@ DEMO = Workflow(
             "train",
             "TrainPartToken",
             2,
-            {"part_names": "robot head", "steps": 600, "layers": DEMO_LAYERS},
+            {"part_names": "robot head", "steps": 600, "layers": LAYERS},
             {
                 "model": "demo.MODEL",
                 "vae": "demo.VAE",
@@ -193,7 +193,7 @@ FROM_WORD = Workflow(
             "horse_head",
             1024,
             ("a photo of a horse on a meadow", "a photo of a zebra on a meadow"),
-            {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "layers": "first-8"},
+            {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
         ),
     ),
 )

@@ -166,9 +166,9 @@ def test_summing_maps_first_equals_resizing_every_layer(pack):
     from partedit_oir.core.partedit.masks import MapSum, resize
 
     maps = [drawn(f"map {n}", 1, 1, s, s).abs() for n, s in enumerate((8, 8, 16))]
-    total = MapSum()
+    total = MapSum(1)
     for one in maps:
-        total.add(one)
+        total.add(one, (0,))
     expected = sum(resize(one, (64, 64)) for one in maps) / 3
     assert torch.allclose(total.mean((64, 64)), expected, atol=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,8 +83,10 @@ def test_cells_follow_the_layers_that_are_read(model):
     from partedit_oir.core.partedit.part_maps import map_cell
 
     # Levels of the small model: its encoder's and decoder's transformers sit one and two halvings down.
-    assert map_cell(model, "input.4") == 2.0 and map_cell(model, "middle") == 4.0
-    assert map_cell(model, "input.4, input.7:0") == 3.0
+    one = token()
+    assert map_cell(model, one, "input.4") == 2.0 and map_cell(model, one, "middle") == 4.0
+    assert map_cell(model, one, "input.4, input.7:0") == 3.0
+    assert map_cell(model, replace(one, layers=("input.4",))) == 2.0
 
 
 def test_pictures_that_do_not_fit_are_named(upsampling):
