@@ -12,6 +12,12 @@ _UNSPACED = re.compile(
     "\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
+# Korean particles are written onto the noun: 남자가, 남자에게는, and cat이. Up to three, after the plural 들.
+_PARTICLES = re.compile(
+    "들?(?:은|는|이|가|을|를|의|와|과|도|만|로|으로|에|에서|에게|에게서|께|께서|한테|한테서|하고|랑|이랑|나|이나"
+    "|부터|까지|마다|처럼|같이|만큼|보다|밖에|조차|마저|라도|이라도|라는|이라는|으로서|로서|으로써|로써){0,3}"
+    "(?![\uac00-\ud7a3])"
+)
 # Characters that belong to a word when inside it: rock-'n'-roll, and 1.5 or 16:9 between digits.
 _JOINERS, _DIGIT_JOINERS = "'’-‐‑", ".,:/"
 _EMBEDDING = "embedding:"
@@ -76,7 +82,8 @@ def find_words(text: str, phrase: str) -> list[tuple[int, int]]:
     """Characters [start, end) of each occurrence of a phrase, compared by `fold`.
 
     The phrase must match whole words, with any white space between them. Next to a character of a script without
-    spaces, no word boundary is required.
+    spaces, no word boundary is required. Korean particles may follow the phrase and are not part of what is found:
+    남자 in 남자가, but not in 남자친구.
     """
     words = [fold(word) for word in phrase.split()]
     if not any(words):
@@ -89,7 +96,8 @@ def find_words(text: str, phrase: str) -> list[tuple[int, int]]:
     at = 0
     while match := pattern.search(folded, at):
         first, last = match.span()
-        if all(_is_boundary(folded, at) and places[at - 1 : at] != places[at : at + 1] for at in (first, last)):
+        whole = _is_boundary(folded, first) and (_is_boundary(folded, last) or _particles_follow(folded, last))
+        if whole and all(places[at - 1 : at] != places[at : at + 1] for at in (first, last)):
             found.append((places[first][0], places[last - 1][1]))
             at = last
         else:
@@ -107,6 +115,11 @@ def _is_boundary(text: str, at: int) -> bool:
     if is_letter(before) and is_letter(after):
         return is_unspaced(before) or is_unspaced(after)
     return True
+
+
+def _particles_follow(text: str, at: int) -> bool:
+    """Whether what is left of the word at ``at`` is Korean particles only."""
+    return "\uac00" <= text[at] <= "\ud7a3" and _PARTICLES.match(text, at) is not None
 
 
 def split_words(text: str) -> list[str]:

@@ -209,7 +209,8 @@ def _captioned(captioner: str, image: Any) -> str:
     """A source prompt written by the captioner.
 
     Raises:
-        ValueError: no captioner is chosen, it does not exist, or there is no image; the message says how to fix it.
+        ValueError: no captioner is chosen, it does not exist, or there is not exactly one image; the message says how
+            to fix it.
     """
     roots = folder_paths.get_folder_paths(FOLDER)
     if captioner == NO_CAPTIONER:
@@ -219,6 +220,12 @@ def _captioned(captioner: str, image: Any) -> str:
         )
     if image is None:
         raise ValueError("image: not connected. The captioner needs the image; connect it.")
+    if len(image) != 1:
+        # All images of a latent are inverted with one prompt, and a caption of the first need not fit the others.
+        raise ValueError(
+            f"image: holds {len(image)} images, but a caption describes one. Invert them one at a time, connect one "
+            "image that stands for all, or type a source_prompt that fits all."
+        )
     if captioner not in captioner_folders(roots):
         raise ValueError(
             f"captioner: no folder {captioner!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}."

@@ -54,6 +54,15 @@ def test_a_phrase_is_found_as_whole_words_in_any_case(prompts):
         ("un caf\u00e9 noir", "CAFE\u0301 noir", ["caf\u00e9 noir"]),
         ("eine STRASSE", "straße", ["STRASSE"]),
         ("한 남자가 있다", "\u1112\u1161\u11ab", ["한"]),
+        # Korean particles stay where they are; another noun that begins alike is another word
+        ("남자가 해변에 있다", "남자", ["남자"]),
+        ("두 남자들에게는 고양이와 개가 있다", "남자", ["남자"]),
+        ("두 남자들에게는 고양이와 개가 있다", "고양이", ["고양이"]),
+        ("\u1102\u1161\u11b7\u110c\u1161\u1100\u1161 있다", "남자", ["\u1102\u1161\u11b7\u110c\u1161"]),
+        ("빨간 cat이 의자에서 잔다", "의자", ["의자"]),
+        ("빨간 cat이 의자에서 잔다", "빨간 CAT", ["빨간 cat"]),
+        ("남자친구와 남자, 남자는", "남자", ["남자", "남자"]),
+        ("어떤남자가 있다", "남자", []),
         # what is only a piece of a word or of a character is none
         ("category of a cat", "cat", ["cat"]),
         ("हिन्दी", "हिन", []),

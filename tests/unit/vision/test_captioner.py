@@ -183,6 +183,16 @@ def test_the_inversion_node_describes_a_picture_without_a_prompt(registered, pic
     assert set(prompt.split()) <= set(WORDS[7:]) and trajectory.source_prompt == prompt and clip.encoded == [prompt]
 
 
+def test_a_caption_is_of_one_picture(registered, picture):
+    two = torch.stack([picture, 1 - picture])
+    with pytest.raises(ValueError, match=r"image: holds 2 images, but a caption describes one\. Invert them one at"):
+        InvertLatent.execute(*inputs("tiny-blip"), clip=FakeClip(), image=two)
+    # A prompt that was typed is used for all, whatever the image is.
+    typed = ("a red cat" if value == "" else value for value in inputs("tiny-blip"))
+    assert InvertLatent.execute(*typed, clip=FakeClip(), image=two).args[1] == "a red cat"
+    assert registered == []
+
+
 def test_a_captioner_is_read_once_until_it_is_unloaded(registered, root, picture):
     """It is held by ComfyUI's memory management: freeing the models lets go of it, and a changed file is read anew."""
     import gc
