@@ -145,7 +145,7 @@ def _check(
 ) -> None:
     """Raise a ValueError for what would fail, or mislead, once the model is loaded."""
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}.")
     check_latent("latent_image", model, latent_image)
     width = declared_text_width(model)
     for name, conditioning in guidance.items():

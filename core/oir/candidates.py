@@ -37,8 +37,8 @@ def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]
     last = last or steps
     if not 1 <= first <= last <= steps or stride < 1:
         raise ValueError(
-            f"first_step {first}, last_step {last} and stride {stride} do not fit a trajectory of {steps} steps. "
-            f"Required: 1 ≤ first_step ≤ last_step ≤ {steps} and stride ≥ 1 (last_step 0 means {steps})."
+            f"first_step, last_step, stride: {first}, {last} and {stride} do not fit a trajectory of {steps} steps. "
+            f"Give 1 ≤ first_step ≤ last_step ≤ {steps} and stride ≥ 1 (last_step 0 means {steps})."
         )
     return list(range(first, last + 1, stride))
 

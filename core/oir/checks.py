@@ -28,7 +28,7 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], targ
     try:
         check_conditioning("trajectory", trajectory.conditioning, width)
     except ValueError as error:
-        raise ValueError(f"model: is not the one the trajectory was made with ({error})") from None
+        raise ValueError(f"model: is not the one the trajectory was made with. {error}") from None
     for pair in pairs:
         check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
     if target is not None:

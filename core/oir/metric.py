@@ -70,7 +70,8 @@ def min_max(values: Sequence[float]) -> list[float]:
     numbers = torch.tensor(list(values), dtype=torch.float64)
     if not bool(torch.isfinite(numbers).all()):
         raise ValueError(
-            f"search metric: scores must be finite, got {list(values)}. The model may generate NaN images."
+            f"scorer: expected finite scores, got {list(values)}. The model may generate NaN images. Start ComfyUI "
+            "with --force-fp32, or load another scorer."
         )
     low, high = numbers.min(), numbers.max()
     if float(high - low) <= FLAT * max(1.0, float(numbers.abs().max())):
@@ -101,7 +102,9 @@ def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float 
     """
     check_edit_weight(edit_weight)
     if not edit or len(edit) != len(keep):
-        raise ValueError(f"search metric: {len(edit)} edit scores and {len(keep)} keep scores; need the same, above 0.")
+        raise ValueError(
+            f"edit, keep: expected scores of the same candidates, at least one, got {len(edit)} and {len(keep)}."
+        )
     edit_norm, keep_norm = min_max(edit), min_max(keep)
     total = [edit_weight * a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
     best = max(range(len(total)), key=lambda i: (total[i], -i))

@@ -152,7 +152,7 @@ def picture_decoder(vae: Any) -> PictureDecoder:
         ValueError: there is no VAE.
     """
     if vae is None:
-        raise ValueError("vae: it is empty. The checkpoint has no VAE; load one with Load VAE.")
+        raise ValueError("vae: is empty. The checkpoint may have none; load one with Load VAE.")
     return PictureDecoder(vae)
 
 
@@ -183,13 +183,15 @@ def search_steps(
     """
     check_inputs(model, trajectory, pairs)
     if settings.strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {settings.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+        raise ValueError(f"strategy: {settings.strategy!r} is not one of {', '.join(STRATEGIES)}.")
     if settings.score_text not in SCORE_TEXTS:
-        raise ValueError(f"score_text is {settings.score_text!r}; choose one of {', '.join(SCORE_TEXTS)}.")
+        raise ValueError(f"score_text: {settings.score_text!r} is not one of {', '.join(SCORE_TEXTS)}.")
     check_edit_weight(settings.edit_weight)
     overrides = list(settings.overrides) or [None] * len(pairs)
     if len(overrides) != len(pairs):
-        raise ValueError(f"overrides: {len(overrides)} given for {len(pairs)} editing pairs; give one a pair.")
+        raise ValueError(
+            f"overrides: {len(overrides)} given for {len(pairs)} editing pairs. Give one per pair, or none at all."
+        )
     for n in overrides:
         if n is not None:
             trajectory.index(n)
@@ -242,8 +244,9 @@ def search_steps(
                 picture = decode(state.latents[n])
                 if not bool(torch.isfinite(picture).all()):
                     raise ValueError(
-                        f"candidate {n} of {state.pair.label} is no picture but NaN. The model or the VAE overflows in "
-                        "half precision; start ComfyUI with --fp32-vae or --force-fp32, or load another VAE."
+                        f"pairs: candidate {n} of {state.pair.label} holds NaN or infinite values. The model or the "
+                        "VAE overflows in half precision. Start ComfyUI with --fp32-vae or --force-fp32, or load "
+                        "another VAE."
                     )
                 text = scored_text(state.pair, settings)
                 fit = float(scorer.score(picture, text, mask=state.mask, mode=settings.mask_mode))

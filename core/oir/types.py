@@ -151,7 +151,7 @@ class StepSearch:
     def fixed(cls, pairs: Sequence[Pair], chosen: Sequence[int], *, steps: int, cfg: float) -> StepSearch:
         """Steps set by hand, nothing searched."""
         if len(pairs) != len(chosen):
-            raise ValueError(f"{len(pairs)} editing pairs but {len(chosen)} steps: give one step a pair.")
+            raise ValueError(f"chosen: {len(chosen)} steps given for {len(pairs)} editing pairs. Give one per pair.")
         return cls(
             tuple(PairSearch(pair, n, manual=True) for pair, n in zip(pairs, chosen, strict=True)),
             steps=steps,

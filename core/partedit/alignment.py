@@ -51,7 +51,7 @@ class FollowSettings:
                 raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
         for phrase, value in (self.word_weights or {}).items():
             if not math.isfinite(value):
-                raise ValueError(f"word_weights: the weight of {phrase!r} is {value}; give a number such as 2 or 0.5.")
+                raise ValueError(f"word_weights: the weight of {phrase!r} is {value}. Give a number such as 2 or 0.5.")
 
 
 @dataclass(frozen=True)

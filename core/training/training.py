@@ -59,6 +59,8 @@ def train_part_token(
         ValueError: mismatched shapes, empty masks, NaNs, or layers the model does not have.
     """
     masks, layers, sigmas = checked_inputs(model, masks, latents.shape[0], cond, settings, sources)
+    # Outside ComfyUI's inference mode, latents may come with the graph of the VAE that made them.
+    latents = latents.detach()
     started = time.perf_counter()
     passes = latents.shape[0] * len(sigmas)
     total = passes + settings.steps

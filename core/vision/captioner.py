@@ -89,7 +89,7 @@ class Captioner:
             )
         except Exception as error:  # tokenizers and safetensors raise types of their own
             raise ValueError(
-                f"The captioning model in '{folder}' could not be loaded: {brief(error)} {WHERE_TO_GET}."
+                f"The captioning model in '{folder}' could not be loaded: {brief(error)}. {WHERE_TO_GET}."
             ) from error
         if kind == "blip-2" and model.config.image_token_index is None:
             # A folder of before 2025; its processor has just added the token, for which the vocabulary has room.

@@ -67,7 +67,7 @@ def read_clip(path: Path, activation: Activation = "auto") -> Any:
         ValueError: the file is damaged or holds something other than a whole CLIP; the message says what to load.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}.")
+        raise ValueError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}.")
     if not path.is_file():
         raise FileNotFoundError(f"CLIP file '{path}' does not exist. {WHERE_TO_GET}.")
     from safetensors.torch import load_file
@@ -94,7 +94,7 @@ def read_clip(path: Path, activation: Activation = "auto") -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        raise ValueError(f"'{path.name}' does not fit a CLIP model: {brief(error)}") from error
+        raise ValueError(f"'{path.name}' does not fit a CLIP model: {brief(error)}. {WHERE_TO_GET}.") from error
     missing = sorted(name for name in info["missing_keys"] if not name.endswith(("position_ids", "logit_scale")))
     if missing:
         raise ValueError(
@@ -172,7 +172,7 @@ def clip_config(state: dict[str, torch.Tensor], name: str, activation: str) -> A
             "hidden_act": activation,
         }
     except (KeyError, ValueError) as error:
-        raise ValueError(f"'{name}' is no CLIP with a vision transformer ({error}). {WHERE_TO_GET}.") from error
+        raise ValueError(f"'{name}' is not a CLIP with a vision transformer ({error}). {WHERE_TO_GET}.") from error
     if words != VOCABULARY:
         raise ValueError(
             f"'{name}' has a vocabulary of {words} tokens, CLIP's has {VOCABULARY}; a model with another tokenizer "
@@ -184,8 +184,9 @@ def clip_config(state: dict[str, torch.Tensor], name: str, activation: str) -> A
         or (vision_width % HEAD_WIDTH and vision_width not in VISION_HEADS)
     ):
         raise ValueError(
-            f"'{name}': with {places} places and widths of {text_width} (text) and {vision_width} (vision) it is no "
-            "published CLIP, so its attention heads cannot be told. Load it as a whole folder with its config.json."
+            f"'{name}' has {places} places and widths of {text_width} (text) and {vision_width} (vision), as no "
+            "published CLIP has, so its number of attention heads is unknown. "
+            "Load it as a whole folder with its config.json."
         )
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=state["text_projection.weight"].shape[0])
 

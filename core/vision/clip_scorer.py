@@ -75,7 +75,9 @@ class ClipScorer:
         """
         for part in ("vision_model", "text_model", "visual_projection", "text_projection"):
             if not hasattr(model, part):
-                raise ValueError(f"model: a CLIP model with both towers was expected, this one has no '{part}'.")
+                raise ValueError(
+                    f"model: expected a CLIP model with both towers, got one without '{part}'. {WHERE_TO_GET}."
+                )
         model.eval()
         mean, std = (tuple(float(x) for x in values) for values in (image_mean, image_std))
         return cls(model, _tokenize_with(tokenizer, model), mean, std, name, prepare)  # type: ignore[arg-type]
@@ -159,7 +161,7 @@ class ClipScorer:
     ) -> torch.Tensor:
         """Unit-length projected feature (D,) of a picture (H, W, 3), 0..1, seen through ``mask``; see `score`."""
         if mode not in MASK_MODES:
-            raise ValueError(f"mode: expected one of {', '.join(MASK_MODES)}, got {mode!r}.")
+            raise ValueError(f"mode: {mode!r} is not one of {', '.join(MASK_MODES)}.")
         pixels, inside = fit_to_square(image, self.image_size, fit)
         allowed = patch_coverage(inside, self.grid) > 0.5
         if not allowed.any():
@@ -184,7 +186,7 @@ class ClipScorer:
         written, text = text, plain_text(text)
         if not text:
             raise ValueError(
-                f"text: {written!r} holds no words that the scorer could compare with a picture (embeddings are known "
+                f"text: {written!r} holds no words that the scorer could compare with an image (embeddings are known "
                 "to the model's own text encoder only). Name the object in words."
             )
         if text not in self._texts:
@@ -205,7 +207,9 @@ class ClipScorer:
         height, width = image.shape[:2]
         hard = (picture_masks(mask, 1, (height, width), "mask") > 0.5).float()[None]
         if not hard.any():
-            raise ValueError("mask: is empty (no value above 0.5), so there is no region to score.")
+            raise ValueError(
+                "mask: is empty (no value above 0.5), so there is no region to score. Connect a mask of the object."
+            )
         if hard.shape[-2:] != (height, width):
             hard = F.interpolate(hard, size=(height, width), mode="area")
         square, _ = fit_to_square(hard[0, 0, :, :, None].expand(-1, -1, 3), self.image_size, fit)
@@ -256,7 +260,7 @@ def fit_to_square(image: torch.Tensor, size: int, fit: Fit) -> tuple[torch.Tenso
         raise ValueError(f"image: expected a shape (H, W, 3), got {tuple(image.shape)}.")
     pixels = image[..., :3].detach().float().cpu().movedim(-1, 0)[None]
     if not torch.isfinite(pixels).all():
-        raise ValueError("image: holds NaN or infinite values.")
+        raise ValueError("image: holds NaN or infinite values. Check the nodes before this one.")
     height, width = pixels.shape[-2:]
     if fit == "stretch":
         new_height = new_width = size
@@ -264,7 +268,7 @@ def fit_to_square(image: torch.Tensor, size: int, fit: Fit) -> tuple[torch.Tenso
         scale = size / max(height, width)
         new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
     else:
-        raise ValueError(f"fit: expected 'pad' or 'stretch', got {fit!r}.")
+        raise ValueError(f"fit: {fit!r} is not one of pad, stretch.")
     if (height, width) != (new_height, new_width):
         pixels = F.interpolate(pixels, (new_height, new_width), mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (size - new_height) // 2, (size - new_width) // 2
@@ -300,7 +304,9 @@ def _tokenize_with(tokenizer: Callable[..., Any], model: Any) -> Callable[[Seque
             found = tokenizer(list(texts))
         kept = {key: torch.as_tensor(found[key]) for key in ("input_ids", "attention_mask") if key in found}
         if kept["input_ids"].shape[-1] > limit:
-            raise ValueError(f"tokenizer: gave {kept['input_ids'].shape[-1]} tokens, the text tower takes {limit}.")
+            raise ValueError(
+                f"tokenizer: gave {kept['input_ids'].shape[-1]} tokens, but the text tower takes {limit}. Use its own."
+            )
         return kept
 
     return tokenize

@@ -99,7 +99,7 @@ class GroundingModel:
         """
         phrases = names_in(text)
         if not phrases:
-            raise ValueError("text: is empty; name what to look for, for example 'cat'.")
+            raise ValueError("text: is empty. Name what to look for, for example 'cat'.")
         if self.prepare is not None:
             self.prepare()
         height, width = image.shape[:2]
@@ -110,7 +110,7 @@ class GroundingModel:
         tokens = int(inputs["input_ids"].shape[-1])
         if tokens > self.longest_text:
             raise ValueError(
-                f"text: {text!r} is too long for '{self.name}': {tokens} tokens, it reads at most "
+                f"text: {text!r} has {tokens} tokens, but '{self.name}' reads at most "
                 f"{self.longest_text} {'in all' if self.kind == 'grounding-dino' else 'a name'}. Use plainer words."
             )
         device, dtype = next(self.model.parameters()).device, next(self.model.parameters()).dtype

@@ -52,8 +52,8 @@ class HostClipScorer(ClipScorer):
             if texts:
                 fits += f", or connect the CLIP of {texts[1]}"
             raise ValueError(
-                f"clip_vision: it gives features of {width} values, the text encoder of clip {expected}, so they are "
-                f"not of the same CLIP. {fits}. {WHOLE_CLIP}."
+                f"clip_vision: gives features of {width} values, the text encoder of clip {expected}, so they "
+                f"are not of the same CLIP. {fits}. {WHOLE_CLIP}."
             )
         patcher = clip_vision.patcher
         return cls(
@@ -93,12 +93,12 @@ def _no_tokens(texts: Any) -> dict[str, torch.Tensor]:
 def _image_width(clip_vision: Any) -> int:
     """Width of the image feature; an encoder that is no CLIP is refused."""
     if clip_vision is None:
-        raise ValueError(f"clip_vision: it is empty. {SDXL_PAIR}.")
+        raise ValueError(f"clip_vision: is empty. {SDXL_PAIR}.")
     kind = getattr(clip_vision, "model_type", "clip_vision_model")
     projection = getattr(clip_vision.model, "visual_projection", None)
     if kind != "clip_vision_model" or not isinstance(projection, torch.nn.Module):
         raise ValueError(
-            f"clip_vision: it is of the kind {kind!r} and has no projection into a space that it shares with a text. "
+            f"clip_vision: is of the kind {kind!r} and has no projection into a space shared with text. "
             f"{SDXL_PAIR}. {WHOLE_CLIP}."
         )
     return int(projection.out_features)
@@ -107,7 +107,7 @@ def _image_width(clip_vision: Any) -> int:
 def _projected_width(clip: Any) -> int:
     """Width of the text feature; a text encoder whose pooled output is not projected is refused."""
     if clip is None:
-        raise ValueError(f"clip: it is empty. {SDXL_PAIR}.")
+        raise ValueError(f"clip: is empty. {SDXL_PAIR}.")
     with torch.no_grad():
         projected, plain = _pooled(clip, "a"), _pooled(clip, "a", return_pooled="unprojected")
     if projected is None or plain is None or torch.equal(projected, plain):

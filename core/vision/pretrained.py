@@ -18,7 +18,7 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"'{file}' is no readable JSON: {error}") from error
+        raise ValueError(f"'{file}' could not be read as JSON: {error}. {where}.") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if found not in model_types:
         raise ValueError(f"'{file}' describes a model of type {found!r}; expected {' or '.join(model_types)}. {where}.")
@@ -26,8 +26,11 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
 
 
 def brief(error: BaseException, limit: int = 300) -> str:
-    """What an error says, in one line of bounded length: transformers lists every weight that does not fit."""
-    text = " ".join(str(error).split())
+    """What an error says, in one line of bounded length: transformers lists every weight that does not fit.
+
+    Without the full stop at its end.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
@@ -60,7 +63,7 @@ def load_pretrained(
         )
     except Exception as error:
         raise ValueError(
-            f"The weights in '{folder}' could not be loaded: {brief(error)} They may be damaged, or belong to another "
+            f"The weights in '{folder}' could not be loaded: {brief(error)}. They may be damaged, or belong to another "
             f"config.json. Get the whole model again. {where}."
         ) from error
     missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))

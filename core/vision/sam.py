@@ -180,7 +180,7 @@ def chosen_reading(ratings: torch.Tensor, reading: str) -> int:
         ValueError: another word.
     """
     if reading not in READINGS:
-        raise ValueError(f"reading: expected one of {', '.join(READINGS)}, got {reading!r}.")
+        raise ValueError(f"reading: {reading!r} is not one of {', '.join(READINGS)}.")
     last = len(ratings) - 1
     return {"smallest": 0, "middle": last // 2, "largest": last}.get(reading, int(ratings.argmax()))
 
@@ -214,7 +214,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"'{path.name}' holds no state dict of tensors, so it is no SAM checkpoint.")
+        raise ValueError(
+            f"'{path.name}' holds no state dict of tensors, so it is not a SAM checkpoint. {WHERE_TO_GET}."
+        )
     return content
 
 
@@ -268,7 +270,7 @@ def read_architecture(state: dict[str, torch.Tensor], name: str) -> tuple[dict, 
     try:
         return _architecture(state)
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"'{name}' is no Segment Anything checkpoint (missing {error}). {WHERE_TO_GET}.") from error
+        raise ValueError(f"'{name}' is not a Segment Anything checkpoint (missing {error}). {WHERE_TO_GET}.") from error
 
 
 def _architecture(state: dict[str, torch.Tensor]) -> tuple[dict, dict, dict, dict]:
@@ -328,23 +330,23 @@ def check_prompts(
     """Raise a ValueError unless there is a box or a point, and all lie inside a picture of that size."""
     some_boxes, some_points = (prompt is not None and prompt.numel() > 0 for prompt in (boxes, points))
     if not some_boxes and not some_points:
-        raise ValueError("SAM needs a prompt: a text (with a grounding model), a box or a point.")
+        raise ValueError("text, boxes, points: all are empty. Give a text (with a grounding model), a box or a point.")
     limit = torch.tensor([width, height])
     if boxes is not None and some_boxes:
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes: expected a shape (n, 4), got {tuple(boxes.shape)}.")
         if (boxes[:, 2:] <= boxes[:, :2]).any() or (boxes < 0).any() or (boxes.view(-1, 2, 2) > limit).any():
             raise ValueError(
-                f"boxes: each is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1 inside the picture "
+                "boxes: expected x0, y0, x1, y1 in pixels, with x0 < x1 and y0 < y1, inside the image "
                 f"({width} x {height}), got {boxes.tolist()}."
             )
     if points is not None and some_points:
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"points: expected a shape (n, 2), got {tuple(points.shape)}.")
         if (points < 0).any() or (points >= limit).any():
-            raise ValueError(f"points: must lie inside the picture ({width} x {height}), got {points.tolist()}.")
+            raise ValueError(f"points: expected pixels inside the image ({width} x {height}), got {points.tolist()}.")
         if labels is not None and (labels.shape != points.shape[:1] or not labels.bool().any()):
-            raise ValueError("points: need a label each, and at least one that lies on the object.")
+            raise ValueError("points: expected a label for each, at least one of them on the object (1).")
 
 
 def parse_boxes(text: str) -> torch.Tensor:
@@ -406,6 +408,6 @@ def _lines(name: str, text: str, lengths: Sequence[int], shown: str = "") -> lis
         if len(numbers) not in lengths or not all(abs(number) < 1e6 for number in numbers):
             wanted = " or ".join(str(length) for length in lengths)
             written = (shown or line).strip()
-            raise ValueError(f"{name}: the line {written!r} is not {wanted} numbers (pixels, one entry a line).")
+            raise ValueError(f"{name}: expected {wanted} numbers (pixels, one entry per line), got {written!r}.")
         rows.append(numbers)
     return rows

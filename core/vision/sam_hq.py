@@ -197,7 +197,7 @@ def build_sam_hq(state: dict[str, torch.Tensor], name: str = "checkpoint") -> An
     try:
         model.load_state_dict(renamed)
     except RuntimeError as error:
-        raise ValueError(f"'{name}' does not fit the HQ-SAM model: {brief(error)}") from error
+        raise ValueError(f"'{name}' does not fit the HQ-SAM model: {brief(error)}. {WHERE_TO_GET}.") from error
     return _mended(model.eval().requires_grad_(False))
 
 

@@ -152,6 +152,34 @@ def test_runtime_code_keeps_to_the_rules(path):
             assert is_true(names.get("local_files_only")), f"{path}:{call.lineno}: local_files_only=True"
 
 
+# Forms that messages once had. Now it is "name: what is wrong. What to do", see nodes/checks.py.
+OLD_FORMS = re.compile(
+    r"\bit is empty|; (choose|give|name|need)\b|(?<!there )\bis no [a-z]|\b(a|an|one) (pair|edit)\.$|^\w+ is \{\}"
+)
+
+
+def written(message: ast.expr) -> str:
+    """The text of a message, {} for what is filled in."""
+    if isinstance(message, ast.Constant):
+        return str(message.value)
+    if isinstance(message, ast.JoinedStr):
+        return "".join(written(part) if isinstance(part, ast.Constant) else "{}" for part in message.values)
+    if isinstance(message, ast.BinOp):
+        return written(message.left) + written(message.right)
+    return "{}"
+
+
+@pytest.mark.parametrize("path", RUNTIME_FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_messages_are_sentences_of_one_form(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        call = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("ValueError", "FileNotFoundError") and call.args:
+            text = written(call.args[0])
+            place = f"{path}:{node.lineno}: {text}"
+            assert not OLD_FORMS.search(text), place
+            assert text.endswith((".", "{}", ")")), place
+
+
 def test_attention_is_touched_in_one_file_only():
     """What the host changes about its attention is then mended in one place, and patches of others are chained once."""
     pattern = re.compile(r"set_model_(attn|patch)|attn[12]_(replace|patch|output_patch)|optimized_attention")

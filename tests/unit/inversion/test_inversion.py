@@ -199,7 +199,7 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
     narrow = [[torch.zeros(1, 77, 8), {}]]
     with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, but the model takes"):
         make_trajectory(model, 4, cfg=2.0, negative=narrow)
-    with pytest.raises(ValueError, match="method is 'ddim'"):
+    with pytest.raises(ValueError, match="method: 'ddim' is not one of"):
         make_trajectory(model, 4, method="ddim")
     flow = model.clone()
     flow.add_object_patch(

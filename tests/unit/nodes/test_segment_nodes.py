@@ -118,5 +118,5 @@ def test_a_picture_without_an_object_gets_an_empty_mask_and_the_log_names_it(cap
         GroundedSAMMask.execute(images[[1, 1]], sam, **base, grounding_model=Finder())
     with pytest.raises(ValueError, match=r"boxes: the line '4: 1 2 3 4' is for image 4, but there are 3"):
         GroundedSAMMask.execute(images, sam, **base | {"boxes": "4: 1 2 3 4"}, grounding_model=Finder())
-    with pytest.raises(ValueError, match="inside the picture"):  # before SAM has looked at the first
+    with pytest.raises(ValueError, match="inside the image"):  # before SAM has looked at the first
         GroundedSAMMask.execute(images, object(), **base | {"text": "", "boxes": "1: 1 2 3 4\n3: 1 2 300 4"})

@@ -62,7 +62,7 @@ def test_candidate_ranges(choice):
     assert choice.candidate_steps(10, 1, 0, 1) == list(range(1, 11))
     assert choice.candidate_steps(10, 2, 9, 3) == [2, 5, 8]
     for bad in ((0, 5, 1), (6, 5, 1), (1, 11, 1), (1, 5, 0)):
-        with pytest.raises(ValueError, match=r"first_step .* do not fit a trajectory of 10 steps"):
+        with pytest.raises(ValueError, match=r"first_step, last_step, stride: .* do not fit a trajectory of 10 steps"):
             choice.candidate_steps(10, *bad)
 
 

@@ -38,5 +38,5 @@ def test_the_target_phrase_stays_the_default(pack):
 def test_another_text_is_refused_before_anything_runs(pack):
     from partedit_oir.core.oir import search
 
-    with pytest.raises(ValueError, match="score_text is 'source prompt'; choose one of target phrase, guided prompt"):
+    with pytest.raises(ValueError, match="score_text: 'source prompt' is not one of target phrase, guided prompt"):
         scored(search, score_text="source prompt")

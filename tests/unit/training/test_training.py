@@ -73,6 +73,17 @@ def test_it_works_in_inference_mode_where_nodes_run(model, learned):
     assert not again.embedding.is_inference()
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_latents_may_come_with_a_graph(model):
+    """As a VAE that ran outside inference mode gives them: nothing is learned through them, no warning."""
+    settings = dataclasses.replace(SETTINGS, steps=3)
+    latents, masks = squares(8)
+    plain, _ = train_part_token(model, latents, masks, conditioning(), settings)
+    latents.requires_grad_()
+    again, _ = train_part_token(model, latents * 1.0, masks, conditioning(), settings)
+    assert torch.equal(again.embedding, plain.embedding) and latents.grad is None
+
+
 def test_a_stopped_run_resumes_to_the_same_token(model, learned, tmp_path):
     latents, masks = squares(8)
     state = tmp_path / "run.safetensors"

@@ -171,7 +171,7 @@ def test_a_text_beyond_the_context_is_cut_to_its_beginning(scorer, clip_model):
     def endless(texts):
         return {"input_ids": torch.tensor([[0, *[4] * 20, 1] for _ in texts])}
 
-    with pytest.raises(ValueError, match="tokenizer: gave 22 tokens, the text tower takes 16"):
+    with pytest.raises(ValueError, match="tokenizer: gave 22 tokens, but the text tower takes 16"):
         ClipScorer.from_parts(clip_model, endless).score(image, "red cat")
 
 

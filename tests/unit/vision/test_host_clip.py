@@ -89,11 +89,11 @@ def test_what_does_not_belong_together_names_what_to_load(reference):
     tower, text = host_clip_vision(reference), host_clip(reference)
     other = drawn_clip(projection=32)
     cases = [
-        (host_clip_vision(other), text, "clip_vision: it gives features of 32 values, the text encoder of clip 64"),
-        (tower, host_clip(reference, copies=2), "clip_vision: it gives features of 64 values, .* 128"),
+        (host_clip_vision(other), text, "clip_vision: gives features of 32 values, the text encoder of clip 64"),
+        (tower, host_clip(reference, copies=2), "clip_vision: gives features of 64 values, .* 128"),
         (tower, host_clip(reference, projected=False), r"clip: its text encoder has no projection \(SD1\.x"),
-        (None, text, "clip_vision: it is empty"),
-        (tower, None, "clip: it is empty"),
+        (None, text, "clip_vision: is empty"),
+        (tower, None, "clip: is empty"),
     ]
     for clip_vision, clip, words in cases:
         with pytest.raises(ValueError, match=rf"{words}.*clip_vision_g\.safetensors.*SDXL"):
@@ -105,7 +105,7 @@ def test_what_does_not_belong_together_names_what_to_load(reference):
 def test_a_tower_that_is_no_clip_is_refused(reference):
     tower, text = host_clip_vision(reference), host_clip(reference)
     tower.model_type = "siglip_vision_model"
-    with pytest.raises(ValueError, match=r"clip_vision: it is of the kind 'siglip_vision_model'.*clip_vision_g"):
+    with pytest.raises(ValueError, match=r"clip_vision: is of the kind 'siglip_vision_model'.*clip_vision_g"):
         HostClipScorer.from_models(tower, text)
 
 

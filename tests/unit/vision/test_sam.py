@@ -128,7 +128,7 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path, weights):
     with pytest.raises(ValueError, match=r"half\.pth"):
         SamModel.from_file(tmp_path / "half.pth")
     torch.save({"unet.weight": torch.zeros(2)}, tmp_path / "unet.pth")
-    with pytest.raises(ValueError, match=r"'unet\.pth' is no Segment Anything checkpoint"):
+    with pytest.raises(ValueError, match=r"'unet\.pth' is not a Segment Anything checkpoint"):
         SamModel.from_file(tmp_path / "unet.pth")
     state = read_tensors(weights)
     state.pop("mask_decoder.iou_token.weight")
@@ -166,7 +166,7 @@ def test_the_case_of_a_suffix_does_not_matter(weights, tmp_path):
 
 @pytest.mark.parametrize("text", ["1, 2, 3", "a, b, c, d", "1 2 3 nan"])
 def test_bad_boxes_are_named(text):
-    with pytest.raises(ValueError, match="boxes: the line"):
+    with pytest.raises(ValueError, match="boxes: expected 4 numbers"):
         parse_boxes(text)
 
 
@@ -177,14 +177,14 @@ def test_boxes_are_written_as_they_are_read():
     first, second = boxes_by_picture("\n".join(lines), 2)
     assert torch.allclose(first[:2], boxes, atol=0.05) and second.tolist() == first[2:].tolist() == [[3, 4, 5, 6]]
     for bad in ("0: 1 2 3 4", "3: 1 2 3 4", "1: 2 3 4", "1: some", "x: 1 2 3 4"):
-        with pytest.raises(ValueError, match=f"boxes: the line '{bad}'"):
+        with pytest.raises(ValueError, match=f"boxes: .*'{bad}'"):
             boxes_by_picture(bad, 2)
 
 
 def test_prompts_outside_the_picture_are_refused(sam, image):
-    with pytest.raises(ValueError, match="inside the picture"):
+    with pytest.raises(ValueError, match="inside the image"):
         sam.masks(image, boxes=torch.tensor([[0.0, 0.0, 100.0, 20.0]]))
-    with pytest.raises(ValueError, match="inside the picture"):
+    with pytest.raises(ValueError, match="inside the image"):
         sam.masks(image, points=torch.tensor([[72.0, 0.0]]))
-    with pytest.raises(ValueError, match="needs a prompt"):
+    with pytest.raises(ValueError, match="text, boxes, points: all are empty"):
         sam.masks(image)

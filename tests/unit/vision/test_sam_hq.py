@@ -245,10 +245,10 @@ def test_a_point_gives_all_masks_through_the_node(folder, name):
 
 def test_bad_points_are_named(folder):
     sam, image = LoadSAMModel.execute("sam.pth").result[0], torch.zeros(1, 32, 32, 3)
-    for point, words in (("", "^point: is empty"), ("40, 5", "inside the picture"), ("a b", "not 2 or 3 numbers")):
+    for point, words in (("", "^point: is empty"), ("40, 5", "inside the image"), ("a b", "expected 2 or 3 numbers")):
         with pytest.raises(ValueError, match=words):
             SAMPointMask.execute(image, sam, point, "best rated")
-    with pytest.raises(ValueError, match="reading: expected one of"):
+    with pytest.raises(ValueError, match="is not one of best rated"):
         SAMPointMask.execute(image, sam, "5, 5", "best")
 
 
