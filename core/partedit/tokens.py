@@ -63,7 +63,7 @@ class PartToken:
         if len(self.names) != len(self.part_rows):
             raise ValueError(f"part token: {len(self.names)} names {self.names} for {len(self.part_rows)} parts.")
         if self.layers and len(self.layers) != len(self.part_rows):
-            raise ValueError(f"part token: layers {self.layers} for {len(self.part_rows)} parts; give one for each.")
+            raise ValueError(f"part token: layers {self.layers} for {len(self.part_rows)} parts. Give one for each.")
 
     @property
     def parts(self) -> int:
