@@ -9,6 +9,7 @@ import os
 
 import folder_paths
 
+from .core.partedit.token_names import SUFFIXES
 from .nodes import PartEditOIRExtension, comfy_entrypoint
 
 WEB_DIRECTORY = "./js"
@@ -16,7 +17,7 @@ WEB_DIRECTORY = "./js"
 # Folders in ComfyUI's models directory. An empty set of extensions lists every file, as folders with whole transformers
 # models need.
 MODEL_FOLDERS: dict[str, set[str]] = {
-    "part_tokens": {".safetensors", ".pt"},
+    "part_tokens": set(SUFFIXES),
     "sams": {".pth", ".pt", ".safetensors"},
     "grounding": set(),
     "clip_scorers": {".safetensors"},

@@ -34,7 +34,8 @@ class LoadPartToken(io.ComfyNode):
                     options=[*list_tokens(), *published_names(list_tokens())],
                     tooltip=(
                         f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
-                        "model's family. Choosing a published token that is not installed tells you where to get it."
+                        "model's family. Choosing a published token that is not installed tells you where to get it; "
+                        "once it is there, it is found."
                     ),
                 ),
             ],

@@ -8,8 +8,9 @@ from pathlib import Path
 import folder_paths
 
 from ..core.files import safe_file_name
-from ..core.partedit.published import where_to_get
-from ..core.partedit.token_files import clean_text, is_token_file, load_token, save_token
+from ..core.partedit.published import published_token, where_to_get
+from ..core.partedit.token_files import clean_text, load_token, save_token
+from ..core.partedit.token_names import find_listed, is_token_file
 from ..core.partedit.tokens import PartToken
 from ..core.version import VERSION
 
@@ -22,22 +23,30 @@ def list_tokens() -> list[str]:
 
 
 def find_token(name: str) -> Path:
-    """Path of a listed token.
+    """Path of the token that a name means, see `find_listed`: also a published one that has been saved meanwhile.
 
     Raises:
-        ValueError: the name is not listed (it is never used as a path itself).
+        ValueError: no listed file fits (a name is never used as a path itself), or several do.
     """
-    path = folder_paths.get_full_path(FOLDER, name) if name in list_tokens() else None
+    published = published_token(name)
+    file = find_listed(name, list_tokens(), () if published is None else (published.stem,))
+    path = None if file is None else folder_paths.get_full_path(FOLDER, file)
     if path is None:
-        folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
         shown = name if name.isprintable() else ascii(name)
-        published = where_to_get(name, folder_paths.get_folder_paths(FOLDER)[0])
-        raise ValueError(
-            f"part_token: {published}"
-            if published
-            else f"part_token: {shown!r} is not among the token files. Put it into {folders}."
-        )
+        help_with = where_to_get(name, str(user_folder() or f"models/{FOLDER}"))
+        if help_with is None:
+            folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+            help_with = f"{shown!r} is not among the token files. Put it into {folders}."
+        raise ValueError(f"part_token: {help_with}")
     return Path(path)
+
+
+def user_folder() -> Path | None:
+    """Where tokens are put and saved: the first folder that ComfyUI knows, except the pack's own."""
+    # The pack's own folder is part of the code: an update would delete what is saved there.
+    own = Path(__file__).resolve().parents[1] / "tokens"
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    return next((folder for folder in folders if folder.resolve() != own), None)
 
 
 def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str = "") -> Path:
@@ -55,12 +64,8 @@ def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str 
         ValueError: an invalid name, or a file of that name that is not a token.
     """
     stem = safe_file_name(name)
-    stem = stem[: -len(".safetensors")] if stem.lower().endswith(".safetensors") else stem
-    stem = safe_file_name(stem)
-    # The pack's own folder is part of the code: an update would delete what is saved there.
-    own = Path(__file__).resolve().parents[1] / "tokens"
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    folder = next((folder for folder in folders if folder.resolve() != own), None)
+    stem = safe_file_name(stem[: -len(Path(stem).suffix)] if is_token_file(stem) else stem)
+    folder = user_folder()
     if folder is None:
         raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save to. Create it and restart ComfyUI.")
     folder.mkdir(parents=True, exist_ok=True)

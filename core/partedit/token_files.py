@@ -11,19 +11,15 @@ import torch
 
 from ..attention import TOKEN_CONTEXT
 from ..files import whole_file
+from .published import published_token
+from .token_names import SAFE_SUFFIXES, token_stem
 from .tokens import FAMILY_WIDTHS, PartToken
 
-SUFFIXES = (".safetensors", ".pt")
 MAX_PART_NAME = 100
 # A token of 77 rows at the widest text conditioning in use is far below a megabyte.
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_WIDTH = 65536
 MAX_TEXT = 20_000
-
-
-def is_token_file(name: str) -> bool:
-    """Whether a file of that name may hold a token; like ComfyUI's own lists, in any case: X.SAFETENSORS."""
-    return Path(name).suffix.lower() in SUFFIXES
 
 
 def save_token(token: PartToken, path: Path | str) -> None:
@@ -46,7 +42,8 @@ def save_token(token: PartToken, path: Path | str) -> None:
 
 
 def load_token(path: Path | str) -> PartToken:
-    """Read a token file: safetensors, or the published ``.pt`` tensors (2, D), which are read without running code.
+    """Read a token file, told by its content: safetensors, or a tensor as torch saves it (the published ``.pt`` files
+    hold one of shape (2, 2048)), which is read without running code.
 
     Raises:
         ValueError: no such file, not a token file, or invalid values.
@@ -67,6 +64,11 @@ def load_token(path: Path | str) -> PartToken:
         # Without metadata, two rows are (background, part) and 2P rows are P such pairs, as in the published files.
         part_rows = tuple(range(1, rows, 2)) if rows % 2 == 0 else tuple(range(1, rows))
     names = None if names is None else tuple(clean_text(name)[:MAX_PART_NAME] for name in names)
+    published = published_token(path.name)
+    if published is not None and published.stem == token_stem(path.name) and published.shape == tuple(embedding.shape):
+        names = (published.part,) if names is None else names
+        own = {"source": published.url, "licence": published.licence, "note": published.remark}
+        metadata = {key: value for key, value in own.items() if value} | metadata
     if names is None or len(names) != len(part_rows) or "" in names or len(set(names)) != len(names):
         names = (path.stem,) if len(part_rows) == 1 else tuple(f"{path.stem} {n + 1}" for n in range(len(part_rows)))
     metadata.pop("format", None)
@@ -82,8 +84,17 @@ def load_token(path: Path | str) -> PartToken:
 
 def _read(path: Path) -> tuple[Any, dict[str, str]]:
     """Content and metadata of a file, read without running any code in it; not yet checked by `check_embedding`."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    # The content decides: a file may have been saved under another suffix.
+    safetensors = start[8:9] == b"{"
+    if not safetensors and start.startswith((b"<", b"version https:")):
+        raise ValueError(
+            f"{path.name}: is a web page or a pointer to a file, not the token itself. Download the file again, by the "
+            "site's download button or an address with /resolve/ in it."
+        )
     try:
-        if path.suffix.lower() == ".safetensors":
+        if safetensors or (path.suffix.lower() in SAFE_SUFFIXES and not start.startswith((b"PK\x03\x04", b"\x80"))):
             from safetensors import safe_open
 
             with safe_open(str(path), framework="pt", device="cpu") as file:

@@ -126,7 +126,7 @@ SDXL = Workflow(
         "checkpoint.VAE",
         (1024, 1024),
         {"source": "a closeup of a man outdoors", "edit": "a closeup of a robot outdoors"},
-        "human_head.safetensors",
+        "partimage_human_head.pt",
         {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
     ),
 )

@@ -94,7 +94,7 @@ def test_saving_never_overwrites_by_itself(folder):
 
 def test_the_list_offers_published_tokens_and_says_where_they_are(folder):
     options = LoadPartToken.define_schema().inputs[0].options
-    missing = "human_head" + NOT_INSTALLED
+    missing = "partimage_human_head.pt" + NOT_INSTALLED
     assert missing in options
     assert "Aleksandar/PartEdit-extra" in LoadPartToken.validate_inputs(part_token=missing)
 

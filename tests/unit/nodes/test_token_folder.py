@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tools.bootstrap import load_pack
 
@@ -15,8 +17,10 @@ import folder_paths
 from partedit_oir.core.files import safe_file_name
 from partedit_oir.core.partedit.published import published_names, published_tokens
 from partedit_oir.core.partedit.token_files import load_token, save_token
+from partedit_oir.core.partedit.token_names import SUFFIXES, token_stem
 from partedit_oir.core.partedit.tokens import PartToken
-from partedit_oir.nodes.token_folder import FOLDER, find_token, list_tokens
+from partedit_oir.nodes.part_token import LoadPartToken
+from partedit_oir.nodes.token_folder import FOLDER, find_token, keep_token, list_tokens
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     """The only registered token folder."""
     made = tmp_path / "part_tokens"
     made.mkdir()
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(made)], {".safetensors", ".pt"}))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(made)], set(SUFFIXES)))
     folder_paths.filename_list_cache.pop(FOLDER, None)
     yield made
     folder_paths.filename_list_cache.pop(FOLDER, None)
@@ -110,12 +114,132 @@ def test_folders_of_extra_model_paths_are_searched(folder, tmp_path):
     assert load_token(find_token("ear.safetensors")).names == ("head",)
 
 
+# Names and addresses as the authors' demo has them, and the name of each part here.
+PUBLISHED = {
+    "torso_custom": "human torso",
+    "chair_custom": "chair seat",
+    "carhood_custom": "car hood",
+    "partimage_biped_head": "biped head",
+    "partimage_quadruped_head": "quadruped head",
+    "partimage_carbody": "car body",
+    "partimage_human_hair": "human hair",
+    "partimage_human_head": "human head",
+    "partimage_human_torso": "human torso",
+}
+ADDRESS = "https://huggingface.co/datasets/Aleksandar/PartEdit-extra/resolve/main/pt/{}.pt"
+
+
+def test_the_nine_published_files_are_in_the_index():
+    tokens = published_tokens()
+    assert {token.stem: (token.file, token.part, token.url) for token in tokens} == {
+        stem: (f"{stem}.pt", part, ADDRESS.format(stem)) for stem, part in PUBLISHED.items()
+    }
+    names = [name for token in tokens for name in (token.stem, *token.also)]
+    assert len(set(names)) == len(names) and names == [token_stem(name) for name in names]
+    remarks = {token.stem: token.remark for token in tokens}
+    assert remarks["partimage_biped_head"] == "in essence monkeys"
+    assert remarks["partimage_quadruped_head"] == "animals on four legs"
+    assert remarks["partimage_human_torso"] == "the custom one is to be preferred"
+
+
 def test_a_published_token_that_is_missing_says_where_to_get_it(folder):
-    assert len(published_tokens()) >= 7
-    for name in published_names([]):
-        with pytest.raises(ValueError, match="Aleksandar/PartEdit-extra") as info:
+    entries = published_names([])
+    assert entries == [f"{stem}.pt (published, not installed)" for stem in PUBLISHED]
+    for stem, entry in zip(PUBLISHED, entries):
+        with pytest.raises(ValueError) as info:
+            find_token(entry)
+        message = str(info.value)
+        assert message.startswith(f"part_token: {stem}.pt (") and ADDRESS.format(stem) in message
+        assert f"save it as {stem}.pt in {folder};" in message and "Licence: cc-by-nc-sa-4.0" in message
+        assert LoadPartToken.validate_inputs(part_token=entry) == message
+        with pytest.raises(ValueError, match=re.escape(message)):
+            LoadPartToken.execute(entry)
+    assert published_names(["sub/Partimage_Human_Head.safetensors"]) == [e for e in entries if "human_head" not in e]
+    # The demo's list has these two the wrong way round; here a name means the file of that name.
+    for other, mine in (("biped", "quadruped"), ("quadruped", "biped")):
+        with pytest.raises(ValueError, match=rf"there, {other}_head loads this file") as info:
+            find_token(f"{mine}_head.pt")
+        assert ADDRESS.format(f"partimage_{mine}_head") in str(info.value)
+
+
+@pytest.mark.parametrize("stem", PUBLISHED)
+def test_a_token_saved_as_the_message_says_is_found_by_the_same_workflow(folder, stem):
+    entry = f"{stem}.pt (published, not installed)"
+    before = LoadPartToken.fingerprint_inputs(part_token=entry)
+    message = LoadPartToken.validate_inputs(part_token=entry)
+    name, place = re.search(r"save it as (\S+) in (.+?);", message).groups()
+    torch.save(torch.full((2, 2048), 0.5), os.path.join(place, name))
+    assert LoadPartToken.validate_inputs(part_token=entry) is True
+    assert LoadPartToken.fingerprint_inputs(part_token=entry) != before
+    loaded = LoadPartToken.execute(entry).result[0]
+    assert loaded.names == (PUBLISHED[stem],) and loaded.model_family == "sdxl"
+    assert loaded.metadata["source"] == ADDRESS.format(stem) and "cc-by-nc-sa" in loaded.metadata["licence"]
+    options = LoadPartToken.define_schema().inputs[0].options
+    assert name in options and entry not in options
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".sft", ".pt", ".pth", ".bin", ".ckpt", ".PT", ".Safetensors"])
+@pytest.mark.parametrize("content", ["safetensors", "torch", "old torch"])
+def test_a_token_is_found_and_read_whatever_its_suffix(folder, suffix, content):
+    rows = torch.randn(2, 16)
+    path = folder / f"Cat Head v1.5{suffix}"
+    if content == "safetensors":
+        save_file({"embedding": rows}, str(path))
+    else:
+        torch.save(rows, path, _use_new_zipfile_serialization=content == "torch")
+    for name in (
+        "cat head v1.5.pt",
+        "CAT HEAD V1.5.safetensors",
+        "Cat Head v1.5",
+        path.name,
+        "cats\\Cat Head v1.5.bin",
+    ):
+        assert find_token(name) == path, name
+        assert torch.equal(LoadPartToken.execute(name).result[0].embedding, rows)
+    with pytest.raises(ValueError, match="'Cat Head v1' is not among the token files"):
+        find_token("Cat Head v1")
+
+
+def test_of_files_that_fit_the_nearest_is_taken_and_none_at_random(folder):
+    (folder / "dogs").mkdir()
+    for name in ("head.pt", "head.safetensors", "dogs/head.pt", "dogs/ear.pt", "Tail.pt", "TAIL.pt", "te\u0302te.pt"):
+        save_file({"embedding": torch.ones(2, 16)}, str(folder / name))
+    for name, file in (
+        ("head.pt", "head.pt"),
+        ("head.bin", "head.safetensors"),
+        ("Dogs/Head.safetensors", "dogs/head.pt"),
+        ("ear.safetensors", "dogs/ear.pt"),
+        ("Tail.pt", "Tail.pt"),
+        ("t\u00eate.bin", "te\u0302te.pt"),
+    ):
+        assert find_token(name) == folder / file, name
+    for name, fits in (("tail.pt", "'TAIL.pt', 'Tail.pt'"), ("cats/head.pt", "'dogs/head.pt', 'head.pt'")):
+        with pytest.raises(ValueError, match=f"part_token: '{name}' may be {fits}"):
             find_token(name)
-        assert str(folder) in str(info.value) and "Licence" in str(info.value)
-    assert not any(entry.startswith("human_head ") for entry in published_names(["human_head.pt"]))
-    with pytest.raises(ValueError, match="unverified"):
-        find_token("quadruped_head.pt")
+
+
+def test_a_token_of_one_s_own_is_not_taken_for_a_published_one(folder):
+    save_file({"embedding": torch.ones(2, 2048)}, str(folder / "human_head.safetensors"))
+    save_file({"embedding": torch.ones(2, 768)}, str(folder / "chair_custom.safetensors"))
+    assert load_token(find_token("human_head.pt")).names == ("human_head",)
+    assert load_token(find_token("chair_custom.pt")).names == ("chair_custom",)  # another width
+    with pytest.raises(ValueError, match=r"resolve/main/pt/partimage_human_head\.pt"):
+        find_token("partimage_human_head.pt (published, not installed)")
+    torch.save(torch.ones(2, 2048), folder / "partimage_human_head.pt")
+    assert find_token("human_head.pt").name == "human_head.safetensors"
+    (folder / "human_head.safetensors").unlink()
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    assert find_token("human_head.pt").name == "partimage_human_head.pt"  # as a template of an earlier version has it
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html>\n<html>", b"version https://git-lfs.github.com/spec/v1\noid"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_page_in_place_of_the_file_is_named(folder, page, suffix):
+    (folder / f"torso_custom{suffix}").write_bytes(page)
+    with pytest.raises(ValueError, match=r"torso_custom\S+: is a web page or a pointer to a file"):
+        LoadPartToken.execute("torso_custom.pt (published, not installed)")
+
+
+@pytest.mark.parametrize("name", ["head.pt", "head.bin", "head.CKPT", "head.safetensors", "head"])
+def test_a_token_is_saved_without_the_suffix_of_another_kind(folder, name):
+    assert keep_token(token(), name).name == "head.safetensors"

@@ -40,12 +40,13 @@ def test_the_bomb_would_go_off_without_care(tmp_path):
     assert marker.exists()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".PTH", ".ckpt", ".safetensors", ".sft"])
 @pytest.mark.parametrize("wrap", [lambda bomb: bomb, lambda bomb: {"embedding": torch.zeros(2, 4), "x": bomb}])
-def test_pickles_with_code_do_not_run(tmp_path, wrap):
-    marker, path = tmp_path / "ran", tmp_path / "evil.pt"
+def test_pickles_with_code_do_not_run(tmp_path, wrap, suffix):
+    marker, path = tmp_path / "ran", tmp_path / f"evil{suffix}"
     for write in (lambda value: torch.save(value, path), lambda value: path.write_bytes(pickle.dumps(value))):
         write(wrap(Bomb(marker)))
-        with pytest.raises(ValueError, match=r"evil\.pt: .* contains more than plain tensors") as info:
+        with pytest.raises(ValueError, match=r"evil\.\w+: .* contains more than plain tensors") as info:
             load_token(path)
         assert "weights_only" not in str(info.value)
         assert not marker.exists()
