@@ -196,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    one = commands.add_parser("demo", help="edit images with the demo model; results in output/demo")
+    one = commands.add_parser("demo", help="a tour of the product with the demo model; open output/demo/index.html")
     one.add_argument(
         "--output", default=str(PACK_DIR / "output" / "demo"), help="folder for the images and report.json"
     )

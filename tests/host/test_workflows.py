@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tools.demo_edits.make import EDITS
 from tools.host.client import PromptError
-from tools.host.graph import problems, set_inputs, to_prompt
+from tools.host.graph import problems, set_inputs, set_widgets, to_prompt
 from tools.templates.compose import compose
 from tools.templates.write import ALL
 
@@ -33,6 +34,16 @@ def test_there_are_workflows_for_the_demo_model_and_for_real_checkpoints():
 def test_converts_without_problems(path, object_info):
     prompt = to_prompt(load(path), object_info)
     assert problems(prompt, object_info) == []
+
+
+SECTIONS = json.loads(EDITS.read_text(encoding="utf-8"))["sections"]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["template"])
+def test_the_demo_sets_what_its_templates_have(section, object_info):
+    for edit in section["edits"]:
+        workflow = set_widgets(load(named(section["template"])), edit["inputs"], object_info)
+        assert problems(to_prompt(workflow, object_info), object_info) == []
 
 
 def notes(workflow: dict) -> list[str]:

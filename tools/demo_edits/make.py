@@ -1,7 +1,7 @@
-"""The demo: every edit of ``tools/demo_edits/edits.json`` on a real server, as side-by-side images and a report.
+"""The demo: every entry of ``tools/demo_edits/edits.json`` on a real server, as pictures, a page and a report.
 
-Loads ``workflows/partedit_demo.json`` as a user would, changes the inputs that an edit names, and asks for three
-images: the source, the mask and the edit.
+Loads a template of ``workflows/`` as a user would, changes the widgets that the entry names, runs it and keeps what its
+output nodes show. ``index.html`` shows all of it; each picture carries its workflow.
 """
 
 from __future__ import annotations
@@ -9,88 +9,25 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ..host.client import Client, PromptError
+from ..host.client import Client, PromptError, RunResult
 from ..host.existing import has_accelerator
-from ..host.graph import WorkflowError, set_inputs, to_prompt
+from ..host.graph import WorkflowError, set_widgets, to_prompt
 from ..host.layout import PACK_DIR, RUNTIME, Host, end_cleanly_when_told_to_stop, write_whole
 from ..host.link import link_pack
 from ..host.server import Server, ServerError
+from .page import page
+from .pictures import Shown, mask_of, measure, overlay, previews, role, save_with_workflow, sheet
 
-WORKFLOW = PACK_DIR / "workflows" / "partedit_demo.json"
+WORKFLOWS = PACK_DIR / "workflows"
 EDITS = PACK_DIR / "tools" / "demo_edits" / "edits.json"
-SAMPLER = "FeatureBlendSampler"
-# Outputs of the sampler, by place in its schema.
-EDITED, SOURCE, MASK = 0, 1, 2
-PANEL = 384
-
-
-def with_pictures(prompt: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """The prompt with its output nodes replaced by three that give source, mask and edit as images.
-
-    Raises:
-        WorkflowError: no FeatureBlendSampler, or no node with a VAE output.
-    """
-    kept = {key: node for key, node in prompt.items() if not object_info[node["class_type"]].get("output_node")}
-    samplers = [key for key, node in kept.items() if node["class_type"] == SAMPLER]
-    decoders = [
-        [key, slot]
-        for key, node in kept.items()
-        for slot, kind in enumerate(object_info[node["class_type"]]["output"])
-        if kind == "VAE"
-    ]
-    if not samplers or not decoders:
-        raise WorkflowError(f"the demo needs a {SAMPLER} and a node with a VAE output")
-    for name, slot in (("edit", EDITED), ("source", SOURCE)):
-        decode = {"samples": [samplers[0], slot], "vae": decoders[0]}
-        kept[f"demo_{name}_decode"] = {"class_type": "VAEDecode", "inputs": decode}
-        kept[f"demo_{name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"demo_{name}_decode", 0]}}
-    kept["demo_mask_image"] = {"class_type": "MaskToImage", "inputs": {"mask": [samplers[0], MASK]}}
-    kept["demo_mask"] = {"class_type": "PreviewImage", "inputs": {"images": ["demo_mask_image", 0]}}
-    return kept
-
-
-def fetch(client: Client, outputs: dict[str, Any], name: str) -> Image.Image:
-    """The first image of one of the demo's own output nodes."""
-    images = outputs.get(f"demo_{name}", {}).get("images") or []
-    if not images:
-        raise PromptError(f"the run returned no {name} image")
-    return Image.open(io.BytesIO(client.view(images[0]))).convert("RGB")
-
-
-def side_by_side(source: Image.Image, mask: np.ndarray, edit: Image.Image, title: str) -> Image.Image:
-    """Source, source with the mask laid over it in magenta, and edit, under one line of text."""
-    picture = np.asarray(source, dtype=np.float32)
-    weight = mask[..., None] * 0.6
-    overlay = picture * (1 - weight) + np.array([255, 0, 200], dtype=np.float32) * weight
-    panels = [source, Image.fromarray(overlay.round().astype(np.uint8)), edit]
-    gap, head = 8, 36
-    height = round(PANEL * source.height / source.width)
-    sheet = Image.new("RGB", (3 * PANEL + 4 * gap, height + head + gap), (24, 24, 28))
-    for index, panel in enumerate(panels):
-        sheet.paste(panel.resize((PANEL, height), Image.Resampling.LANCZOS), (gap + index * (PANEL + gap), head))
-    ImageDraw.Draw(sheet).text((gap, 8), title, fill=(235, 235, 235), font=ImageFont.load_default(size=18))
-    return sheet
-
-
-def measure(source: Image.Image, mask: np.ndarray, edit: Image.Image) -> dict[str, float | None]:
-    """The mask's fraction of the image, PSNR outside it (dB) and mean change inside it."""
-    a, b = (np.asarray(image, dtype=np.float64) / 255 for image in (source, edit))
-    inside, outside = mask > 0.5, mask < 0.05
-    error = float(((a - b)[outside] ** 2).mean()) if outside.any() else float("nan")
-    # JSON has no infinity: an unchanged background is reported as null.
-    psnr = None if not error > 0 else round(-10 * math.log10(error), 2)
-    change = float(np.abs(a - b)[inside].mean()) if inside.any() else 0.0
-    return {"mask_share": round(float(inside.mean()), 4), "psnr_outside_db": psnr, "change_inside": round(change, 4)}
 
 
 class Progress:
@@ -108,35 +45,104 @@ class Progress:
         print(("\r" if self.live else "") + f"{self.label}: {text}".ljust(100 if self.live else 0), flush=True)
 
 
-def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
-    """Run all edits; one report entry each, with ``error`` if it failed. Stops if the server no longer answers."""
-    info = client.object_info()
-    base = with_pictures(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), info), info)
-    edits = json.loads(EDITS.read_text(encoding="utf-8"))["edits"]
-    entries = []
-    for number, edit in enumerate(edits, 1):
-        name = edit["name"]
-        progress = Progress(f"edit {number}/{len(edits)} {name}")
-        entry: dict[str, Any] = {"name": name, "inputs": edit["inputs"]}
-        entries.append(entry)
-        try:
-            result = client.run(set_inputs(base, edit["inputs"]), progress)
-            source, mask_image, edited = (fetch(client, result.outputs, kind) for kind in ("source", "mask", "edit"))
-        except (PromptError, WorkflowError) as error:
-            entry["error"] = str(error)
-            progress.done(f"FAILED: {error}")
+def words(prompt: dict[str, Any]) -> list[str]:
+    """What the graph asks for, one line per edit: "before → after"."""
+    lines = []
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] == "PartEditPrompt":
+            lines += [f"{inputs['source']} → {edit}" for edit in str(inputs["edit"]).splitlines() if edit.strip()]
+        if node["class_type"] == "EditingPair":
+            lines.append(f"{inputs['source_phrase']} → {inputs['target_phrase']}")
+    return lines
+
+
+def collect(client: Client, result: RunResult, prompt: dict[str, Any], info: dict[str, Any]) -> list[Shown]:
+    """The images of all output nodes, in the order of the graph.
+
+    Raises:
+        PromptError: the run gave no image.
+    """
+    shown = []
+    for key, node in prompt.items():
+        items = result.outputs.get(key, {}).get("images") or []
+        if node["class_type"] != "PreviewImage":
             continue
-        except OSError as error:
-            # No answer, or none in time: the other edits would wait just as long for nothing.
-            entry["error"] = f"no answer from the server: {error}"
-            progress.done(f"FAILED: {entry['error']}")
-            break
-        mask = np.asarray(mask_image.convert("L").resize(source.size), dtype=np.float32) / 255
-        file = output / f"{name}.png"
-        side_by_side(source, mask, edited, edit.get("title", name)).save(file)
-        entry.update(file=file.name, seconds=round(result.seconds, 2), **measure(source, mask, edited))
-        progress.done(f"{entry['seconds']:.1f} s -> {file}")
-    return entries
+        for number, item in enumerate(items, 1):
+            title = node["_meta"]["title"] + (f" {number}" if len(items) > 1 else "")
+            image = Image.open(io.BytesIO(client.view(item))).convert("RGB")
+            shown.append(Shown(title, role(prompt, info, key), image))
+    if not shown:
+        raise PromptError("the run returned no image")
+    return shown
+
+
+def keep(
+    shown: list[Shown], entry: dict[str, Any], output: Path, workflow: dict[str, Any], prompt: dict[str, Any]
+) -> None:
+    """Write an entry's images and workflow, and add to the entry what the page and the report need.
+
+    A part edit gives its source, the source under its mask, and its edits, with what was measured on the first edit;
+    other graphs give their images as they are.
+    """
+    source = next((one.image for one in shown if one.role == "source"), None)
+    edits = [one for one in shown if one.role == "edited"]
+    mask = mask_of(shown, source.size) if source is not None else None
+    if source is not None and mask is not None and edits:
+        first = next(one for one in shown if one.role == "source")
+        panels = [first, Shown("Mask", "mask", overlay(source, mask)), *edits]
+        panels = [one for one in shown if not one.role] + panels
+        entry.update(measure(source, mask, edits[0].image))
+    else:
+        panels = shown
+    entry["pictures"] = []
+    for number, one in enumerate(panels, 1):
+        file = f"{entry['name']}_{number}.png"
+        save_with_workflow(one.image, output / file, workflow, prompt)
+        entry["pictures"].append({"file": file, "title": one.title, "wide": one.image.width > 1.6 * one.image.height})
+    entry["workflow"] = f"{entry['name']}.json"
+    write_whole(output / entry["workflow"], json.dumps(workflow, indent=2) + "\n")
+    square = [one.image for one in panels if one.image.width <= 1.6 * one.image.height]
+    entry["file"] = f"{entry['name']}.png"
+    save_with_workflow(sheet(square, entry["title"]), output / entry["file"], workflow, prompt)
+
+
+def run_edits(client: Client, output: Path) -> list[dict[str, Any]]:
+    """Run everything; sections with their entries, an entry with ``error`` if it failed.
+
+    Stops if the server no longer answers.
+    """
+    info = client.object_info()
+    described = json.loads(EDITS.read_text(encoding="utf-8"))["sections"]
+    total = sum(len(section["edits"]) for section in described)
+    number, sections = 0, []
+    for section in described:
+        entries: list[dict[str, Any]] = []
+        sections.append({"title": section["title"], "text": section["text"], "entries": entries})
+        template = json.loads((WORKFLOWS / f"{section['template']}.json").read_text(encoding="utf-8"))
+        for edit in section["edits"]:
+            number += 1
+            progress = Progress(f"{number}/{total} {edit['name']}")
+            entry: dict[str, Any] = {"name": edit["name"], "title": edit["title"], "inputs": edit["inputs"]}
+            entries.append(entry)
+            try:
+                workflow = set_widgets(template, edit["inputs"], info)
+                prompt = previews(to_prompt(workflow, info))
+                entry["words"] = words(prompt)
+                result = client.run(prompt, progress)
+                entry["seconds"] = round(result.seconds, 2)
+                keep(collect(client, result, prompt, info), entry, output, workflow, prompt)
+            except (PromptError, WorkflowError) as error:
+                entry["error"] = str(error)
+                progress.done(f"FAILED: {error}")
+                continue
+            except OSError as error:
+                # No answer, or none in time: the others would wait just as long for nothing.
+                entry["error"] = f"no answer from the server: {error}"
+                progress.done(f"FAILED: {entry['error']}")
+                return sections
+            progress.done(f"{entry['seconds']:.1f} s -> {output / entry['file']}")
+    return sections
 
 
 def main(arguments: list[str]) -> int:
@@ -156,7 +162,8 @@ def main(arguments: list[str]) -> int:
         client = Client(server.base_url, alive=server.alive)
         stats = client.get_json("/system_stats")
         ready = time.monotonic() - started
-        entries = run_edits(client, options.output)
+        sections = run_edits(client, options.output)
+        entries = [entry for section in sections for entry in section["entries"]]
         failed = [entry["name"] for entry in entries if "error" in entry]
         if failed:
             print(f"the last lines of the server's log:\n{server.tail()}", file=sys.stderr)
@@ -168,9 +175,14 @@ def main(arguments: list[str]) -> int:
         "seconds": round(time.monotonic() - started, 1),
         "edits": entries,
     }
-    path = options.output / "report.json"
-    write_whole(path, json.dumps(report, indent=2) + "\n")
-    print(f"{len(entries) - len(failed)} of {len(entries)} edits in {report['seconds']} s; report: {path}")
+    write_whole(options.output / "report.json", json.dumps(report, indent=2) + "\n")
+    about = (
+        f"Made by the demo model that comes with the pack, on ComfyUI {report['comfyui']} "
+        f"({', '.join(map(str, report['device']))}), in {report['seconds']:g} s with the start of the server."
+    )
+    index = options.output / "index.html"
+    write_whole(index, page(sections, about))
+    print(f"{len(entries) - len(failed)} of {len(entries)} runs in {report['seconds']} s; look at them: {index}")
     return 1 if failed or not entries else 0
 
 

@@ -6,6 +6,7 @@ assigns each widget value to its input.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -142,40 +143,49 @@ def _is_widget(kind: Any, options: dict[str, Any]) -> bool:
 
 
 def _widget_inputs(node: dict[str, Any], node_info: dict[str, Any], where: str) -> dict[str, Any]:
+    return {name: value for name, (_, value) in _placed_widgets(node, node_info, where).items()}
+
+
+# Where a widget's value is in `widgets_values` (index or key; None: not saved, the default), and the value.
+_Placed = tuple[Any, Any]
+
+
+def _placed_widgets(node: dict[str, Any], node_info: dict[str, Any], where: str) -> dict[str, _Placed]:
     saved = node.get("widgets_values") or []
     declared = {entry["widget"]["name"] for entry in node.get("inputs", []) if entry.get("widget")}
     if isinstance(saved, dict):
         names = {name for name, kind, options, _ in input_specs(node_info) if _is_widget(kind, options)} | declared
-        return {name: value for name, value in saved.items() if name in names}
-    values = list(saved)
-    inputs: dict[str, Any] = {}
+        return {name: (name, value) for name, value in saved.items() if name in names}
+    values: list[_Placed] = list(enumerate(saved))
+    inputs: dict[str, _Placed] = {}
     for name, kind, options, _ in input_specs(node_info):
         if _is_widget(kind, options) or name in declared:
             _take(name, kind, options, values, inputs)
-    if any(value is not None for value in values):
-        raise WorkflowError(f"node {where}: {len(saved)} widget values, {values!r} left over; inputs: {sorted(inputs)}")
+    left = [value for _, value in values if value is not None]
+    if left:
+        raise WorkflowError(f"node {where}: {len(saved)} widget values, {left!r} left over; inputs: {sorted(inputs)}")
     return inputs
 
 
-def _take(name: str, kind: Any, options: dict[str, Any], values: list[Any], inputs: dict[str, Any]) -> None:
+def _take(name: str, kind: Any, options: dict[str, Any], values: list[_Placed], inputs: dict[str, _Placed]) -> None:
     """Assign the next saved value(s) to one widget input, including the inputs a dynamic combo adds."""
     if values:
         inputs[name] = values.pop(0)
     elif "default" in options:
-        inputs[name] = options["default"]
+        inputs[name] = (None, options["default"])
     elif kind == "COMFY_DYNAMICCOMBO_V3":
-        inputs[name] = options["options"][0]["key"]
+        inputs[name] = (None, options["options"][0]["key"])
     elif isinstance(kind, list) or options.get("options"):
-        inputs[name] = (kind if isinstance(kind, list) else options["options"])[0]
+        inputs[name] = (None, (kind if isinstance(kind, list) else options["options"])[0])
     if kind == "COMFY_DYNAMICCOMBO_V3":
         for option in options["options"]:
-            if option["key"] == inputs.get(name):
+            if name in inputs and option["key"] == inputs[name][1]:
                 for inner, inner_kind, inner_options, _ in input_specs({"input": option["inputs"]}):
                     if _is_widget(inner_kind, inner_options):
                         _take(f"{name}.{inner}", inner_kind, inner_options, values, inputs)
     # The editor adds a second widget after a seed, and a button after an upload.
     has_control = options.get("control_after_generate") or (kind == "INT" and name in ("seed", "noise_seed"))
-    if has_control and values and values[0] in CONTROL_VALUES:
+    if has_control and values and values[0][1] in CONTROL_VALUES:
         values.pop(0)
     if any(options.get(key) for key in ("image_upload", "video_upload", "audio_upload")) and values:
         values.pop(0)
@@ -242,4 +252,31 @@ def set_inputs(prompt: dict[str, Any], changes: dict[str, dict[str, Any]]) -> di
                 if name not in node["inputs"]:
                     raise WorkflowError(f"{kind} has no input {name!r}; it has {sorted(node['inputs'])}")
                 node["inputs"][name] = value
+    return changed
+
+
+def set_widgets(
+    workflow: dict[str, Any], changes: dict[str, dict[str, Any]], object_info: dict[str, Any]
+) -> dict[str, Any]:
+    """A copy of a saved workflow with the widget ``changes[class][input]`` set on every node of that class.
+
+    What `set_inputs` does to a prompt, done to the file that the editor opens. Nodes inside subgraphs are left alone.
+
+    Raises:
+        WorkflowError: no node of that class, or it has no such widget.
+    """
+    changed = copy.deepcopy(workflow)
+    for kind, inputs in changes.items():
+        nodes = [node for node in changed["nodes"] if node["type"] == kind]
+        if not nodes or kind not in object_info:
+            raise WorkflowError(f"the workflow has no node {kind!r} to set {sorted(inputs)} on")
+        for node in nodes:
+            placed = _placed_widgets(node, object_info[kind], f"{node['id']} ({kind})")
+            for name, value in inputs.items():
+                if name not in placed:
+                    raise WorkflowError(f"{kind} has no widget {name!r}; it has {sorted(placed)}")
+                place = placed[name][0]
+                if place is None:
+                    raise WorkflowError(f"{kind}.{name} is not in the saved workflow, which is of an older version")
+                node["widgets_values"][place] = value
     return changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.host.graph import WorkflowError, problems, set_inputs, to_prompt
+from tools.host.graph import WorkflowError, problems, set_inputs, set_widgets, to_prompt
 
 OPTIONS = {
     "options": [{"key": "a", "inputs": {"required": {"n": ["INT", {"default": 3}]}}}, {"key": "b", "inputs": {}}]
@@ -156,3 +156,21 @@ def test_inputs_are_set_on_a_copy_and_unknown_ones_refused():
         set_inputs(prompt, {"Save": {"x": 1}})
     with pytest.raises(WorkflowError, match="no input 'stepz'"):
         set_inputs(prompt, {"Sample": {"stepz": 5}})
+
+
+@pytest.mark.parametrize("saved", [[7, "randomize", 20, 0.25], {"seed": 7, "steps": 20, "eta": 0.25}])
+def test_widgets_of_the_saved_file_are_set_by_name(saved):
+    workflow = {"nodes": [node(1, "Sample", [("model", "MODEL", None)], ["LATENT"], saved)], "links": []}
+    changed = set_widgets(workflow, {"Sample": {"steps": 4, "eta": 0.75}}, INFO)
+    assert to_prompt(changed, INFO)["1"]["inputs"] == {"seed": 7, "steps": 4, "eta": 0.75}
+    assert workflow["nodes"][0]["widgets_values"] == saved
+    with pytest.raises(WorkflowError, match="no widget 'stepz'"):
+        set_widgets(workflow, {"Sample": {"stepz": 4}}, INFO)
+    with pytest.raises(WorkflowError, match="no node 'Load'"):
+        set_widgets(workflow, {"Load": {"name": "m1"}}, INFO)
+
+
+def test_a_widget_that_the_file_does_not_hold_is_not_set_in_silence():
+    workflow = {"nodes": [node(1, "Sample", [], ["LATENT"], [7, "fixed", 20])], "links": []}
+    with pytest.raises(WorkflowError, match="older version"):
+        set_widgets(workflow, {"Sample": {"eta": 0.75}}, INFO)

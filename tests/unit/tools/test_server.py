@@ -176,11 +176,11 @@ def test_the_demo_does_not_wait_again_for_a_server_that_is_gone(tmp_path, monkey
             raise error
 
     monkeypatch.setattr(demo, "to_prompt", lambda *_: {})
-    monkeypatch.setattr(demo, "with_pictures", lambda *_: {})
-    monkeypatch.setattr(demo, "set_inputs", lambda *_: {})
+    monkeypatch.setattr(demo, "set_widgets", lambda *_: {})
     gone = Gone()
-    entries = demo.run_edits(gone, tmp_path)
-    assert gone.runs == 1 == len(entries) and "no answer from the server" in entries[0]["error"]
+    (section,) = demo.run_edits(gone, tmp_path)
+    assert gone.runs == 1 == len(section["entries"])
+    assert "no answer from the server" in section["entries"][0]["error"]
 
 
 @pytest.fixture(scope="module")
