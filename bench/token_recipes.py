@@ -89,15 +89,15 @@ def subset(cache: Any, layers: Sequence[Any], level: int | None = None) -> Any:
     )
 
 
-def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, softmax: str) -> dict[str, float]:
-    """Mean IoU over the cache's pictures and noise levels, by threshold; ``softmax`` as in `layer_maps`."""
+def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, padding: str) -> dict[str, float]:
+    """Mean IoU over the cache's pictures and noise levels, by threshold; ``padding`` as in `layer_maps`."""
     from partedit_oir.core.partedit.masks import normalise, threshold
     from partedit_oir.core.training.maps import cached_part_maps
 
     found: dict[str, list[float]] = {"adaptive": [], "otsu": []}
     for level in range(len(cache.sigmas)):
         with torch.no_grad():
-            maps = cached_part_maps(subset(cache, cache.layers, level), rows, range(cache.pictures), softmax, (32, 32))
+            maps = cached_part_maps(subset(cache, cache.layers, level), rows, range(cache.pictures), padding, (32, 32))
         soft = normalise(F.interpolate(maps, truth.shape[-2:], mode="bicubic").clamp(min=0)[:, 0])
         for method, each in found.items():
             each.append(float(iou(threshold(soft, method)[0] >= 0.5, truth).mean()))
@@ -107,13 +107,13 @@ def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, softmax: str) ->
 def train(
     cache: Any, masks: torch.Tensor, part: DemoPart, scale: float, seed: int, steps: int, **changes: Any
 ) -> tuple[torch.Tensor, str]:
-    """Rows of a token, and the softmax that they were trained over."""
+    """Rows of a token, and the padding that they were trained with."""
     from partedit_oir.core.training.settings import TrainingSettings
     from partedit_oir.core.training.training import train_on_cache
 
     settings = TrainingSettings(part_names=(part.label,), steps=steps, held_out=0.0, seed=seed, **changes)
     rows, _ = train_on_cache(cache, masks, settings, init_scale=scale)
-    return rows, settings.trained_softmax
+    return rows, settings.trained_padding
 
 
 @dataclasses.dataclass
@@ -186,9 +186,9 @@ def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -
             for recipe, changes in RECIPES.items():
                 for seed in run.missing(part.label, setting, recipe):
                     started = time.perf_counter()
-                    token, softmax = train(trained_on, masks, part, scale, seed, run.steps, **changes)
-                    other = scores(seen, token, truth, "two_way" if softmax == "full" else "full")
-                    own = scores(seen, token, truth, softmax)
+                    token, padding = train(trained_on, masks, part, scale, seed, run.steps, **changes)
+                    other = scores(seen, token, truth, "none" if padding == "background" else "background")
+                    own = scores(seen, token, truth, padding)
                     run.of(part.label, setting, recipe).append(
                         {**own, **{f"{k}_other_rows": v for k, v in other.items()}}
                     )

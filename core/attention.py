@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
+from comfy.utils import repeat_to_batch_size
 
 from .unet import LayerKey, transformer_block
 
@@ -35,7 +36,7 @@ class ProbeContext:
     with background padding: σ(l_part − l_bg − ln 76)).
 
     Attributes:
-        rows: (K, D) distinct context rows.
+        rows: (K, D) distinct context rows; (B, K, D) if they differ between images (padding with their prompts).
         log_counts: (K,) logarithm of how often each row occurs in the context.
         part_columns: which rows are parts.
         parts: indices of these parts among all parts of the run.
@@ -60,7 +61,7 @@ class Probe:
     cache: dict[tuple[LayerKey, torch.device], torch.Tensor] | None = field(default_factory=dict)
 
     def keys(self, unet: Any, layer: LayerKey, like: torch.Tensor) -> torch.Tensor:
-        """(K, heads·d) keys of the rows that count in ``layer``."""
+        """(K, heads·d) or (B, K, heads·d) keys of the rows that count in ``layer``."""
         at = (layer, like.device)
         if self.cache is not None and at in self.cache:
             return self.cache[at]
@@ -75,7 +76,9 @@ class Probe:
         ``query``: (B, h·w, heads·d) of the source rows.
         """
         context = self.contexts[layer]
-        logits = _logits(query, self.keys(unet, layer, query)[None].expand(query.shape[0], -1, -1), heads)
+        keys = self.keys(unet, layer, query)
+        keys = keys[None] if keys.ndim == 2 else keys
+        logits = _logits(query, repeat_to_batch_size(keys, query.shape[0]), heads)
         probabilities = (logits + context.log_counts.to(logits)).softmax(dim=-1)
         parts = probabilities[..., list(context.part_columns)].sum(dim=1)  # over heads: (B, h·w, p)
         return parts.transpose(1, 2).reshape(query.shape[0], -1, *grid)

@@ -83,7 +83,8 @@ def padding_input() -> io.Combo.Input:
         "padding",
         PADDINGS,
         STANDARD.padding,
-        "What fills the rest of the token's context. Tokens are trained with background.",
+        "What fills the token's context of 77 rows. auto: as the token was trained, or background if its file does not "
+        "say. context, start_of_text, end_of_text: rows of the source prompt. none: nothing, the token's rows alone.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.partedit.layers import FIRST_8_DOUBT, PRESETS
+from ..core.partedit.tokens import PADDINGS
 from ..core.training.settings import LEARNING_RATE_RULES, LOSSES, RECIPES, SOFTMAXES, TrainingSettings
 
 STANDARD = TrainingSettings()
@@ -124,5 +125,13 @@ def recipe_inputs() -> list[Any]:
             optional=True,
             tooltip="What is compared with the masks. paper: the map of every layer and noise level, each on its own, "
             "summed (equation 3). pack: their mean map.",
+        ),
+        io.Combo.Input(
+            "padding",
+            options=list(PADDINGS),
+            default=STANDARD.padding,
+            optional=True,
+            tooltip="What fills the token's context of 77 rows while training; saved with the token. auto: as softmax "
+            "says (background, or none for two_way). context, start_of_text, end_of_text: rows of positive.",
         ),
     ]

@@ -198,8 +198,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         inputs = self.inputs
         if inputs.mask is not None or inputs.token is None:
             return None
-        end_of_text = inputs.prompt.source[0][0][0, -1]
-        contexts = probe_contexts(inputs.token, self.reading, inputs.settings.padding, end_of_text)
+        contexts = probe_contexts(inputs.token, self.reading, inputs.settings.padding, inputs.prompt.source[0][0])
         return Probe(contexts, {} if constant_weights else None)
 
 

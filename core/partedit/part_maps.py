@@ -15,7 +15,7 @@ from ..unet import all_cross_layers, context_width
 from .layers import AUTO, reading_layers
 from .masks import MapSum, check_found, fit_mask, map_size, normalise
 from .prompt import Conditioning
-from .tokens import PartToken, probe_contexts
+from .tokens import AUTO_PADDING, PartToken, probe_contexts
 from .upsampling import cell_size, guided_upsampling
 
 
@@ -36,7 +36,7 @@ def part_maps(
     samples: int = 1,
     seed: int = 0,
     layers: str = AUTO,
-    padding: str = "background",
+    padding: str = AUTO_PADDING,
     published_size: bool = False,
 ) -> torch.Tensor:
     """Attention maps of a token in noised images (PartEdit, Sec. 4.3), averaged over layers and noise draws.
@@ -80,7 +80,7 @@ def part_maps(
     )
     batch = latent.shape[0]
     total = MapSum(token.parts)
-    probe = Probe(probe_contexts(token, reading, padding, conditioning[0][0][0, -1]))
+    probe = Probe(probe_contexts(token, reading, padding, conditioning[0][0]))
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         def install(options: dict[str, Any]) -> dict[str, Any]:

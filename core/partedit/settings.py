@@ -10,7 +10,7 @@ import torch
 from .layers import AUTO
 from .masks import THRESHOLDS, check_omega
 from .prompt import Conditioning, EditPrompt
-from .tokens import PADDINGS, PartToken
+from .tokens import AUTO_PADDING, PADDINGS, PartToken
 
 TIMINGS = ("clean", "clean, first step twice", "published")
 MAP_SIZES = ("latent", "published")
@@ -28,7 +28,7 @@ class BlendSettings:
             step 0). ``clean, first step twice`` evaluates the first step twice, so that it has a mask too.
             ``published``: as ``clean``, but the last cross-attention layer already uses the mask of step i, for
             0 < i + 1 < tₑ, as in the published code.
-        padding: what fills the token's context, see `PartToken.context`.
+        padding: what fills the token's context, see `PartToken.context`; ``auto``: as the token was trained.
         map_size: size at which maps are thresholded: ``latent`` or ``published`` (1024 on the longer side).
         keep_pooled: edits get the source's pooled embedding.
     """
@@ -39,7 +39,7 @@ class BlendSettings:
     fixed: float = 0.5
     layers: str = AUTO
     timing: str = "clean"
-    padding: str = "background"
+    padding: str = AUTO_PADDING
     map_size: str = "latent"
     keep_pooled: bool = False
 

@@ -34,11 +34,16 @@ def save_token(token: PartToken, path: Path | str) -> None:
         "model_family": token.model_family,
     }
     if token.layers:
-        # One choice for all parts, or a list with one for each part of a combined token.
-        each = set(token.layers)
-        metadata["layers"] = each.pop() if len(each) == 1 else json.dumps(list(token.layers))
+        metadata["layers"] = _joined(token.layers)
+    if token.paddings:
+        metadata["padding"] = _joined(token.paddings)
     with whole_file(Path(path)) as temporary:
         save_file({"embedding": token.embedding.detach().float().cpu().contiguous()}, str(temporary), metadata)
+
+
+def _joined(choices: tuple[str, ...]) -> str:
+    """One choice for all parts, or a list with one for each part of a combined token."""
+    return choices[0] if len(set(choices)) == 1 else json.dumps(list(choices))
 
 
 def load_token(path: Path | str) -> PartToken:
@@ -73,11 +78,12 @@ def load_token(path: Path | str) -> PartToken:
         names = (path.stem,) if len(part_rows) == 1 else tuple(f"{path.stem} {n + 1}" for n in range(len(part_rows)))
     metadata.pop("format", None)
     layers = _layers(metadata.pop("layers", ""), len(part_rows))
+    paddings = _paddings(metadata, len(part_rows))
     family = metadata.pop("model_family", "")
     if not family:
         family = next((f for f, w in FAMILY_WIDTHS.items() if rows and w == embedding.shape[1] and w != 768), "")
     try:
-        return PartToken(embedding, part_rows, names, family, metadata, layers)
+        return PartToken(embedding, part_rows, names, family, metadata, layers, paddings)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
@@ -128,6 +134,19 @@ def _json_list(text: str | None, kind: type) -> tuple[Any, ...] | None:
 
 def _layers(text: str, parts: int) -> tuple[str, ...]:
     """The layers recorded for each part. Whether the model has them is known only when the token is read."""
+    return _for_each_part(text, parts)
+
+
+def _paddings(metadata: dict[str, str], parts: int) -> tuple[str, ...]:
+    """The padding that each part was trained with; ``padding`` is taken out of the metadata."""
+    text = metadata.pop("padding", None)
+    if text is None:  # files from before it was recorded say over which rows the softmax ran
+        text = {"two_way": "none", "full": "background"}.get(metadata.get("softmax", ""), "")
+    return _for_each_part(text, parts)
+
+
+def _for_each_part(text: str, parts: int) -> tuple[str, ...]:
+    """What was recorded for all parts, or the entries of a list with one for each; () for nothing of use."""
     each = _json_list(text, str)
     if each is None:
         return (text,) * parts if text else ()

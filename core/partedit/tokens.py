@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,13 @@ import torch
 from ..attention import TOKEN_CONTEXT, ProbeContext
 from ..unet import LayerKey
 
-PADDINGS = ("background", "end_of_text", "zero")
+# What fills a token's context up to 77 rows (`padded_rows`); "auto": as each token was trained.
+AUTO_PADDING = "auto"
+PADDINGS = (AUTO_PADDING, "background", "start_of_text", "end_of_text", "context", "zero", "none")
+# Those that take rows of the prompt's own embedding.
+TEXT_PADDINGS = ("start_of_text", "end_of_text", "context")
+# For files that record nothing, among them the published ones.
+UNRECORDED_PADDING = "background"
 # Text conditioning width of each model family.
 FAMILY_WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
 _FAMILY_NAMES = {768: "SD1.x or the demo model", 1024: "SD2.x", 2048: "SDXL"}
@@ -29,6 +34,8 @@ class PartToken:
         metadata: provenance, all text.
         layers: for each part, the attention layers it was trained on, as `layers.choose_layers` takes them; "" where
             that is not recorded. Empty: recorded for no part.
+        paddings: for each part, the padding it was trained with (one of `PADDINGS` but "auto"); "" where that is not
+            recorded. Empty: recorded for no part.
     """
 
     embedding: torch.Tensor
@@ -37,6 +44,7 @@ class PartToken:
     model_family: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    paddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows = self.embedding
@@ -64,6 +72,16 @@ class PartToken:
             raise ValueError(f"part token: {len(self.names)} names {self.names} for {len(self.part_rows)} parts.")
         if self.layers and len(self.layers) != len(self.part_rows):
             raise ValueError(f"part token: layers {self.layers} for {len(self.part_rows)} parts. Give one for each.")
+        if self.paddings and len(self.paddings) != len(self.part_rows):
+            raise ValueError(
+                f"part token: paddings {self.paddings} for {len(self.part_rows)} parts. Give one for each."
+            )
+        for padding in self.paddings:
+            if padding and padding not in PADDINGS[1:]:
+                raise ValueError(
+                    f"part token: was trained with the padding {padding[:40]!r}; known ones are "
+                    f"{', '.join(PADDINGS[1:])}. It may come from a newer version of this pack."
+                )
 
     @property
     def parts(self) -> int:
@@ -97,36 +115,30 @@ class PartToken:
             self.model_family,
             self.metadata,
             tuple(self.layers[part] for part in parts) if self.layers else (),
+            tuple(self.paddings[part] for part in parts) if self.paddings else (),
         )
 
     def context(
-        self, padding: str = "background", end_of_text: torch.Tensor | None = None
+        self, padding: str = AUTO_PADDING, text: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distinct rows of the 77-row context and how often each occurs.
+        """Distinct rows of the token's context and how often each occurs; see `padded_rows`.
 
-        Args:
-            padding: ``background`` repeats row 0 (as the published ``BG`` and ``SOT_E`` do), ``end_of_text`` repeats
-                the last row of the source conditioning, ``zero`` adds zeros.
-            end_of_text: (D,), needed for that padding.
+        ``auto`` is the padding that the parts were trained with, or ``background`` where that is not recorded.
 
-        Returns:
-            (K, D) rows, the token's own first, and (K,) logarithms of their counts.
+        Raises:
+            ValueError: ``auto``, and the parts were trained with different paddings.
         """
-        rows = self.embedding
-        counts = [1.0] * rows.shape[0]
-        left = TOKEN_CONTEXT - rows.shape[0]
-        if padding == "background":
-            counts[0] += left
-        elif left:
-            if padding == "zero":
-                fill = torch.zeros_like(rows[:1])
-            elif padding == "end_of_text" and end_of_text is not None:
-                fill = end_of_text.reshape(1, -1).to(rows)
-            else:
-                raise ValueError(f"padding: {padding!r} is not one of {', '.join(PADDINGS)}.")
-            rows = torch.cat([rows, fill])
-            counts.append(float(left))
-        return rows, torch.tensor([math.log(c) for c in counts])
+        if padding == AUTO_PADDING:
+            trained = dict(zip(self.names, self.paddings or ("",) * self.parts, strict=True))
+            found = {name: one or UNRECORDED_PADDING for name, one in trained.items()}
+            if len(set(found.values())) > 1:
+                shown = ", ".join(f"{name} with {one}" for name, one in found.items())
+                raise ValueError(
+                    f"padding: {AUTO_PADDING!r} reads a part token as it was trained, but these parts were trained "
+                    f"with different paddings ({shown}) and share one context. Set padding to one of these."
+                )
+            (padding,) = set(found.values())
+        return padded_rows(self.embedding, padding, text)
 
     def check_width(self, width: int) -> None:
         """Raise a ValueError if the token does not fit a model whose text conditioning is ``width`` wide."""
@@ -158,21 +170,62 @@ class PartToken:
 def probe_contexts(
     token: PartToken,
     reading: Mapping[LayerKey, tuple[int, ...]],
-    padding: str = "background",
-    end_of_text: torch.Tensor | None = None,
+    padding: str = AUTO_PADDING,
+    text: torch.Tensor | None = None,
 ) -> dict[LayerKey, ProbeContext]:
     """What a layer's queries meet: in each layer the context of the parts that count there, as if there were no others.
 
     Args:
         token: whose parts are read.
         reading: layer → indices of the parts that count there, see `layers.reading_layers`.
-        padding, end_of_text: see `PartToken.context`.
+        padding, text: see `PartToken.context`.
     """
     made: dict[tuple[int, ...], ProbeContext] = {}
     for parts in set(reading.values()):
         those = token.only(parts)
-        made[parts] = ProbeContext(*those.context(padding, end_of_text), those.part_rows, parts)
+        made[parts] = ProbeContext(*those.context(padding, text), those.part_rows, parts)
     return {layer: made[parts] for layer, parts in reading.items()}
+
+
+def padded_rows(
+    rows: torch.Tensor, padding: str, text: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill a token's context up to 77 rows, as a prompt's embedding has (PartEdit, App. D).
+
+    Args:
+        rows: (R, D) of the token, background first.
+        padding: ``background`` repeats row 0 (as the published ``BG`` and ``SOT_E`` do), ``start_of_text`` the first
+            and ``end_of_text`` the last row of ``text``; ``context`` takes the rows of ``text`` at these positions,
+            R to 76 (fewer if it is shorter); ``zero`` adds zeros; ``none`` adds nothing.
+        text: (L, D) embedding of the prompt, or (B, L, D) of one prompt for each image; for those that need it.
+
+    Returns:
+        Distinct rows (K, D), the token's own first (with prompts for several images (B, K, D)), and (K,) logarithms of
+        their counts.
+
+    Raises:
+        ValueError: an unknown padding, or one that needs ``text`` without it.
+    """
+    count = rows.shape[0]
+    left = TOKEN_CONTEXT - count
+    if padding not in PADDINGS[1:]:
+        raise ValueError(f"padding: {padding!r} is not one of {', '.join(PADDINGS)}.")
+    if padding in ("background", "none") or not left:
+        repeats = left if padding == "background" else 0
+        return rows, torch.tensor([1.0 + repeats] + [1.0] * (count - 1)).log()
+    if padding == "zero":
+        fill, each = torch.zeros_like(rows[:1]), float(left)
+    elif text is None:
+        raise ValueError(f"padding: {padding!r} needs the embedding of the prompt.")
+    elif padding == "context":
+        fill, each = text[..., count:TOKEN_CONTEXT, :].to(rows), 1.0
+    else:
+        fill, each = (text[..., :1, :] if padding == "start_of_text" else text[..., -1:, :]).to(rows), float(left)
+    if fill.ndim == 3 and fill.shape[0] == 1:
+        fill = fill[0]
+    own = rows if fill.ndim == 2 else rows.expand(fill.shape[0], -1, -1)
+    counts = [1.0] * count + [each] * fill.shape[-2]
+    return torch.cat([own, fill], dim=-2), torch.tensor(counts).log()
 
 
 def combine(tokens: Sequence[PartToken]) -> PartToken:
@@ -201,5 +254,13 @@ def combine(tokens: Sequence[PartToken]) -> PartToken:
     families = {token.model_family for token in tokens}
     family = families.pop() if len(families) == 1 else ""
     layers = tuple(choice for token in tokens for choice in (token.layers or ("",) * token.parts))
-    metadata = {"combined_from": ", ".join(names)}
-    return PartToken(torch.cat(rows), tuple(part_rows), tuple(names), family, metadata, layers if any(layers) else ())
+    paddings = tuple(padding for token in tokens for padding in (token.paddings or ("",) * token.parts))
+    return PartToken(
+        torch.cat(rows),
+        tuple(part_rows),
+        tuple(names),
+        family,
+        {"combined_from": ", ".join(names)},
+        layers if any(layers) else (),
+        paddings if any(paddings) else (),
+    )

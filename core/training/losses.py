@@ -26,18 +26,20 @@ def token_loss(
     targets: Mapping[tuple[int, int], torch.Tensor],
     chosen: Sequence[int],
     settings: TrainingSettings,
+    text: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of rows (1 + P, D) on some images, by ``settings.recipe``; see `TrainingSettings`.
 
     Args:
         targets: see `masks_by_grid`. chosen: indices of the images.
+        text: (L, D) embedding of the prompt, for the paddings that need it.
     """
-    softmax, index = settings.trained_softmax, list(chosen)
+    padding, index = settings.trained_padding, list(chosen)
     if settings.recipe == "pack":
-        maps, others = cached_part_and_other_maps(cache, rows, index, softmax)
+        maps, others = cached_part_and_other_maps(cache, rows, index, padding, text=text)
         return map_loss(maps, others, targets[cache.finest_grid][index], settings.loss)
     total = rows.new_zeros(())
-    for layer, maps, others in layer_maps(cache, rows, index, softmax):
+    for layer, maps, others in layer_maps(cache, rows, index, padding, text):
         levels = maps.shape[1]
         target = targets[cache.grids[layer]][index].repeat_interleave(levels, dim=0)
         # The mean over images and levels, times the levels: the sum over levels of the mean over images.

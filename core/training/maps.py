@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from ..attention import TOKEN_CONTEXT
 from ..partedit.masks import otsu
+from ..partedit.tokens import padded_rows
 from ..unet import LayerKey
 from .query_cache import QueryCache
 
@@ -26,7 +25,11 @@ def part_logits(cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int]) 
 
 
 def layer_maps(
-    cache: QueryCache, rows: torch.Tensor, pictures: Sequence[int], softmax: str = "full"
+    cache: QueryCache,
+    rows: torch.Tensor,
+    pictures: Sequence[int],
+    padding: str = "background",
+    text: torch.Tensor | None = None,
 ) -> Iterator[tuple[LayerKey, torch.Tensor, torch.Tensor]]:
     """For each layer, its key and the maps of the parts and of everything else at each noise level.
 
@@ -36,39 +39,36 @@ def layer_maps(
 
     Args:
         rows: (1 + P, D), background first.
-        softmax: ``full``: the context has 77 rows; those after the token repeat the background, which adds
-            ln(number of repeats + 1) to its logit; ``two_way``: the token's rows only.
+        padding, text: the context's other rows, see `padded_rows`; ``text`` is (L, D).
     """
-    count = rows.shape[0]
-    shift = torch.zeros(count, 1, device=rows.device)
-    if softmax == "full":
-        shift[0] = math.log(TOKEN_CONTEXT - count + 1)
-    elif softmax != "two_way":
-        raise ValueError(f"softmax: expected full or two_way, got {softmax!r}.")
-    others = 1 - torch.eye(count, device=rows.device)[1:]
-    for layer, logits in zip(cache.layers, part_logits(cache, rows, pictures), strict=True):
+    context, log_counts = padded_rows(rows, padding, text)
+    shift, parts = log_counts.to(rows)[:, None], slice(1, rows.shape[0])
+    others = 1 - torch.eye(context.shape[0], device=rows.device)[parts]
+    for layer, logits in zip(cache.layers, part_logits(cache, context, pictures), strict=True):
         probability = torch.softmax(logits + shift, dim=-2).mean(dim=2)
         grid = cache.grids[layer]
-        yield layer, probability[:, :, 1:].unflatten(-1, grid), (others @ probability).unflatten(-1, grid)
+        yield layer, probability[:, :, parts].unflatten(-1, grid), (others @ probability).unflatten(-1, grid)
 
 
 def cached_part_maps(
     cache: QueryCache,
     rows: torch.Tensor,
     pictures: Sequence[int],
-    softmax: str = "full",
+    padding: str = "background",
     size: tuple[int, int] | None = None,
+    text: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention maps of the part rows: (n, P, h, w), each value a probability; see `cached_part_and_other_maps`."""
-    return cached_part_and_other_maps(cache, rows, pictures, softmax, size)[0]
+    return cached_part_and_other_maps(cache, rows, pictures, padding, size, text)[0]
 
 
 def cached_part_and_other_maps(
     cache: QueryCache,
     rows: torch.Tensor,
     pictures: Sequence[int],
-    softmax: str = "full",
+    padding: str = "background",
     size: tuple[int, int] | None = None,
+    text: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention maps of the part rows, and of everything but them: p and 1 - p, each (n, P, h, w).
 
@@ -77,7 +77,7 @@ def cached_part_and_other_maps(
     """
     size = size or cache.finest_grid
     total: torch.Tensor | None = None
-    for layer, parts, others in layer_maps(cache, rows, pictures, softmax):
+    for layer, parts, others in layer_maps(cache, rows, pictures, padding, text):
         both = torch.cat([parts, others], dim=2).mean(dim=1)
         if cache.grids[layer] != size:
             both = F.interpolate(both, size=size, mode="bilinear", align_corners=False)

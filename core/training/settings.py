@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..mask_inputs import HOW_TO_FILL, mask_batch
+from ..partedit.tokens import AUTO_PADDING, PADDINGS
 
 LOSSES = ("bce", "l2", "bce_dice")
 SOFTMAXES = ("full", "two_way", "auto")
@@ -35,9 +36,12 @@ class TrainingSettings:
         loss: ``bce`` (binary cross-entropy, the paper's), ``l2`` (mean squared error), or ``bce_dice``: cross-entropy
             and the Dice overlap of the mask with the map from its minimum (0) to its maximum (1), which is what a
             threshold meets later.
-        softmax: ``full`` is what the edit will see (77 context rows, all but the token's repeating the background);
-            ``two_way`` normalises over the token's rows only, as the paper trains; ``auto`` follows the recipe:
-            ``two_way`` for ``paper``, ``full`` for ``pack``.
+        padding: what the softmax runs over besides the token's rows (`tokens.padded_rows`); it is recorded in the file,
+            and the token is judged and, with padding ``auto``, read in the same way. ``none``: its rows only, as the
+            paper trains. ``auto`` follows ``softmax``.
+        softmax: ``full``: 77 rows, those after the token's repeating the background (padding ``background``);
+            ``two_way``: the token's rows only (``none``); ``auto`` follows the recipe: ``two_way`` for ``paper``,
+            ``full`` for ``pack``.
         init: rows to start the parts from, (P, D) or (1, D); None draws them with the spread of the conditioning.
         held_out: fraction of the images held out; evaluate_every: steps between evaluations on them; patience:
             evaluations without a better IoU before stopping, 0 for never.
@@ -70,12 +74,14 @@ class TrainingSettings:
     rows: int = 1
     cache_device: str | None = None
     save_every: int = 200
+    padding: str = AUTO_PADDING
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("recipe", self.recipe, RECIPES),
             ("loss", self.loss, LOSSES),
             ("softmax", self.softmax, SOFTMAXES),
+            ("padding", self.padding, PADDINGS),
             ("learning_rate_rule", self.learning_rate_rule, LEARNING_RATE_RULES),
         ):
             if value not in choices:
@@ -83,6 +89,15 @@ class TrainingSettings:
         for name in ("steps", "batch_size", "lr_step", "evaluate_every", "rows", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if (
+            self.padding != AUTO_PADDING
+            and self.softmax != "auto"
+            and (self.padding == "none") != (self.softmax == "two_way")
+        ):
+            raise ValueError(
+                f"padding: {self.padding!r} contradicts softmax {self.softmax!r}: two_way is the padding none, full "
+                "any other. Set one of the two to auto."
+            )
         if not self.part_names:
             raise ValueError("part_names: expected at least one name.")
         if not 0 <= self.held_out < 1:
@@ -91,11 +106,17 @@ class TrainingSettings:
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}.")
 
     @property
+    def trained_padding(self) -> str:
+        """``padding`` with ``auto`` resolved."""
+        if self.padding != AUTO_PADDING:
+            return self.padding
+        two_way = self.softmax == "two_way" or (self.softmax == "auto" and self.recipe == "paper")
+        return "none" if two_way else "background"
+
+    @property
     def trained_softmax(self) -> str:
         """``softmax`` with ``auto`` resolved: ``full`` or ``two_way``."""
-        if self.softmax != "auto":
-            return self.softmax
-        return "two_way" if self.recipe == "paper" else "full"
+        return "two_way" if self.trained_padding == "none" else "full"
 
 
 @dataclass

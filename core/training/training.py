@@ -18,7 +18,7 @@ import torch
 
 from ..conditioning import check_conditioning, check_sees_picture
 from ..partedit.layers import choose_layers
-from ..partedit.tokens import FAMILY_WIDTHS, PartToken
+from ..partedit.tokens import FAMILY_WIDTHS, TEXT_PADDINGS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .losses import masks_by_grid, token_loss
 from .maps import cached_part_maps, map_iou, part_logits
@@ -87,6 +87,7 @@ def train_part_token(
         settings,
         data_key=f"{tuple(latents.shape)} {float(latents.float().mean()):.2f} {float(latents.float().std()):.2f}",
         init_scale=_spread(cond),
+        text=cond[0][0][0],
         sources=sources,
         device=model.load_device,
         state_file=state_file,
@@ -100,6 +101,7 @@ def train_part_token(
         model_family=model_family or family_of(model),
         metadata=token_metadata(settings, report, len(set(sources) if sources is not None else range(len(latents)))),
         layers=(settings.layers,) * len(settings.part_names),
+        paddings=(settings.trained_padding,) * len(settings.part_names),
     )
     return token, report
 
@@ -155,14 +157,18 @@ def train_on_cache(
     device: torch.device | str = "cpu",
     state_file: Path | None = None,
     data_key: str = "",
+    text: torch.Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[torch.Tensor, TrainingReport]:
     """The optimisation; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
 
-    ``data_key`` identifies the images, so that a saved state is not used for others.
+    ``data_key`` identifies the images, so that a saved state is not used for others; ``text`` (L, D) is the prompt's
+    embedding, for the paddings that need it.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        trainer = _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key)
+        trainer = _Trainer(
+            cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key, text
+        )
         return trainer.run(progress)
 
 
@@ -179,10 +185,13 @@ class _Trainer:
         device: torch.device,
         state_file: Path | None,
         data_key: str,
+        text: torch.Tensor | None,
     ):
         on_device = {layer: weight.to(device) for layer, weight in cache.key_weights.items()}
         self.cache = dataclasses.replace(cache, key_weights=on_device)
         self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
+        # A copy, because autograd refuses tensors made in inference mode.
+        self.text = None if text is None else text.detach().clone().float().to(device)
         self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
         self.targets = {grid: mask.to(device) for grid, mask in masks_by_grid(cache, self.masks).items()}
         self.training, self.judged, self.held_out = split_pictures(self.masks, sources, settings)
@@ -252,7 +261,7 @@ class _Trainer:
         self.report.losses.append(value)
 
     def _loss(self, chosen: list[int]) -> torch.Tensor:
-        return token_loss(self.cache, self.rows, self.targets, chosen, self.settings)
+        return token_loss(self.cache, self.rows, self.targets, chosen, self.settings, self.text)
 
     def _logit_unit(self) -> float:
         """Learning rate, per nominal 1, whose first step changes the logits as `LOGIT_STEP_AT_30` says.
@@ -282,8 +291,8 @@ class _Trainer:
         return LOGIT_STEP_AT_30 / PAPER_LEARNING_RATE / change
 
     def _seen(self, rows: torch.Tensor, pictures: list[int]) -> torch.Tensor:
-        """Maps (n, P, h, w) as an edit reads them by default: over the rows the token is trained with."""
-        return cached_part_maps(self.cache, rows, pictures, self.settings.trained_softmax)
+        """Maps (n, P, h, w) as an edit reads them by default: with the padding the token is trained with."""
+        return cached_part_maps(self.cache, rows, pictures, self.settings.trained_padding, text=self.text)
 
     def _evaluate(self, step: int) -> bool:
         """Record the IoU; True if it is the best so far."""
@@ -304,6 +313,8 @@ class _Trainer:
     def _fingerprint(self) -> str:
         shown = {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in _FREE_SETTINGS}
         shown["init"] = None if self.settings.init is None else float(self.settings.init.double().sum())
+        if self.text is not None and self.settings.trained_padding in TEXT_PADDINGS:
+            shown["text"] = float(self.text.double().abs().sum())
         shown["masks"] = float(self.masks.double().sum())
         shown["pictures"] = (self.cache.pictures, self.data_key)
         shown["layers"] = [str(layer) for layer in self.cache.layers]

@@ -61,7 +61,7 @@ def train(model, images, masks, vae=None, **changes):
 
 
 def test_train_save_and_load(model, folder):
-    token, plot, shown, report = train(model, *pictures(), held_out=0.34)
+    token, plot, shown, report = train(model, *pictures(), held_out=0.34, padding="zero")
     figures = json.loads(report)
     assert figures["part_iou"]["square"] > 0.4 and len(figures["held_out_pictures"]) == 2
     assert plot.shape == (1, 520, 900, 3) and shown.shape == (2, 128, 136, 3)
@@ -71,6 +71,7 @@ def test_train_save_and_load(model, folder):
     assert LoadPartToken.validate_inputs(part_token=name) is True
     loaded = LoadPartToken.execute(name).result[0]
     assert torch.equal(loaded.embedding, token.embedding) and loaded.names == ("square",)
+    assert loaded.paddings == ("zero",), "auto reads it as it was trained"
     assert loaded.metadata["note"] == "from squares" and loaded.metadata["pack_version"]
     assert "square 0." in loaded.metadata["iou"]
 

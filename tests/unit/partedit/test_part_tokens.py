@@ -7,22 +7,131 @@ import math
 import pytest
 import torch
 
-from support.tiny_edits import token
+from support.tiny_edits import blend_guider, edit_prompt, sample, token
 from support.tiny_models import drawn, text_conditioning, tiny_sd, tiny_sdxl
 
+PADDED = ("background", "start_of_text", "end_of_text", "context", "zero")
 
-@pytest.mark.parametrize("padding", ["background", "end_of_text", "zero"])
+
+def all_rows(one, padding, text):
+    """(77, D) context of a token, row by row, as appendix D of the paper lists the paddings."""
+    left = 77 - one.embedding.shape[0]
+    fill = {
+        "background": [one.embedding[0]] * left,
+        "start_of_text": [text[0]] * left,
+        "end_of_text": [text[-1]] * left,
+        "context": [text[position] for position in range(77 - left, 77)],
+        "zero": [torch.zeros(one.width)] * left,
+    }[padding]
+    return torch.stack([*one.embedding, *fill])
+
+
+@pytest.mark.parametrize("padding", PADDED)
 @pytest.mark.parametrize("parts", [1, 2])
 def test_few_weighted_keys_equal_the_softmax_over_all_77(pack, padding, parts):
-    one, end = token(parts=parts), drawn("end", 64)
-    fill = {"background": one.embedding[0], "end_of_text": end, "zero": torch.zeros(64)}[padding]
-    full = torch.cat([one.embedding, fill.expand(77 - 2 * parts, -1)])
+    one, text = token(parts=parts), drawn("text", 77, 64)
+    full = all_rows(one, padding, text)
     query = drawn("query", 5, 64)
     expected = (query @ full.T / 8).softmax(dim=-1)[:, list(one.part_rows)]
-    rows, log_counts = one.context(padding, end)
-    assert rows.shape[0] == 2 * parts + (padding != "background")
+    rows, log_counts = one.context(padding, text)
+    assert rows.shape[0] == {"background": 2 * parts, "context": 77}.get(padding, 2 * parts + 1)
     found = (query @ rows.T / 8 + log_counts).softmax(dim=-1)[:, list(one.part_rows)]
     assert torch.allclose(found, expected, atol=1e-6)
+    same, _ = one.context(padding, text[None])
+    assert torch.equal(same, rows)
+
+
+def test_without_padding_the_softmax_runs_over_the_tokens_own_rows(pack):
+    one, query = token(parts=2), drawn("query", 5, 64)
+    rows, log_counts = one.context("none")
+    assert torch.equal(rows, one.embedding) and torch.equal(log_counts, torch.zeros(4))
+    background, part = (query @ token().embedding.T / 8).T
+    rows, log_counts = token().context("none")
+    assert torch.allclose((query @ rows.T / 8 + log_counts).softmax(-1)[:, 1], torch.sigmoid(part - background))
+
+
+def test_context_padding_of_long_and_short_prompts(pack):
+    one = token()
+    assert torch.equal(one.context("context", drawn("long", 154, 64))[0][2:], drawn("long", 154, 64)[2:77])
+    assert torch.equal(one.context("context", drawn("short", 20, 64))[0][2:], drawn("short", 20, 64)[2:])
+
+
+def test_a_padding_that_needs_the_prompt_says_so(pack):
+    with pytest.raises(ValueError, match="padding: 'context' needs the embedding of the prompt"):
+        token().context("context")
+    with pytest.raises(ValueError, match="padding: 'sot' is not one of auto, background"):
+        token().context("sot")
+
+
+@pytest.mark.parametrize("padding", PADDED)
+def test_edits_and_maps_read_a_token_over_its_whole_context(pack, padding):
+    """The same as a token that writes out all 77 rows, in the sampler and in Part Attention Mask."""
+    from partedit_oir.core.partedit.part_maps import part_maps
+    from partedit_oir.core.partedit.tokens import PartToken
+
+    model, prompt = tiny_sdxl(), edit_prompt()
+    text = text_conditioning("source")
+    whole = PartToken(all_rows(token(), padding, text[0][0][0]), (1,), ("head",))
+    latent, found = drawn("latent", 1, 4, 16, 16), []
+    for one, name in ((token(), padding), (whole, "none")):
+        guider = blend_guider(model, prompt, token=one, padding=name)
+        sample(guider, steps=2)
+        maps = part_maps(model, one, latent, text, padding=name)
+        found.append((guider.last_masks.edit_masks(0), maps))
+    for mine, wanted in zip(*found, strict=True):
+        assert torch.allclose(mine, wanted, atol=1e-4) and float(wanted.std()) > 1e-3
+
+
+@pytest.mark.parametrize("padding", ["start_of_text", "context"])
+def test_every_picture_of_a_batch_has_its_own_prompt(pack, padding):
+    from partedit_oir.core.partedit.part_maps import part_maps
+
+    model = tiny_sdxl()
+    latents = drawn("latents", 2, 4, 16, 16)
+
+    def read(*texts):
+        each = [text_conditioning(text)[0] for text in texts]
+        pooled = torch.cat([options["pooled_output"] for _, options in each])
+        joined = [[torch.cat([text for text, _ in each]), {"pooled_output": pooled}]]
+        return part_maps(model, token(), latents, joined, padding=padding)
+
+    both, man, dog = read("a man", "a dog"), read("a man", "a man"), read("a dog", "a dog")
+    assert torch.allclose(both[0], man[0], atol=1e-5) and torch.allclose(both[1], dog[1], atol=1e-5)
+    assert not torch.allclose(man[0], dog[0], atol=1e-2)
+
+
+def test_auto_reads_a_token_as_its_file_says(pack, tmp_path):
+    from dataclasses import replace
+
+    from safetensors.torch import save_file
+
+    from partedit_oir.core.partedit.token_files import load_token, save_token
+    from partedit_oir.core.partedit.tokens import combine
+
+    def same(one, padding):
+        return all(torch.equal(a, b) for a, b in zip(one.context("auto"), one.context(padding), strict=True))
+
+    for padding in ("none", "zero", "background"):
+        save_token(replace(token("ear"), paddings=(padding,)), tmp_path / "ear.safetensors")
+        back = load_token(tmp_path / "ear.safetensors")
+        assert back.paddings == (padding,) and same(back, padding) and "padding" not in back.metadata
+    # Files from before it was recorded, and the published ones, which say nothing.
+    for softmax, padding in (("two_way", "none"), ("full", "background"), ("", "background")):
+        notes = {"softmax": softmax} if softmax else {}
+        save_file({"embedding": drawn("bare", 2, 64)}, str(tmp_path / "old.safetensors"), notes)
+        assert same(load_token(tmp_path / "old.safetensors"), padding)
+    save_file({"embedding": drawn("bare", 2, 64)}, str(tmp_path / "new.safetensors"), {"padding": "mirrored"})
+    with pytest.raises(ValueError, match=r"new\.safetensors: part token: was trained with the padding 'mirrored'"):
+        load_token(tmp_path / "new.safetensors")
+    ear, eye = replace(token("ear"), paddings=("none",)), token("eye")
+    save_token(combine([ear, replace(eye, paddings=("none",))]), tmp_path / "both.safetensors")
+    assert same(load_token(tmp_path / "both.safetensors"), "none")
+    save_token(combine([ear, eye]), tmp_path / "both.safetensors")
+    mixed = load_token(tmp_path / "both.safetensors")
+    assert mixed.paddings == ("none", "") and same(combine([eye, token("nose")]), "background")
+    with pytest.raises(ValueError, match=r"different paddings \(ear with none, eye with background\) and share one"):
+        mixed.context("auto")
+    assert torch.equal(mixed.context("none")[0], mixed.embedding)
 
 
 def test_the_probe_is_a_sigmoid(pack):

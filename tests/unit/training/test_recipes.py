@@ -51,7 +51,7 @@ def loss(cache, masks, rows, **settings):
 def by_hand(cache, rows, repeats):
     """{(layer, level, picture): (h, w) part map}, head mean of a softmax over the part and ``repeats`` backgrounds."""
     maps = {}
-    context = torch.cat([rows[1:], rows[:1].expand(repeats, -1)])
+    context = torch.cat([rows[1:], rows[:1].expand(repeats, -1)])  # the part first
     for layer in cache.layers:
         keys = (context @ cache.key_weights[layer]).unflatten(-1, (cache.heads[layer], -1))
         for picture in CHOSEN:
@@ -96,6 +96,49 @@ def test_other_losses_are_summed_alike(cache, masks, rows, kind):
     assert torch.isfinite(gradient).all() and (gradient.abs().amax(dim=1) > 0).all()
 
 
+@pytest.mark.parametrize("padding", ["start_of_text", "end_of_text", "context", "zero", "none"])
+def test_training_runs_over_the_whole_context(cache, masks, rows, padding):
+    """The loss equals that of maps whose context is written out row by row."""
+    text = torch.from_numpy(standard_normal(11, 77, WIDTH))
+    fill = {"start_of_text": text[:1], "end_of_text": text[-1:], "context": text[2:], "zero": torch.zeros(1, WIDTH)}
+    fill = torch.zeros(0, WIDTH) if padding == "none" else fill[padding].expand(75, -1)
+    expected = 0.0
+    for found in by_hand(cache, torch.cat([rows, fill]), 1).items():
+        (layer, _, picture), one = found
+        target = F.adaptive_avg_pool2d(masks[picture], cache.grids[layer])[0].double()
+        expected += float(F.binary_cross_entropy(one.double(), target)) / len(CHOSEN)
+    settings = TrainingSettings(recipe="paper", padding=padding)
+    found = token_loss(cache, rows, masks_by_grid(cache, masks), CHOSEN, settings, text)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "pack"])
+def test_a_token_learns_and_is_judged_with_the_padding_that_its_file_records(model, recipe):
+    latents, masks = squares(8)
+    settings = TrainingSettings(
+        steps=60, noise_count=2, held_out=0.25, layers="output.3", seed=1, recipe=recipe, padding="context"
+    )
+    token, report = train_part_token(model, latents, masks, conditioning(), settings)
+    assert token.paddings == ("context",) and token.metadata["softmax"] == "full"
+    assert report.losses[-1] < 0.9 * report.losses[0]
+    cache = build_query_cache(
+        model, latents, conditioning(), (("output", 3, 0),), noise_levels(model, 0, 0.25, 2), seed=1
+    )
+    text = conditioning()[0][0][0]
+    read = [cached_part_maps(cache, token.embedding, report.held_out, name, text=text) for name in ("context", "none")]
+    assert torch.allclose(report.maps, read[0], atol=1e-3) and not torch.allclose(report.maps, read[1], atol=0.05)
+
+
+def test_padding_and_softmax_may_not_contradict_each_other():
+    for softmax, padding in (("two_way", "zero"), ("full", "none")):
+        with pytest.raises(ValueError, match=f"padding: '{padding}' contradicts softmax '{softmax}'"):
+            TrainingSettings(softmax=softmax, padding=padding)
+    assert TrainingSettings(softmax="two_way", padding="none").trained_padding == "none"
+    assert TrainingSettings(recipe="paper", padding="background").trained_padding == "background"
+    with pytest.raises(ValueError, match="padding: expected one of auto, background"):
+        TrainingSettings(padding="sot")
+
+
 def test_auto_takes_the_softmax_of_the_recipe():
     chosen = {
         (recipe, softmax): TrainingSettings(recipe=recipe, softmax=softmax).trained_softmax
@@ -126,14 +169,18 @@ def test_the_paper_s_recipe_learns_and_is_judged_as_it_is_read(model):
     assert report.losses[-1] < 0.9 * report.losses[0]
     assert report.part_iou["part"] > before.part_iou["part"] + 0.2
     assert token.metadata["recipe"] == "paper" and token.metadata["softmax"] == "two_way"
+    assert token.paddings == ("none",)
     layers = (("output", 2, 0), ("output", 3, 0))
     cache = build_query_cache(model, latents, conditioning(), layers, noise_levels(model, 0.0, 0.25, 2), seed=1)
-    full, two_rows = (cached_part_maps(cache, token.embedding, report.held_out, name) for name in ("full", "two_way"))
+    full, two_rows = (
+        cached_part_maps(cache, token.embedding, report.held_out, name) for name in ("background", "none")
+    )
     assert torch.allclose(report.maps, two_rows, atol=1e-3) and not torch.allclose(report.maps, full, atol=0.1)
 
 
 def test_old_workflows_keep_their_values():
     """Saved widget values are taken in order: what is new comes last, and its default is what there was before."""
     schema = {entry.id: entry for entry in TrainPartToken.define_schema().inputs}
-    assert list(schema)[-1] == "recipe" and schema["recipe"].default == "pack"
+    assert list(schema)[-2:] == ["recipe", "padding"] and schema["recipe"].default == "pack"
+    assert schema["padding"].default == "auto" and TrainingSettings().trained_padding == "background"
     assert schema["softmax"].options[:2] == ["full", "two_way"] and schema["loss"].default == "bce"
