@@ -30,6 +30,22 @@ def test_only_what_depends_on_a_change_runs_again(client, object_info):
     assert {"LoadPartToken", "FeatureBlendSampler"} <= ran and not ran & {"LoadDemoModel", "PartEditPrompt"}
 
 
+def test_a_changed_mask_runs_the_edit_again_and_nothing_before_it(client, object_info):
+    prompt = edit_job(object_info, 75)
+    sampler = next(key for key, node in prompt.items() if node["class_type"] == "FeatureBlendSampler")
+    prompt["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    prompt[sampler]["inputs"]["mask"] = ["mask", 0]
+    first = client.run(prompt)
+    half = set_inputs(prompt, {"SolidMask": {"value": 0.5}})
+    again = client.run(half)
+    ran = classes(half, again)
+    assert {"SolidMask", "FeatureBlendSampler", "SaveImage"} <= ran
+    assert not ran & {"LoadDemoModel", "LoadPartToken", "PartEditPrompt", "CLIPTextEncode", "EmptyLatentImage"}
+    saved = next(key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+    before, after = (client.view(one.outputs[saved]["images"][0]) for one in (first, again))
+    assert before != after
+
+
 def test_a_token_file_that_was_exchanged_is_read_again(server, client, object_info, repository):
     target = server.part_tokens / "exchanged.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
