@@ -10,12 +10,12 @@ levels and layers first and takes one loss; the softmax runs over the 77 rows th
 cross-entropy and with cross-entropy plus Dice, and, to tell the two differences apart, the pack's with two rows.
 
 Trained on 20 generator pictures and their mirror images, as the demo's own tokens are, over the demo's noise stretch
-and over TrainPartToken's default one (three levels of each), on the decoder's finest layers (which the demo's tokens use) and on ``first-8``
-(TrainPartToken's default: here four layers at two sizes). Judged on 40 held-out pictures that no training script
-draws, at each of three noise levels, split by the adaptive threshold (counted as the part from 0.5 on) and by Otsu's:
-the mean IoU over pictures, levels and seeds. A token is read over as many context rows as it was trained over, as the
-padding ``auto`` does; ``..._other_rows`` is the other reading (a two-row token over 77 rows, as published, or the
-reverse).
+and over TrainPartToken's default one (three levels of each), on the decoder's finest layers (which the demo's tokens
+use) and on ``first-8`` (TrainPartToken's default: here four layers at two sizes). Judged on 40 held-out pictures that
+no training script draws, at each of three noise levels, split by the adaptive threshold (counted as the part from 0.5
+on) and by Otsu's: the mean IoU over pictures, levels and seeds. A token is read over as many context rows as it was
+trained over, as the padding ``auto`` does; ``..._other_rows`` is the other reading (a two-row token over 77 rows, as
+published, or the reverse).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.mask_inputs import check_not_empty, mask_batch
+from ..core.partedit.feature_blend import SampleSettings
 from ..core.partedit.guider import NOTHING, NOWHERE
 from ..core.partedit.layers import FIRST_8_DOUBT, PRESETS
 from ..core.partedit.masks import THRESHOLDS
@@ -27,6 +28,18 @@ _SETTINGS = {
     "map_size": "map_size",
     "keep_pooled": "keep_pooled",
 }
+
+
+def cfg_input() -> io.Float.Input:
+    """The guidance scale of source and edits."""
+    return io.Float.Input(
+        "cfg",
+        default=SampleSettings().cfg,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        tooltip="Guidance scale. The paper uses 7.5 for generated images and 12.5 for real ones.",
+    )
 
 
 def edit_steps_input() -> io.Float.Input:

@@ -33,8 +33,8 @@ class LoadCLIPScorer(io.ComfyNode):
                     "model",
                     options=[*model_folders(FOLDER), *loose_files(FOLDER)] or [NONE_FOUND],
                     tooltip="A .safetensors file with a whole CLIP model, or a folder in the transformers format, in "
-                    "models/clip_scorers. The paper searches with openai/clip-vit-base-patch32. Press R after adding "
-                    "one.",
+                    "models/clip_scorers. The paper searches with CLIP base (openai/clip-vit-base-patch32). Press R "
+                    "after adding one.",
                 ),
                 advanced(
                     io.Combo.Input(

@@ -18,7 +18,7 @@ from ..core.partedit.tokens import PartToken
 from ..core.paste_back import CHOICES, PasteBack, check_originals, paste_pixels
 from ..core.unet import latent_scale
 from . import io_types
-from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
+from .blend_inputs import blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
 from .checks import checked
 from .common import advanced
 
@@ -57,7 +57,7 @@ class FeatureBlendSampler(io.ComfyNode):
                     tooltip="Seed for the initial noise.",
                 ),
                 io.Int.Input("steps", default=STANDARD.steps, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=STANDARD.cfg, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                cfg_input(),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,

@@ -6,13 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.partedit.feature_blend import SampleSettings
 from ..core.partedit.guider import BlendGuider
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
 from ..core.paste_back import CHOICES, PasteBack
 from . import io_types
-from .blend_inputs import blend_inputs, edit_steps_input, make_inputs, omega_input
+from .blend_inputs import blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
 from .checks import checked
 
 GUIDER_ROWS = ("edits", "source and edits")
@@ -37,9 +36,7 @@ class FeatureBlendGuider(io.ComfyNode):
                 io_types.PartToken.Input(
                     "part_token", optional=True, tooltip="Finds the part, from Load Part Token. Optional with a mask."
                 ),
-                io.Float.Input(
-                    "cfg", default=SampleSettings().cfg, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."
-                ),
+                cfg_input(),
                 edit_steps_input(),
                 omega_input(),
                 io.Combo.Input(

@@ -47,7 +47,7 @@ class OIRReassemble(io.ComfyNode):
                     min=1.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale. Use the same as in the search.",
+                    tooltip="Guidance scale; 7.5 as published. Use the same as in the search.",
                 ),
                 io.Float.Input(
                     "reassembly",

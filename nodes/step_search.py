@@ -48,8 +48,8 @@ class InversionStepSearch(io.ComfyNode):
                 io_types.EditingPairs.Input("pairs", tooltip="One Editing Pair, or the last of a chain."),
                 io_types.ClipScorer.Input(
                     "clip_scorer",
-                    tooltip="Scores how well an object matches its target phrase. From Load CLIP Scorer or Load Demo "
-                    "Model.",
+                    tooltip="Scores how well an object matches its target phrase. The paper searches with CLIP base. "
+                    "From Load CLIP Scorer, CLIP Scorer from Models or Load Demo Model.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -57,7 +57,8 @@ class InversionStepSearch(io.ComfyNode):
                     min=1.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale for the candidates. The source prompt serves as the negative prompt.",
+                    tooltip="Guidance scale for the candidates; 7.5 as published. The source prompt serves as the "
+                    "negative prompt.",
                 ),
                 io.Combo.Input(
                     "strategy",

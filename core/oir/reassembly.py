@@ -28,7 +28,7 @@ class ReassemblySettings:
     """How to splice the objects.
 
     Attributes:
-        cfg: guidance scale of the per-pair and the final denoising.
+        cfg: guidance scale of the per-pair and the final denoising; 7.5 as published.
         reassembly: level of the splice, in inversion steps counted from the image: below 1 a fraction of the
             trajectory's steps, 1 and above a number of steps.
         reinversion: how far the spliced latent is inverted again before the final denoising, in the same units.
@@ -38,7 +38,7 @@ class ReassemblySettings:
         feather: width of the soft edge of the restored latent, in latent pixels.
     """
 
-    cfg: float = 5.0
+    cfg: float = 7.5
     reassembly: float = DEFAULT_FRACTION
     reinversion: float = DEFAULT_FRACTION
     overlap: str = "first"

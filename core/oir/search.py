@@ -31,7 +31,7 @@ class SearchSettings:
     """How to search.
 
     Attributes:
-        cfg: guidance scale of the candidates.
+        cfg: guidance scale of the candidates; 7.5 as published.
         strategy: ``exhaustive`` looks at every candidate, ``coarse-to-fine`` at those that can still win; see
             :func:`.candidates.next_candidates`.
         first, last, stride: candidates n = first, first + stride, … up to last; last = 0 means all steps.
@@ -44,7 +44,7 @@ class SearchSettings:
             ``guided prompt`` (the paper, Eq. 1).
     """
 
-    cfg: float = 5.0
+    cfg: float = 7.5
     strategy: str = "coarse-to-fine"
     first: int = 1
     last: int = 0

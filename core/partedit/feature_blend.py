@@ -26,7 +26,7 @@ Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to sample; names as in ComfyUI's KSampler.
+    """How to sample; names as in ComfyUI's KSampler. ``cfg`` is the paper's for generated pictures (App. K).
 
     With a trajectory, its own steps and levels are used, ``denoise`` is the fraction of them that is edited, and
     ``noise_maps`` says where the edits' noise maps come from (`replay.NOISE_MAPS`). Pixels are pasted back by the code
@@ -35,7 +35,7 @@ class SampleSettings:
 
     seed: int = 0
     steps: int = 30
-    cfg: float = 7.0
+    cfg: float = 7.5
     sampler: str = "euler"
     scheduler: str = "normal"
     denoise: float = 1.0
