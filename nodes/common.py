@@ -13,3 +13,12 @@ def advanced(entry: AnyInput) -> AnyInput:
     """Fold an input away under "advanced"; older ComfyUI versions, which cannot, show it."""
     entry.extra_dict = {**entry.extra_dict, "advanced": True}
     return entry
+
+
+def shows_results(schema: io.Schema) -> io.Schema:
+    """Mark a node that shows something in the editor, so that ComfyUI shows it again if a run takes it from its cache.
+
+    Without the mark, what a node showed is gone after the page is reloaded. Older ComfyUI versions do not know it.
+    """
+    schema.has_intermediate_output = True
+    return schema

@@ -20,7 +20,8 @@ from ..core.unet import latent_scale
 from . import io_types
 from .blend_inputs import blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
 from .checks import checked
-from .common import advanced
+from .common import advanced, shows_results
+from .mask_strip import MaskStrip
 
 STANDARD = SampleSettings()
 
@@ -30,7 +31,7 @@ class FeatureBlendSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="FeatureBlendSampler",
             display_name="Feature Blend Sampler",
             category="PartEdit",
@@ -133,6 +134,7 @@ class FeatureBlendSampler(io.ComfyNode):
                 ),
             ],
         )
+        return shows_results(schema)
 
     @classmethod
     @checked
@@ -168,14 +170,16 @@ class FeatureBlendSampler(io.ComfyNode):
         if back.pixels and image is not None and size is not None:
             scale = latent_scale(model)
             check_originals(image, size.shape[0], (size.shape[-2] * scale, size.shape[-1] * scale))
-        progress = latent_preview.prepare_callback(model, steps)
-        result = feature_blend(model, inputs, negative, latent_image, sampling, trajectory, progress)
+        progress, strip = latent_preview.prepare_callback(model, steps), MaskStrip(model, edit_prompt)
+        result = feature_blend(model, inputs, negative, latent_image, sampling, trajectory, progress, strip.watch)
         pictures: Any = ExecutionBlocker("vae: not connected. Feature Blend Sampler needs it for its image output.")
+        originals = image if back.pixels else None
         if vae is not None:
             pictures = vae.decode(result.edited)
             if back.pixels:
                 originals = vae.decode(result.source) if image is None else image
                 pictures = paste_pixels(pictures, originals, result.mask)
+        shown = strip.output(result, vae, None if vae is None else pictures, originals)
         device = comfy.model_management.intermediate_device()
         masks = result.step_masks[..., None].expand(-1, -1, -1, 3).contiguous()
         return io.NodeOutput(
@@ -185,4 +189,5 @@ class FeatureBlendSampler(io.ComfyNode):
             masks,
             pictures,
             result.mean_mask,
+            ui=shown,
         )

@@ -11,7 +11,7 @@ from ..core.partedit.prompt import EditPrompt, build_edit_prompt, parse_word_val
 from ..core.text import split_lines
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, shows_results
 
 STANDARD = FollowSettings()
 NEW_PICTURE, SAME_PICTURE = "new picture", "same picture"
@@ -22,7 +22,7 @@ class PartEditPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PartEditPrompt",
             display_name="PartEdit Prompt",
             category="PartEdit",
@@ -145,6 +145,7 @@ class PartEditPrompt(io.ComfyNode):
                 io.String.Output("alignment", display_name="alignment", tooltip="Which words were matched, as text."),
             ],
         )
+        return shows_results(schema)
 
     @classmethod
     @checked

@@ -19,7 +19,7 @@ from ..core.oir.types import SCORE_TEXTS, Pair, StepSearch
 from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, shows_results
 
 STANDARD = SearchSettings()
 NOT_KEPT = "candidates: turn on keep_candidates in Inversion Step Search, which keeps them at full size."
@@ -32,7 +32,7 @@ class InversionStepSearch(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="InversionStepSearch",
             display_name="Inversion Step Search",
             category="OIR",
@@ -169,6 +169,7 @@ class InversionStepSearch(io.ComfyNode):
                 ),
             ],
         )
+        return shows_results(schema)
 
     @classmethod
     @checked

@@ -19,7 +19,7 @@ from ..core.training.settings import TrainingSettings
 from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, shows_results
 from .training_inputs import STANDARD, recipe_inputs
 
 MAX_PARTS = 4
@@ -30,7 +30,7 @@ class TrainPartToken(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="TrainPartToken",
             display_name="Train Part Token",
             category="PartEdit/tokens",
@@ -95,6 +95,7 @@ class TrainPartToken(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Scores, times and memory use, as JSON."),
             ],
         )
+        return shows_results(schema)
 
     @classmethod
     @checked

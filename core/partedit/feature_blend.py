@@ -20,6 +20,7 @@ from .guider import BlendGuider
 from .prompt import Conditioning
 from .settings import BlendInputs
 from .step_masks import StepMasks
+from .step_views import StepView, Watch
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
@@ -71,6 +72,7 @@ def feature_blend(
     settings: SampleSettings,
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
+    watch: Watch | None = None,
 ) -> BlendResult:
     """Sample a source and its edits (PartEdit).
 
@@ -81,7 +83,8 @@ def feature_blend(
         latent: LATENT of the source image's size (empty for a generated source); None with a trajectory.
         settings: of the sampling.
         trajectory: an inverted image that the source rows replay.
-        callback: called with (step, x0, x, total steps); x0 and x hold the edited rows.
+        callback: called with (step, x0, x, total steps); x0 and x hold the source's rows and the edited ones.
+        watch: called after each step with its masks and predicted latents.
 
     Raises:
         ValueError: inputs that do not fit together.
@@ -109,7 +112,11 @@ def feature_blend(
             if callback is not None:
                 callback(number * total + step, x0, x, total * len(starts))
 
-        out, run_masks = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress)
+        def look(step: int, x0: torch.Tensor, total: int, run: StepMasks, first: int = first) -> None:
+            if watch is not None:
+                watch(StepView(step, total, first, count, run.edit_masks(), run.edit_bands(), x0))
+
+        out, run_masks = _one_pass(model, part, negative, samples, latent, settings, trajectory, progress, look)
         source = out[:batch] if source is None else source
         edited.append(out[batch:])
         masks.append(_masks_of(run_masks, samples, latent_scale(model)))
@@ -148,6 +155,7 @@ def _one_pass(
     settings: SampleSettings,
     trajectory: Trajectory | None,
     callback: Callback,
+    look: Callable[[int, torch.Tensor, int, StepMasks], None],
 ) -> tuple[torch.Tensor, StepMasks]:
     guider = BlendGuider(model, inputs, include_source=True, paste_latent=settings.paste_back.latent)
     guider.set_negative(negative)
@@ -173,13 +181,19 @@ def _one_pass(
         raise ValueError(
             f"steps: {settings.steps} steps with denoise {settings.denoise} leave nothing to sample. Raise one of them."
         )
+
+    def after_step(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
+        callback(step, x0, x, total)
+        if guider.last_masks is not None:
+            look(step, x0, total, guider.last_masks)
+
     out = guider.sample(
         noise,
         samples,
         sampler,
         sigmas,
         latent.get("noise_mask"),
-        callback,
+        after_step,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )

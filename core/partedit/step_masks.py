@@ -10,6 +10,7 @@ from ..attention import CallMasks
 from ..mask_inputs import mask_batch, one_per_edit
 from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
+from .step_views import Band, bands_of
 
 # One mask (B, H, W) for each group of parts.
 GroupMasks = list[torch.Tensor]
@@ -39,7 +40,7 @@ class StepMasks:
 
     def __init__(self, inputs: BlendInputs, batch: int, latent: tuple[int, int]) -> None:
         self.settings, self.token, self.edits = inputs.settings, inputs.token, inputs.prompt.edits
-        self.latent = latent
+        self.latent, self.batch = latent, batch
         self.size = map_size(latent, self.settings.map_size == "published")
         self.region = None if inputs.region is None else fit_mask(inputs.region, batch, self.size, "region")
         self.given: torch.Tensor | None = None
@@ -176,6 +177,14 @@ class StepMasks:
         if not masks:
             return None
         return _fitted(torch.stack([self._edit_masks(each) for each in masks]).mean(dim=0), size)
+
+    def edit_bands(self) -> list[list[Band | None]]:
+        """For each edit and image, where the last step's mask is soft; of several parts, those of the first."""
+        nothing: list[Band | None] = [None] * self.batch
+        if self.given is not None or not self.levels:
+            return [list(nothing) for _ in self.edits]
+        groups = bands_of(self.levels, self.settings.threshold, self.settings.omega)
+        return [groups[self._group(edit.prompts[0].parts)] if edit.blended else nothing for edit in self.edits]
 
     def for_call(self, area: tuple[int, ...], device: torch.device) -> CallMasks:
         """The masks for one call of the UNet.

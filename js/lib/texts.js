@@ -1,0 +1,55 @@
+// The words on the widgets, in the editor's language.
+
+import { app } from "./host.js";
+
+const ENGLISH = {
+  maskHint: "The mask of each step appears here while it samples.",
+  searchHint: "The candidates appear here as they are made.",
+  onEdit: "On edit",
+  onSource: "On source",
+  compare: "Before / after",
+  edit: "edited image",
+  step: (step, steps) => `step ${step} of ${steps}`,
+  sampling: (step, steps) => `sampling: step ${step} of ${steps}`,
+  band: (low, level, high) => `soft ${low}–${high}, k ${level}`,
+  stoppedAt: (step, steps) => `stopped at step ${step} of ${steps}`,
+  stopped: "stopped",
+  lost: "Connection lost. What arrived stays here.",
+  gone: "The pictures are no longer in ComfyUI's temporary folder. Run again to see them.",
+  noMask: "no mask yet",
+  part: "part",
+  soft: "soft edge",
+  image: (number) => `image ${number}`,
+  divider: "Divider between before and after",
+  stage: "Mask over the image",
+  scrub: "Step",
+};
+
+const CHINESE = {
+  maskHint: "采样时,每一步的蒙版会显示在这里。",
+  searchHint: "候选结果生成后会显示在这里。",
+  onEdit: "叠加于编辑图",
+  onSource: "叠加于原图",
+  compare: "编辑前 / 后",
+  edit: "编辑图",
+  step: (step, steps) => `第 ${step} 步,共 ${steps} 步`,
+  sampling: (step, steps) => `采样中:第 ${step} 步,共 ${steps} 步`,
+  band: (low, level, high) => `柔和区间 ${low}–${high},k ${level}`,
+  stoppedAt: (step, steps) => `已停在第 ${step} 步,共 ${steps} 步`,
+  stopped: "已停止",
+  lost: "连接已断开,已收到的内容保留在此。",
+  gone: "图片已不在 ComfyUI 的临时文件夹中,请重新运行。",
+  noMask: "尚无蒙版",
+  part: "部位",
+  soft: "柔和边缘",
+  image: (number) => `图像 ${number}`,
+  divider: "编辑前后的分界线",
+  stage: "图像上的蒙版",
+  scrub: "步",
+};
+
+/** The words of the editor's language; English for those that are not translated. */
+export function texts() {
+  const language = String(app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? document.documentElement.lang ?? "en");
+  return language.startsWith("zh") ? { ...ENGLISH, ...CHINESE } : ENGLISH;
+}

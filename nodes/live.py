@@ -1,0 +1,97 @@
+"""What a node shows in the editor while it runs, and the pictures it leaves there.
+
+Messages go to the page that queued the prompt, over the connection that ComfyUI has with it; pictures are files in
+ComfyUI's temporary folder, which the page fetches as it fetches previews. Without a server, or without a page that
+listens, there is nobody to send to: `watching` gives None, and a node does nothing of this.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..core.files import whole_file
+
+EVENT = "partedit.live"
+SUBFOLDER = "partedit"
+# Seconds between two messages about steps; a fast model takes more steps than an eye can follow.
+PAUSE = 0.1
+
+
+class Page:
+    """The page that queued the running prompt, and the node that it is shown.
+
+    Args:
+        server: ComfyUI's server.
+        client: id of the page's connection.
+        node, prompt: ids of the running node and its prompt.
+    """
+
+    def __init__(self, server: Any, client: str, node: str, prompt: str | None) -> None:
+        self._server, self._client, self._node, self._prompt = server, client, node, prompt
+        self._sent = 0.0
+
+    def due(self) -> bool:
+        """Whether the last message is long enough ago for another one that may be left out."""
+        return time.monotonic() - self._sent >= PAUSE
+
+    def send(self, kind: str, **data: Any) -> None:
+        """Send a message; bytes travel as base64. A page that has gone is no reason to stop a run."""
+        self._sent = time.monotonic()
+        shown = {
+            key: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
+            for key, value in data.items()
+        }
+        message = {**shown, "kind": kind, "node": self._node, "prompt_id": self._prompt}
+        try:
+            self._server.send_sync(EVENT, message, self._client)
+        except Exception as error:
+            logging.debug("PartEdit: the editor could not be told about a step: %s", error)
+
+    def save(self, data: bytes, ending: str) -> dict[str, str] | None:
+        """Keep a picture in the temporary folder under the hash of its bytes.
+
+        Returns:
+            what /view asks for, as in the outputs of Preview Image; None, with a warning, if it cannot be written.
+        """
+        name = f"{hashlib.sha256(data).hexdigest()[:24]}.{ending}"
+        path = Path(folder_paths.get_temp_directory()) / SUBFOLDER / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                with whole_file(path) as unfinished:
+                    unfinished.write_bytes(data)
+        except OSError as error:
+            logging.warning("PartEdit: a picture for the editor could not be written: %s", error)
+            return None
+        return {"filename": name, "subfolder": SUBFOLDER, "type": "temp"}
+
+
+def watching() -> Page | None:
+    """The page that listens to the node being executed; None without one."""
+    # Looked up, not imported: without a running server there is nothing to find, and nothing to load.
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    client = getattr(server, "client_id", None)
+    if client is None or client not in getattr(server, "sockets", {}):
+        return None
+    node, prompt = _running(server)
+    return None if node is None else Page(server, client, node, prompt)
+
+
+def _running(server: Any) -> tuple[str | None, str | None]:
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        context = None
+    else:
+        context = get_executing_context()
+    if context is not None:
+        return str(context.node_id), context.prompt_id
+    return getattr(server, "last_node_id", None), getattr(server, "last_prompt_id", None)
