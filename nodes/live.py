@@ -12,6 +12,8 @@ import hashlib
 import logging
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +38,38 @@ class Page:
 
     def __init__(self, server: Any, client: str, node: str, prompt: str | None) -> None:
         self._server, self._client, self._node, self._prompt = server, client, node, prompt
-        self._sent = 0.0
+        self._sent, self._worker = 0.0, ThreadPoolExecutor(1, "PartEdit editor")
+        self._job: Future[None] | None = None
 
-    def due(self) -> bool:
-        """Whether the last message is long enough ago for another one that may be left out."""
-        return time.monotonic() - self._sent >= PAUSE
+    def free(self) -> bool:
+        """Whether the last message is out, and long enough ago for another one that may be left out."""
+        return (self._job is None or self._job.done()) and time.monotonic() - self._sent >= PAUSE
 
-    def send(self, kind: str, **data: Any) -> None:
-        """Send a message; bytes travel as base64. A page that has gone is no reason to stop a run."""
+    def send(self, kind: str, make: Callable[[], dict[str, Any]]) -> None:
+        """Send a message in another thread, so that the run goes on meanwhile.
+
+        Args:
+            make: gives its content; bytes travel as base64.
+        """
         self._sent = time.monotonic()
-        shown = {
-            key: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
-            for key, value in data.items()
-        }
-        message = {**shown, "kind": kind, "node": self._node, "prompt_id": self._prompt}
+        self._job = self._worker.submit(self._send, kind, make)
+
+    def finish(self) -> None:
+        """Wait for the messages sent so far: what a node shows at its end comes after them."""
+        if self._job is not None:
+            self._job.result()
+
+    def _send(self, kind: str, make: Callable[[], dict[str, Any]]) -> None:
         try:
-            self._server.send_sync(EVENT, message, self._client)
-        except Exception as error:
-            logging.debug("PartEdit: the editor could not be told about a step: %s", error)
+            data = {
+                key: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
+                for key, value in make().items()
+            }
+            self._server.send_sync(
+                EVENT, {**data, "kind": kind, "node": self._node, "prompt_id": self._prompt}, self._client
+            )
+        except Exception as error:  # a page that has gone is no reason to stop a run
+            logging.warning("PartEdit: the editor could not be shown the running node: %s", error)
 
     def save(self, data: bytes, ending: str) -> dict[str, str] | None:
         """Keep a picture in the temporary folder under the hash of its bytes.

@@ -36,9 +36,10 @@ class MaskStrip:
     def _step(self, view: StepView) -> None:
         assert self._page is not None and self._pictures is not None
         self._pictures.add(view)
-        if self._page.due() or view.step + 1 == view.steps:
+        if self._page.free():
             passes = {"step": view.step, "steps": view.steps, "first": view.first, "edits": view.edits}
-            self._page.send("step", **passes, **self._pictures.live(view))
+            shown = self._pictures.snapshot(view)
+            self._page.send("step", lambda: {**passes, **shown.encoded()})
 
     def output(
         self, result: BlendResult, vae: Any, edited: torch.Tensor | None, originals: torch.Tensor | None
@@ -51,6 +52,7 @@ class MaskStrip:
         """
         if self._page is None or self._pictures is None or (strip := self._pictures.strip()) is None:
             return None
+        self._page.finish()
         batch = result.source.shape[0]
         places = range(min(VIEWS, result.edited.shape[0]))
         sources = result.source[: min(batch, VIEWS)]

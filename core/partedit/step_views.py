@@ -55,6 +55,31 @@ class StepView:
 Watch = Callable[[StepView], None]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A step as small pictures, uint8.
+
+    Attributes:
+        places, bands: of the edited images shown.
+        masks: (h, w) of each, or empty.
+        images: (h, w, 3) predicted image of each; None where the latent format has no preview colours.
+    """
+
+    places: list[int]
+    bands: list[Band | None]
+    masks: list[np.ndarray]
+    images: list[np.ndarray] | None
+
+    def encoded(self) -> dict[str, Any]:
+        """For a page: the masks as one PNG and the images as one JPEG, side by side; None where there are none."""
+        return {
+            "places": self.places,
+            "bands": self.bands,
+            "mask": encoded(np.concatenate(self.masks, axis=1), "PNG") if self.masks else None,
+            "image": encoded(np.concatenate(self.images, axis=1), "JPEG") if self.images else None,
+        }
+
+
 @dataclass
 class _Kept:
     steps: list[int] = field(default_factory=list)
@@ -63,9 +88,12 @@ class _Kept:
 
     def add(self, step: int, mask: np.ndarray, band: Band | None, every: int, last: bool) -> None:
         if self.steps and self.steps[-1] == step:
-            self.steps.pop(), self.masks.pop(), self.bands.pop()
+            for column in (self.steps, self.masks, self.bands):
+                column.pop()
         if step % every == 0 or last:
-            self.steps.append(step), self.masks.append(mask), self.bands.append(band)
+            self.steps.append(step)
+            self.masks.append(mask)
+            self.bands.append(band)
 
 
 class StepPictures:
@@ -89,23 +117,14 @@ class StepPictures:
         for place, mask, band in self._masks(view):
             self._kept.setdefault(place, _Kept()).add(view.step, mask, band, every, last)
 
-    def live(self, view: StepView) -> dict[str, Any]:
-        """What a page needs to show this step: one picture of the masks and one of the predicted images, side by side.
-
-        Returns:
-            places, bands: of the edited images shown; mask: PNG bytes, or None; image: JPEG bytes, or None where the
-            latent format has no preview colours.
-        """
+    def snapshot(self, view: StepView) -> Snapshot:
+        """What a page is shown of this step, in plain numbers, so that `Snapshot.encoded` can run in another thread."""
         masks = list(self._masks(view))
         places = [place for place, _, _ in masks] or list(_places(view))
         rows = [view.batch + place - view.first * view.batch for place in places]
         colours = self._colours(view.x0[rows]) if rows else None
-        return {
-            "places": places,
-            "bands": [band for _, _, band in masks] or [None] * len(places),
-            "mask": encoded(np.concatenate([mask for _, mask, _ in masks], axis=1), "PNG") if masks else None,
-            "image": None if colours is None else encoded(np.concatenate(list(colours), axis=1), "JPEG"),
-        }
+        bands = [band for _, _, band in masks] or [None] * len(places)
+        return Snapshot(places, bands, [mask for _, mask, _ in masks], None if colours is None else list(colours))
 
     def strip(self) -> dict[str, Any] | None:
         """All masks of the run in one picture; None for a run without masks.
@@ -173,7 +192,7 @@ def _shrunk(pictures: torch.Tensor) -> torch.Tensor:
 def encoded(pixels: np.ndarray, form: str) -> bytes:
     """A uint8 picture (h, w) or (h, w, 3) as the bytes of a PNG or JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **({"quality": 88} if form == "JPEG" else {"compress_level": 4}))
+    Image.fromarray(pixels).save(buffer, form, **({"quality": 88} if form == "JPEG" else {"compress_level": 1}))
     return buffer.getvalue()
 
 

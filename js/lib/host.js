@@ -51,7 +51,7 @@ function remembered(node, outputs) {
  * Tells a widget what happens to its node.
  *
  * surface.live(message): from the server, while the node runs; surface.executed(output): it has run, or its outputs
- * were restored; surface.stopped(): the run ended early; surface.connection(there): the server went or came back.
+ * were restored; surface.stopped(prompt): that run ended early; surface.connection(there): the server went or came back.
  */
 export function connect(node, surface) {
   const { onAdded, onExecuted, onRemoved } = node;
@@ -95,7 +95,7 @@ export function listen() {
     const surface = node && surfaces.get(node);
     if (surface) guarded(surface, "live", detail);
   });
-  for (const kind of ["execution_interrupted", "execution_error"]) api.addEventListener(kind, () => everyone("stopped"));
+  for (const kind of ["execution_interrupted", "execution_error"]) api.addEventListener(kind, ({ detail }) => everyone("stopped", detail?.prompt_id));
   api.addEventListener("reconnecting", () => everyone("connection", false));
   api.addEventListener("reconnected", () => everyone("connection", true));
 }

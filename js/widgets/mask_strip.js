@@ -59,9 +59,10 @@ class MaskStrip {
     const step = finite(message.step);
     const steps = finite(message.steps);
     if (message.kind !== "step" || step === null || steps === null) return;
+    if (message.prompt_id && message.prompt_id === this.ended) return;
     this.show();
     this.running = { step: step + 1, steps, places: list(message.places).filter(Number.isInteger), bands: list(message.bands) };
-    this.next = [dataUrl("png", message.mask), dataUrl("jpeg", message.image)];
+    this.next = { mask: dataUrl("png", message.mask), image: dataUrl("jpeg", message.image), places: this.running.places };
     this.strip = null;
     this.bar.hidden = this.scrub.hidden = true;
     this.keys.hidden = false;
@@ -75,20 +76,20 @@ class MaskStrip {
     if (this.decoding) return;
     this.decoding = true;
     while (this.next && !this.strip) {
-      const [mask, image] = this.next;
-      const { places } = this.running;
+      const { mask, image, places } = this.next;
       this.next = null;
       const [masks, images] = await Promise.all([picture(mask), picture(image)]);
       const column = Math.max(0, places.indexOf(this.place));
-      this.now = { mask: masks && tile(masks, column, places.length), image: images && tile(images, column, places.length) };
+      if (masks || images) this.now = { mask: masks && tile(masks, column, places.length), image: images && tile(images, column, places.length) };
       this.draw();
     }
     this.decoding = false;
   }
 
-  stopped() {
+  stopped(prompt) {
+    this.ended = prompt;
     if (this.running && !this.strip) this.say(this.words.stoppedAt(this.running.step, this.running.steps));
-    this.running = null;
+    this.running = this.next = null;
   }
 
   connection(there) {
@@ -162,7 +163,7 @@ class MaskStrip {
     this.stage.setAttribute("aria-valuemin", "0");
     this.stage.setAttribute("aria-valuemax", "100");
     const { edit, source } = this.loaded ?? {};
-    this.say(edit && source ? this.words.compare : this.words.gone);
+    this.say(edit && source ? this.words.compared : this.words.gone);
     this.draw();
   }
 

@@ -28,7 +28,9 @@ def test_the_pack_adds_no_route_to_the_server():
 
 def test_the_server_is_only_used_to_tell_a_page_what_its_node_does():
     tree = ast.parse(LIVE.read_text(encoding="utf-8"))
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and "server" in ast.unparse(node.value)}
+    used = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and "server" in ast.unparse(node.value)
+    }
     asked = {
         node.args[1].value
         for node in ast.walk(tree)

@@ -1,0 +1,172 @@
+"""Feature Blend Sampler in the editor: the mask while it samples, the strip of steps, before against after."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.editor import both_renderers
+from support.widgets import HOSTILE, centre, executed, node_id, send, set_widgets, template, widget
+
+KIND = "FeatureBlendSampler"
+NAME = "partedit_mask"
+# A white picture of one pixel.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEA7yVJdQAAAABJRU5ErkJggg=="
+# Every text that the widget says while the workflow runs.
+FOLLOW = """
+(name) => {
+    window.said = [];
+    const node = window.app.graph._nodes.find((node) => node.widgets?.some((widget) => widget.name === name));
+    const element = node.widgets.find((widget) => widget.name === name).element;
+    const note = () => window.said.push(element.querySelector('[role=status]')?.textContent);
+    new MutationObserver(note).observe(element, { childList: true, subtree: true, characterData: true });
+}
+"""
+# A click brings a node to the front, which changes the order.
+VALUES = """
+() => window.app.graph.serialize().nodes.map((node) => [node.id, node.size, node.widgets_values ?? []])
+    .sort((one, other) => one[0] - other[0])
+"""
+PAINTED = "(canvas) => canvas.toDataURL()"
+
+
+def follow(editor):
+    editor.page.evaluate(FOLLOW, NAME)
+
+
+def painted(strip):
+    strip.page.wait_for_timeout(200)
+    return strip.locator("canvas").evaluate(PAINTED)
+
+
+@both_renderers
+@pytest.mark.slow
+def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
+    workflow = template("partedit_several_edits")
+    editor.load(workflow)
+    set_widgets(editor, KIND, steps=5, seed=11 if renderer == "vue" else 12)
+    before = [(number, values) for number, _, values in editor.page.evaluate(VALUES)]
+    prompt = editor.prompt()
+    follow(editor)
+    client.post_json("/free", {"free_memory": True})  # or the second renderer's run would come from the cache
+    editor.queue()
+    said = editor.page.evaluate("window.said")
+    assert any("sampling: step" in text and "soft" in text for text in said if text), said
+
+    strip, note = widget(editor, NAME), widget(editor, NAME).get_by_role("status")
+    centre(editor, KIND, 200)
+    assert "step 5 of 5" in note.inner_text()
+    scrub = strip.get_by_role("slider", name="Step")
+    last = painted(strip)
+    scrub.focus()
+    editor.page.keyboard.press("Home")
+    assert note.inner_text().startswith("step 1 of 5 · soft 0.")
+    first = painted(strip)
+    assert first != last
+    assert editor.screenshot(f"mask_strip_{renderer}").stat().st_size > 10_000
+    strip.get_by_role("button", name="On source").click()
+    assert painted(strip) != first
+    views = strip.get_by_role("combobox")
+    edits = next(node for node in workflow["nodes"] if node["type"] == "PartEditPrompt")["widgets_values"][1]
+    assert views.locator("option").all_inner_texts() == edits.splitlines()
+    strip.get_by_role("button", name="On edit").click()
+    one = painted(strip)
+    views.select_option(index=1)
+    editor.page.wait_for_timeout(500)
+    assert painted(strip) != one
+
+    strip.get_by_role("button", name="Before / after").click()
+    divider = strip.get_by_role("slider", name="Divider between before and after")
+    assert divider.get_attribute("aria-valuenow") == "50"
+    half = painted(strip)
+    box = divider.bounding_box()
+    editor.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    editor.page.mouse.down()
+    editor.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5, steps=3)
+    editor.page.mouse.up()
+    assert int(divider.get_attribute("aria-valuenow")) < 45 and painted(strip) != half
+    divider.focus()
+    editor.page.keyboard.press("ArrowRight")
+    assert editor.screenshot(f"before_after_{renderer}").stat().st_size > 10_000
+
+    # nothing of it is saved or sent
+    assert editor.prompt() == prompt
+    saved = editor.page.evaluate(VALUES)
+    assert [(number, values) for number, _, values in saved] == before
+    file = editor.page.evaluate("window.app.graph.serialize()")
+    editor.reset(renderer)
+    editor.load(file)
+    assert editor.page.evaluate(VALUES) == saved
+    # a run that takes everything from the cache shows it again, as after a reload of the page
+    assert widget(editor, NAME).locator("canvas").count() == 0
+    editor.queue()
+    centre(editor, KIND, 200)
+    assert "step 5 of 5" in note.inner_text()
+    # and so does the text of the prompt's node
+    centre(editor, "PartEditPrompt")
+    text = widget(editor, "partedit_text")
+    assert "follow the source" in text.inner_text() and text.bounding_box()["height"] > 30
+
+
+@both_renderers
+def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
+    editor.load(template("partedit_demo"))
+    executed_strip = {"steps": [0, 1], "size": [1, 1], "bands": [], "mask": None, "views": [{"label": "x"}]}
+    number = node_id(editor, KIND)
+    editor.page.evaluate(
+        "([id, output]) => { window.app.nodeOutputs = { ...window.app.nodeOutputs, [id]: output }; }",
+        [number, {"partedit_strip": [executed_strip]}],
+    )
+    editor.page.wait_for_timeout(300)
+    centre(editor, KIND)
+    assert "no longer in ComfyUI's temporary folder" in widget(editor, NAME).get_by_role("status").inner_text()
+
+
+def test_a_flood_of_messages_and_hostile_texts(editor):
+    """Whatever arrives: no error, nothing of it becomes part of the page, and the widget still works afterwards."""
+    editor.load(template("partedit_demo"))
+    number = node_id(editor, KIND)
+    step = {"kind": "step", "node": number, "step": 1, "steps": 20, "places": [0], "bands": [[0.1, 0.2, 0.3]]}
+    editor.page.evaluate(
+        """([number, step, hostile, pixel]) => {
+            const tell = (kind, detail) => window.app.api.dispatchEvent(new CustomEvent(kind, { detail }));
+            const many = { ...step, steps: 3000, mask: pixel, image: pixel };
+            for (let n = 0; n < 3000; n++) tell('partedit.live', { ...many, step: n });
+            const junk = [null, 3, 'x', [], {}, { node: number }, { node: hostile, kind: 'step' }, { node: '5:9' },
+                { ...step, step: 'NaN' }, { ...step, bands: hostile, places: hostile },
+                { ...step, places: null, bands: [[hostile]] },
+                { ...step, mask: hostile, image: { x: hostile } }, { ...step, mask: 'AAAA', image: 'not base64!' }];
+            for (const detail of junk) tell('partedit.live', detail);
+            tell('reconnecting'); tell('reconnected'); tell('execution_interrupted', {}); tell('execution_error', {});
+        }""",
+        [number, step, HOSTILE, PIXEL],
+    )
+    file = {"filename": HOSTILE, "subfolder": "../..", "type": HOSTILE}
+    strip = {"steps": [0, 1], "size": [1, 1], "bands": [[HOSTILE]], "mask": file, "images": HOSTILE, "prompt": HOSTILE}
+    strip["views"] = [{"label": HOSTILE, "image": HOSTILE, "edit": file, "source": file}] * 2
+    for output in ({}, {"partedit_strip": HOSTILE}, {"partedit_strip": [None]}, {"partedit_strip": [{"steps": 3}]}):
+        executed(editor, KIND, output)
+    executed(editor, KIND, {"partedit_strip": [{**strip, "size": ["x", None]}]})
+    executed(editor, KIND, {"partedit_strip": [strip]})
+    executed(editor, KIND, {"text": [HOSTILE], "partedit_strip": [strip]})
+    executed(
+        editor, "PartEditPrompt", {"text": [HOSTILE], "curve": [{"title": HOSTILE, "x": [1], "series": {HOSTILE: [1]}}]}
+    )
+    editor.page.wait_for_timeout(1000)
+    assert editor.page.evaluate("window.injected") is None
+    assert editor.page.locator(".partedit img").count() == 0
+    assert HOSTILE in widget(editor, NAME).locator("option").first.inner_text()
+    # the server's answers about files that are not there are no faults of the page
+    assert [line for line in editor.errors if "/view" not in line] == []
+    editor.errors.clear()
+    send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
+    assert "sampling: step 2 of 20 · soft 0.10–0.30" in widget(editor, NAME).get_by_role("status").inner_text()
+    send(editor, "reconnecting", None)
+    assert "Connection lost" in widget(editor, NAME).get_by_role("status").inner_text()
+
+
+def test_an_interrupted_run_says_where_it_stopped(editor):
+    editor.load(template("partedit_demo"))
+    step = {"kind": "step", "node": node_id(editor, KIND), "step": 3, "steps": 9, "places": [0], "bands": [None]}
+    send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
+    send(editor, "execution_interrupted", {})
+    assert widget(editor, NAME).get_by_role("status").inner_text() == "stopped at step 4 of 9"
