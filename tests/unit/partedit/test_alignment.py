@@ -70,6 +70,17 @@ def test_words_of_scripts_without_spaces_are_aligned_and_found(words):
     assert source.find("男") and not set(source.find("男")) & set(source.find("海滩"))
 
 
+def test_a_korean_word_is_found_before_its_particle(words):
+    """And the whole word is meant: a particle is not a word of its own."""
+    prompt = words("빨간 로봇이 해변에 있다")
+    assert [w.text for w in prompt.words] == ["빨간", "로봇이", "해변에", "있다"]
+    assert prompt.find("로봇") == prompt.words[1].positions and prompt.find("빨간 로봇") == (
+        *prompt.words[0].positions,
+        *prompt.words[1].positions,
+    )
+    assert prompt.find("변") == () == prompt.find("해")
+
+
 def test_words_are_compared_in_one_normal_form(words):
     from partedit_oir.core.partedit.alignment import auto_map
 

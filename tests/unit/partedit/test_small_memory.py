@@ -22,6 +22,7 @@ from partedit_oir.core.partedit.part_maps import part_maps
 from partedit_oir.core.partedit.prompt import build_edit_prompt
 from partedit_oir.core.training.settings import TrainingSettings
 from partedit_oir.core.training.training import train_part_token
+from partedit_oir.nodes import folders
 
 EDITS = ["a robot outdoors", "a statue outdoors"]
 MODES = ("lowvram", "novram", "split", "lowvram and split")
@@ -236,3 +237,21 @@ def test_a_trained_token_is_the_same(small, mode):
     assert relative(parts.embedding, whole.embedding) <= 1e-5
     bare = train_part_token(small_model(), latents, masks, conditioning(), settings)[0]
     assert relative(bare.embedding, whole.embedding) > 1e-3  # the changed weights matter
+
+
+@pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM", "NORMAL_VRAM"])
+def test_a_model_that_cannot_cast_its_weights_is_never_on_two_devices(state, monkeypatch):
+    """SAM, detectors and captioners: what ComfyUI loads or moves out in part would meet inputs from elsewhere."""
+    device = torch.device("meta")  # has no memory, so weights can be sent there and not fetched again
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "get_torch_device", lambda: device)
+    monkeypatch.setattr(management, "unet_offload_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(
+        management, "get_free_memory", lambda device=None, torch_free_too=False: (0, 0) if torch_free_too else 0
+    )
+    monkeypatch.setattr(management, "current_loaded_models", [])
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4)))
+    prepare = folders.managed(model)
+    for _ in range(2):
+        prepare()
+        assert {weight.device.type for weight in model.parameters()} == {"cpu" if state == "NO_VRAM" else "meta"}
