@@ -39,8 +39,9 @@ class PartEditPrompt(io.ComfyNode):
                     "edit",
                     multiline=True,
                     default="a closeup of a robot outdoors",
-                    tooltip="The source prompt with the part changed. Each line is a separate edit and gives its own "
-                    "image.",
+                    tooltip="The source prompt with the part changed, or only the change: man -> robot. A name in "
+                    "angle brackets picks a part of the token: man -> robot <head>. Each line is a separate edit and "
+                    "gives its own image.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -113,7 +114,7 @@ class PartEditPrompt(io.ComfyNode):
                         optional=True,
                         tooltip=(
                             "Names of the parts this edit applies to, separated by commas. Empty: all parts of the "
-                            "token."
+                            "token. A line of edit with a name in angle brackets uses that name instead."
                         ),
                     )
                 ),

@@ -23,10 +23,10 @@ from ..picture_rows import noise_mask_rows, option_rows
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .layers import AUTO, choose_layers, reading_layers
 from .noise import share_noise
-from .prompt import Conditioning, batch_prompt
+from .prompt import Conditioning, EditPrompt, batch_prompt
 from .settings import BlendInputs
 from .step_masks import StepMasks
-from .tokens import probe_contexts
+from .tokens import PartToken, probe_contexts
 from .wrappers import BlendWrappers
 
 # Consequences of empty masks, for messages.
@@ -76,6 +76,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         width = context_width(model)
         if inputs.token is not None and inputs.mask is None:
             inputs.token.check_width(width)
+            _check_parts(inputs.prompt, inputs.token)
             self.reading = reading_layers(self.layers, inputs.settings.layers, inputs.token)
         elif inputs.settings.layers.strip() != AUTO:
             choose_layers(self.layers, inputs.settings.layers)  # a wrong name is an error, needed or not
@@ -200,6 +201,19 @@ class BlendGuider(comfy.samplers.CFGGuider):
             return None
         contexts = probe_contexts(inputs.token, self.reading, inputs.settings.padding, inputs.prompt.source[0][0])
         return Probe(contexts, {} if constant_weights else None)
+
+
+def _check_parts(prompt: EditPrompt, token: PartToken) -> None:
+    """Raise a ValueError for parts that the token does not have, or two prompts of an image for the same part."""
+    for edit in prompt.edits:
+        found = [(name, token.part_indices((name,))) for part in edit.prompts for name in part.parts]
+        for number, (name, index) in enumerate(found):
+            other = next((known for known, same in found[:number] if same == index), None)
+            if other is not None and len(edit.prompts) > 1:
+                raise ValueError(
+                    f"part: {other} and {name} are the same part of the token, {token.names[index[0]]}. Prompts that "
+                    "share an image need one part each."
+                )
 
 
 def _has_hooks(conds: dict[str, list[dict]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ..encoding import encode, warned_once
 from ..picture_rows import option_rows
 from ..text import fold
 from .alignment import Alignment, FollowSettings, align
+from .edit_lines import EditLine, read_edit_line
 from .words import TokenizedPrompt, tokenize_prompt
 
 _OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
@@ -30,12 +32,21 @@ class PartPrompt:
         conditioning: ComfyUI CONDITIONING; entry tensors (1 or B, L, D).
         alignment: prompt-to-prompt, or None.
         parts: names of the parts it applies to; empty for all parts of the token.
+        notes: remarks for the user.
     """
 
     text: str
     conditioning: Conditioning
     alignment: Alignment | None = None
     parts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def alignment_text(self) -> str:
+        """The alignment, the parts and the notes as a few lines of text."""
+        lines = [self.alignment.text if self.alignment is not None else f"edit:   {self.text}\n  {_OFF}"]
+        lines += [f"  part: {', '.join(self.parts)}"] if self.parts else []
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,7 @@ class EditPrompt:
 
     @property
     def alignment_text(self) -> str:
-        return "\n\n".join(
-            p.alignment.text if p.alignment is not None else f"edit:   {p.text}\n  {_OFF}"
-            for edit in self.edits
-            for p in edit.prompts
-        )
+        return "\n\n".join(p.alignment_text for edit in self.edits for p in edit.prompts)
 
     def subset(self, first: int, last: int) -> EditPrompt:
         """The edits first … last − 1 of the same source."""
@@ -134,44 +141,47 @@ def build_edit_prompt(
     Args:
         clip: a ComfyUI CLIP object.
         source: prompt of the source image.
-        edits: edit prompts, each with its own image.
+        edits: lines as `edit_lines.read_edit_line` takes them, each with its own image.
         follow: how the edits follow the source.
-        parts: names of the parts that the edits apply to; empty for all.
+        parts: names of the parts for lines that name none themselves; empty for all.
         source_conditioning: the source's conditioning, if already encoded.
 
     Raises:
-        ValueError: an empty edit, or settings that do not fit the words.
+        ValueError: an empty edit, a replacement that does not fit the source, or settings that do not fit the words.
     """
-    edits = [text.strip() for text in edits if text.strip()]
-    if not edits:
+    lines = [read_edit_line(text, source) for text in edits if text.strip()]
+    if not lines:
         raise ValueError(
-            "edit: is empty. Write the source prompt with the part changed, for example 'a man' -> 'a robot'."
+            "edit: is empty. Write the source prompt with the part changed, or what to change in it: man -> robot."
         )
+    for note in dict.fromkeys(note for line in lines for note in line.notes):
+        logging.warning("PartEdit Prompt: edit: %s", note)
     with warned_once():
-        return _build(clip, source, edits, follow, parts, source_conditioning)
+        return _build(clip, source, lines, follow, parts, source_conditioning)
 
 
 def _build(
     clip: Any,
     source: str,
-    edits: Sequence[str],
+    lines: Sequence[EditLine],
     follow: FollowSettings,
     parts: Sequence[str],
     source_conditioning: Conditioning | None,
 ) -> EditPrompt:
     read = prompt_reader(clip)
-    source_words, edit_words = read(source), [read(text) for text in edits]
+    source_words, edit_words = read(source), [read(line.text) for line in lines]
     _check_words(follow.word_fractions, edit_words, "word_fractions")
     _check_words(follow.word_weights, edit_words, "word_weights")
     built = []
-    for text, words in zip(edits, edit_words):
+    for line, words in zip(lines, edit_words):
         own = replace(
             follow,
             word_fractions=_present(follow.word_fractions, words),
             word_weights=_present(follow.word_weights, words),
         )
         alignment = align(source_words, words, own)
-        built.append(Edit((PartPrompt(text, encode(clip, text), alignment, tuple(parts)),)))
+        prompt = PartPrompt(line.text, encode(clip, line.text), alignment, line.parts or tuple(parts), line.notes)
+        built.append(Edit((prompt,)))
     conditioning = encode(clip, source) if source_conditioning is None else source_conditioning
     return EditPrompt(source, conditioning, tuple(built))
 

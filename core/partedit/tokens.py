@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..attention import TOKEN_CONTEXT, ProbeContext
+from ..text import fold
 from ..unet import LayerKey
 
 # What fills a token's context up to 77 rows (`padded_rows`); "auto": as each token was trained.
@@ -153,18 +154,34 @@ class PartToken:
     def part_indices(self, names: Sequence[str]) -> tuple[int, ...]:
         """Indices of the named parts; all parts if no names are given.
 
+        A name may leave out words, as long as only one part fits: ``head`` is ``animal head``, ``Human_Head`` is
+        ``human head``.
+
         Raises:
-            ValueError: a name that the token does not have.
+            ValueError: a name that the token does not have, or that fits several parts.
         """
-        if not names:
-            return tuple(range(self.parts))
-        unknown = [name for name in names if name not in self.names]
-        if unknown:
-            raise ValueError(
-                f"part: {', '.join(unknown)} is not in the part token, which has: {', '.join(self.names)}. Use one of "
-                "these names, or add the part with Combine Part Tokens."
-            )
-        return tuple(self.names.index(name) for name in names)
+        return tuple(map(self._part_index, names)) if names else tuple(range(self.parts))
+
+    def _part_index(self, name: str) -> int:
+        if name in self.names:
+            return self.names.index(name)
+        wanted, known = _words(name), [_words(part) for part in self.names]
+        equal = [part for part, words in enumerate(known) if words == wanted]
+        found = equal or [part for part, words in enumerate(known) if wanted and set(wanted) <= set(words)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            fits = ", ".join(self.names[part] for part in found)
+            raise ValueError(f"part: {name} may be any of {fits} in the part token. Write the whole name.")
+        raise ValueError(
+            f"part: {name} is not in the part token, which has: {', '.join(self.names)}. Use one of these names in "
+            "angle brackets in the edit, or in the part input, or add the part with Combine Part Tokens. For angle "
+            rf"brackets as text, write \<{name}>."
+        )
+
+
+def _words(name: str) -> list[str]:
+    return fold(name).replace("_", " ").replace("-", " ").split()
 
 
 def probe_contexts(

@@ -9,7 +9,7 @@ from .compose import Node, Note, Workflow
 HOW = """## Part edit
 
 1. **PartEdit Prompt**: `source` describes the image, `edit` is the same prompt with the part changed.
-   The two should differ only in the words for the part.
+   The two should differ only in the words for the part. Or write only the change: `man -> robot`.
 2. **Load Part Token** chooses the part: the token finds it inside the model during sampling.
 3. **Feature Blend Sampler** samples source and edit together and blends the edit in under the token's mask.
 
