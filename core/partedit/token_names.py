@@ -44,6 +44,8 @@ def find_listed(name: str, listed: Sequence[str], stems: Iterable[str] = ()) -> 
     """
     if name in listed:
         return name
+    if any(piece in ("", ".", "..", "~") or ":" in piece for piece in token_path(name).split("/")):
+        return None  # it leads out of the folder of tokens, and means no file in it
     for fits in (
         [file for file in listed if token_path(file) == token_path(name)],
         *([file for file in listed if token_stem(file) == stem] for stem in (token_stem(name), *stems)),
