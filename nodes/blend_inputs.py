@@ -18,6 +18,8 @@ from .common import advanced
 
 # The core's defaults, shown by the inputs and used where an input is missing.
 STANDARD = BlendSettings()
+# The slider's range; larger values are taken, but hardly differ.
+OMEGA_RANGE, MOST_OMEGA, MOST_EDIT_STEPS = (0.5, 3.0), 10.0, 10000.0
 # Optional inputs, and the fields of BlendSettings they set.
 _SETTINGS = {
     "threshold": "threshold",
@@ -48,10 +50,11 @@ def edit_steps_input() -> io.Float.Input:
         "edit_steps",
         default=STANDARD.edit_steps,
         min=0.0,
-        max=10000.0,
+        max=1.0,
         step=0.01,
-        tooltip="How long the edit is confined to the mask. Up to 1: fraction of the steps; above 1: number of steps. "
-        "Lower lets the edit grow beyond the part.",
+        display_mode=io.NumberDisplay.slider,
+        tooltip="How long the edit is confined to the mask: fraction of the steps, 1 for all. Lower lets the edit grow "
+        "beyond the part. A number above 1, from another node, is a number of steps.",
     )
 
 
@@ -59,7 +62,27 @@ def omega_input(
     tooltip: str = "Softness of the mask: from omega times Otsu's threshold, a point counts fully as the part.",
 ) -> io.Float.Input:
     """ω of the adaptive threshold."""
-    return io.Float.Input("omega", default=STANDARD.omega, min=0.5, max=10.0, step=0.05, tooltip=tooltip)
+    return io.Float.Input(
+        "omega",
+        default=STANDARD.omega,
+        min=OMEGA_RANGE[0],
+        max=OMEGA_RANGE[1],
+        step=0.05,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
+
+
+def beyond_sliders(edit_steps: Any = None, omega: Any = None) -> bool | str:
+    """For ``validate_inputs``: what the sliders' inputs take from other nodes, API calls and older workflows.
+
+    ComfyUI leaves the check of an input's range to a node that names it there. Values from other nodes are None here.
+    """
+    for name, value, high in (("edit_steps", edit_steps, MOST_EDIT_STEPS), ("omega", omega, MOST_OMEGA)):
+        low = 0.0 if name == "edit_steps" else OMEGA_RANGE[0]
+        if value is not None and not low <= float(value) <= high:
+            return f"{name}: {value:g} is not between {low:g} and {high:g}."
+    return True
 
 
 def fixed_threshold_input() -> io.Float.Input:
@@ -71,6 +94,7 @@ def fixed_threshold_input() -> io.Float.Input:
             min=0.0,
             max=1.0,
             step=0.01,
+            display_mode=io.NumberDisplay.slider,
             optional=True,
             tooltip="For threshold fixed: from this value, a point counts as the part.",
         )

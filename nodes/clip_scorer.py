@@ -11,7 +11,7 @@ from ..core.vision.clip_scorer import ClipScorer
 from ..core.vision.host_clip import HostClipScorer
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, aliases
 from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_folders
 
 FOLDER = "clip_scorers"
@@ -26,6 +26,7 @@ class LoadCLIPScorer(io.ComfyNode):
             node_id="LoadCLIPScorer",
             display_name="Load CLIP Scorer",
             category="OIR/scores and masks",
+            **aliases("CLIP score", "CLIP similarity"),
             description="Loads a CLIP model that scores how well an image, or a masked region of it, matches a text. "
             "Used by Inversion Step Search and Edit Metrics. Nothing is downloaded.",
             inputs=[
@@ -77,6 +78,7 @@ class CLIPScorerFromModels(io.ComfyNode):
             node_id="CLIPScorerFromModels",
             display_name="CLIP Scorer from Models",
             category="OIR/scores and masks",
+            **aliases("CLIP score", "CLIP similarity", "clip_vision_g"),
             description="Builds a CLIP scorer from a CLIP_VISION and a CLIP: clip_vision_g and the CLIP of an SDXL "
             "checkpoint are the two towers of the same model. No other file is needed.",
             inputs=[

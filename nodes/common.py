@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
@@ -22,3 +24,9 @@ def shows_results(schema: io.Schema) -> io.Schema:
     """
     schema.has_intermediate_output = True
     return schema
+
+
+def aliases(*names: str) -> dict[str, Sequence[str]]:
+    """Further names to find a node by, as an argument of its schema; nothing for older ComfyUI versions."""
+    known: Any = io.Schema
+    return {"search_aliases": list(names)} if "search_aliases" in {f.name for f in dataclasses.fields(known)} else {}

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..demo.loader import load_demo_model, load_demo_scorer
 from . import io_types
 from .checks import checked
+from .common import aliases
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -19,6 +20,7 @@ class LoadDemoModel(io.ComfyNode):
             node_id="LoadDemoModel",
             display_name="Load Demo Model",
             category="PartEdit/demo",
+            **aliases("demo checkpoint", "mini model", "no download"),
             description="A very small SDXL-shaped checkpoint that comes with the pack, for trying the workflows "
             "without a download. It draws simple cats, dogs, rabbits, robots, cars and chairs at 256 x 256 and knows "
             "few words.",

@@ -14,7 +14,7 @@ from ..core.oir.types import Pair
 from ..core.text import composed
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, aliases
 
 
 class EditingPair(io.ComfyNode):
@@ -26,6 +26,7 @@ class EditingPair(io.ComfyNode):
             node_id="EditingPair",
             display_name="Editing Pair",
             category="OIR",
+            **aliases("OIR", "object to object", "replace object"),
             description="Names one object, what to turn it into, and where it is. Chain several through previous_pairs "
             "to edit several objects at once.",
             inputs=[

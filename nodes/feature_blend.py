@@ -18,9 +18,9 @@ from ..core.partedit.tokens import PartToken
 from ..core.paste_back import CHOICES, PasteBack, check_originals, paste_pixels
 from ..core.unet import latent_scale
 from . import io_types
-from .blend_inputs import blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
+from .blend_inputs import beyond_sliders, blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
 from .checks import checked
-from .common import advanced, shows_results
+from .common import advanced, aliases, shows_results
 from .mask_strip import MaskStrip
 
 STANDARD = SampleSettings()
@@ -35,6 +35,7 @@ class FeatureBlendSampler(io.ComfyNode):
             node_id="FeatureBlendSampler",
             display_name="Feature Blend Sampler",
             category="PartEdit",
+            **aliases("PartEdit", "edit part", "part edit", "KSampler"),
             description="Edits part of an image by text. Inside the model, the edit is blended into the source under a "
             "mask that a part token finds at every step.",
             inputs=[
@@ -85,6 +86,7 @@ class FeatureBlendSampler(io.ComfyNode):
                         min=0.01,
                         max=1.0,
                         step=0.01,
+                        display_mode=io.NumberDisplay.slider,
                         optional=True,
                         tooltip="Below 1: start from latent_image, or later in the trajectory, instead of from pure "
                         "noise.",
@@ -135,6 +137,10 @@ class FeatureBlendSampler(io.ComfyNode):
             ],
         )
         return shows_results(schema)
+
+    @classmethod
+    def validate_inputs(cls, edit_steps: Any = None, omega: Any = None) -> bool | str:
+        return beyond_sliders(edit_steps, omega)
 
     @classmethod
     @checked

@@ -11,8 +11,9 @@ from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
 from ..core.paste_back import CHOICES, PasteBack
 from . import io_types
-from .blend_inputs import blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
+from .blend_inputs import beyond_sliders, blend_inputs, cfg_input, edit_steps_input, make_inputs, omega_input
 from .checks import checked
+from .common import aliases
 
 GUIDER_ROWS = ("edits", "source and edits")
 # A guider gives latents only.
@@ -28,6 +29,7 @@ class FeatureBlendGuider(io.ComfyNode):
             node_id="FeatureBlendGuider",
             display_name="Feature Blend Guider",
             category="PartEdit",
+            **aliases("PartEdit guider", "part edit", "SamplerCustomAdvanced"),
             description="Part edits as a guider: connect it to SamplerCustomAdvanced, with any sampler and sigmas.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or the demo model."),
@@ -55,6 +57,10 @@ class FeatureBlendGuider(io.ComfyNode):
             ],
             outputs=[io.Guider.Output("GUIDER", display_name="guider", tooltip="Connect to SamplerCustomAdvanced.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, edit_steps: Any = None, omega: Any = None) -> bool | str:
+        return beyond_sliders(edit_steps, omega)
 
     @classmethod
     @checked

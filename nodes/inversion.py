@@ -15,7 +15,7 @@ from ..core.inversion.trajectory import METHODS
 from ..core.vision.captioner import WHERE_TO_GET, Captioner, captioner_folders
 from . import io_types
 from .checks import checked
-from .common import advanced
+from .common import advanced, aliases
 from .folders import KeptModel, model_folder
 
 FOLDER = "captioners"
@@ -33,6 +33,7 @@ class InvertLatent(io.ComfyNode):
             node_id="InvertLatent",
             display_name="Invert Latent",
             category="OIR",
+            **aliases("DDIM inversion", "edit-friendly DDPM", "LEDITS++", "real image", "unsampler"),
             description="Finds the latents that lead to an image, one for every noise level. "
             "OIR starts its edits from them; PartEdit replays them to edit a real image.",
             inputs=[
@@ -67,15 +68,17 @@ class InvertLatent(io.ComfyNode):
                     max=999,
                     tooltip="Number of inversion steps. OIR chooses its candidates among them.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. Values "
-                    "other than 1 need negative. edit_friendly_ddpm and ledits_pp use it only with record_noise_maps "
-                    "(published: 3.5).",
+                advanced(
+                    io.Float.Input(
+                        "cfg",
+                        default=1.0,
+                        min=0.0,
+                        max=30.0,
+                        step=0.1,
+                        tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. Values "
+                        "other than 1 need negative. edit_friendly_ddpm and ledits_pp use it only with "
+                        "record_noise_maps (published: 3.5).",
+                    )
                 ),
                 io.Int.Input(
                     "seed",

@@ -15,9 +15,9 @@ from ..core.partedit.tokens import PartToken
 from ..core.partedit.upsampling import UPSAMPLINGS, latent_guide, picture_guide
 from ..core.unet import latent_scale
 from . import io_types
-from .blend_inputs import STANDARD, fixed_threshold_input, layers_input, omega_input, padding_input
+from .blend_inputs import STANDARD, beyond_sliders, fixed_threshold_input, layers_input, omega_input, padding_input
 from .checks import checked
-from .common import advanced
+from .common import advanced, aliases
 
 
 class PartAttentionMask(io.ComfyNode):
@@ -29,6 +29,7 @@ class PartAttentionMask(io.ComfyNode):
             node_id="PartAttentionMask",
             display_name="Part Attention Mask",
             category="PartEdit/mask",
+            **aliases("attention map", "segment part", "part segmentation", "part mask"),
             description="Finds a part in an image with a part token. Gives a soft mask; nothing is edited.",
             inputs=[
                 io.Model.Input("model", tooltip="A model of the family the token was trained for."),
@@ -43,6 +44,7 @@ class PartAttentionMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    display_mode=io.NumberDisplay.slider,
                     tooltip="How much noise to add to the image before the model sees it, 0 to 1. Low finds fine "
                     "parts, high the layout.",
                 ),
@@ -118,6 +120,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
             node_id="AdaptiveOtsuThreshold",
             display_name="Adaptive Otsu Threshold",
             category="PartEdit/mask",
+            **aliases("Otsu", "binarize mask", "threshold mask"),
             description="Turns a soft mask into 0 where it is clearly off and 1 where it is clearly on, with a soft "
             "band in between.",
             inputs=[
@@ -153,6 +156,10 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, omega: Any = None) -> bool | str:
+        return beyond_sliders(omega=omega)
 
     @classmethod
     @checked

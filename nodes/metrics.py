@@ -14,6 +14,7 @@ from ..core.metrics import edit_scores, mean_scores
 from ..core.vision.clip_scorer import ClipScorer
 from . import io_types
 from .checks import checked
+from .common import aliases
 
 LABELS = {
     "psnr": "PSNR (dB)",
@@ -40,6 +41,7 @@ class EditMetrics(io.ComfyNode):
             node_id="EditMetrics",
             display_name="Edit Metrics",
             category="PartEdit/analysis",
+            **aliases("PSNR", "SSIM", "MS-SSIM", "CLIP score", "evaluate edit"),
             description="Compares an edited image with its source: how well the background was preserved, and how well "
             "the edited region matches the text. For a batch, the scores are means.",
             is_output_node=True,

@@ -11,6 +11,7 @@ from ..core.partedit.token_files import load_token
 from ..core.partedit.tokens import PartToken, combine
 from . import io_types
 from .checks import checked
+from .common import aliases
 from .token_folder import FOLDER, find_token, keep_token, list_tokens
 
 MAX_TOKENS = 6
@@ -25,6 +26,7 @@ class LoadPartToken(io.ComfyNode):
             node_id="LoadPartToken",
             display_name="Load Part Token",
             category="PartEdit/tokens",
+            **aliases("part embedding", "textual inversion", "PartEdit token"),
             description=(
                 "Loads a part token: learned embedding rows that find one part of an object, such as a robot's head."
             ),
@@ -82,6 +84,7 @@ class CombinePartTokens(io.ComfyNode):
             node_id="CombinePartTokens",
             display_name="Combine Part Tokens",
             category="PartEdit/tokens",
+            **aliases("merge part tokens", "several parts"),
             description="Joins part tokens of one model family, so that one run finds several parts (head and torso).",
             inputs=[
                 io_types.PartToken.Input(
@@ -112,6 +115,7 @@ class SavePartToken(io.ComfyNode):
             node_id="SavePartToken",
             display_name="Save Part Token",
             category="PartEdit/tokens",
+            **aliases("save part embedding"),
             description=(
                 f"Saves a part token to models/{FOLDER} as a safetensors file, with its part names, model family and "
                 "training settings, for Load Part Token."

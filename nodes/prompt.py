@@ -11,7 +11,7 @@ from ..core.partedit.prompt import EditPrompt, build_edit_prompt, parse_word_val
 from ..core.text import split_lines
 from . import io_types
 from .checks import checked
-from .common import advanced, shows_results
+from .common import advanced, aliases, shows_results
 
 STANDARD = FollowSettings()
 NEW_PICTURE, SAME_PICTURE = "new picture", "same picture"
@@ -26,6 +26,7 @@ class PartEditPrompt(io.ComfyNode):
             node_id="PartEditPrompt",
             display_name="PartEdit Prompt",
             category="PartEdit",
+            **aliases("prompt-to-prompt", "p2p", "edit prompt"),
             description="Encodes a source prompt and one or more edit prompts, and aligns their words.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
@@ -61,6 +62,7 @@ class PartEditPrompt(io.ComfyNode):
                         min=0.0,
                         max=1.0,
                         step=0.05,
+                        display_mode=io.NumberDisplay.slider,
                         optional=True,
                         tooltip="Fraction of the steps in which unchanged words follow the source's attention.",
                     )
@@ -72,6 +74,7 @@ class PartEditPrompt(io.ComfyNode):
                         min=0.0,
                         max=1.0,
                         step=0.05,
+                        display_mode=io.NumberDisplay.slider,
                         optional=True,
                         tooltip="The same for changed and inserted words. Lower lets the edit change shape more.",
                     )
@@ -83,6 +86,7 @@ class PartEditPrompt(io.ComfyNode):
                         min=0.0,
                         max=1.0,
                         step=0.05,
+                        display_mode=io.NumberDisplay.slider,
                         optional=True,
                         tooltip="Fraction of the steps in which self-attention follows the source. Higher keeps its "
                         "layout.",

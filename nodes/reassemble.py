@@ -21,6 +21,7 @@ from ..core.oir.types import StepSearch
 from ..core.paste_back import PasteBack, check_originals
 from . import io_types
 from .checks import checked
+from .common import advanced, aliases
 
 STANDARD = ReassemblySettings()
 
@@ -34,6 +35,7 @@ class OIRReassemble(io.ComfyNode):
             node_id="OIRReassemble",
             display_name="OIR Reassemble",
             category="OIR",
+            **aliases("OIR", "object-aware inversion", "edit several objects", "reassembly"),
             description="Denoises each object from its own inversion step, splices them into one latent, re-inverts "
             "it a little to blend the seams, and denoises it with the target prompt.",
             inputs=[
@@ -67,11 +69,14 @@ class OIRReassemble(io.ComfyNode):
                     tooltip="How far the spliced latent is inverted again before the final denoising, in the same "
                     "units. More blends seams better and changes the image more. The paper uses 20 %.",
                 ),
-                io.Combo.Input(
-                    "overlap",
-                    options=list(OVERLAPS),
-                    default=STANDARD.overlap,
-                    tooltip="Where masks overlap: the first or last pair of the chain wins, or blend averages them.",
+                advanced(
+                    io.Combo.Input(
+                        "overlap",
+                        options=list(OVERLAPS),
+                        default=STANDARD.overlap,
+                        tooltip="Where masks overlap: the first or last pair of the chain wins, or blend averages "
+                        "them.",
+                    )
                 ),
                 io.Boolean.Input(
                     "paste_back",
@@ -83,13 +88,15 @@ class OIRReassemble(io.ComfyNode):
                     default=False,
                     tooltip="Restore the original pixels outside the masks. Needs image.",
                 ),
-                io.Float.Input(
-                    "feather",
-                    default=8.0,
-                    min=0.0,
-                    max=128.0,
-                    step=1.0,
-                    tooltip="Soft edge of paste_back and pixel_composite, in pixels.",
+                advanced(
+                    io.Float.Input(
+                        "feather",
+                        default=8.0,
+                        min=0.0,
+                        max=128.0,
+                        step=1.0,
+                        tooltip="Soft edge of paste_back and pixel_composite, in pixels.",
+                    )
                 ),
                 io.String.Input(
                     "target_prompt",
@@ -97,11 +104,13 @@ class OIRReassemble(io.ComfyNode):
                     default="",
                     tooltip="Describes the image after all edits. Empty: built from the pairs. Needs clip.",
                 ),
-                io.String.Input(
-                    "overrides",
-                    default="",
-                    tooltip="Steps to use instead of the search's, one per pair: '24, auto'. Nothing is searched "
-                    "again.",
+                advanced(
+                    io.String.Input(
+                        "overrides",
+                        default="",
+                        tooltip="Steps to use instead of the search's, one per pair: '24, auto'. Nothing is searched "
+                        "again.",
+                    )
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Encodes the target prompt."),
                 io.Conditioning.Input(

@@ -26,6 +26,7 @@ from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
 from ..core.vision.sam_hq import load_sam
 from . import io_types
 from .checks import checked
+from .common import advanced, aliases
 from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_folder, model_folders
 
 _sam_path = partial(folder_or_file, entry="checkpoint")
@@ -40,6 +41,7 @@ class LoadSAMModel(io.ComfyNode):
             node_id="LoadSAMModel",
             display_name="Load SAM Model (PartEdit/OIR)",
             category="OIR/scores and masks",
+            **aliases("Segment Anything", "HQ-SAM", "SAM loader"),
             description="Loads a Segment Anything or HQ-SAM checkpoint (vit_b, vit_l or vit_h) for Grounded SAM Mask "
             "and SAM Point Mask.",
             inputs=[
@@ -76,6 +78,7 @@ class LoadGroundingModel(io.ComfyNode):
             node_id="LoadGroundingModel",
             display_name="Load Grounding Model",
             category="OIR/scores and masks",
+            **aliases("Grounding DINO", "object detector"),
             description="Loads a detector that finds objects by name (GroundingDINO, OWL-ViT or OWLv2), for Grounded "
             "SAM Mask.",
             inputs=[
@@ -112,6 +115,7 @@ class GroundedSAMMask(io.ComfyNode):
             node_id="GroundedSAMMask",
             display_name="Grounded SAM Mask",
             category="OIR/scores and masks",
+            **aliases("Grounded SAM", "Grounding DINO", "Segment Anything", "text to mask"),
             description="Masks the objects given by text, boxes or points, merged into one mask per image.",
             inputs=[
                 io.Image.Input("image", tooltip="Image or batch; each image is segmented separately."),
@@ -128,14 +132,17 @@ class GroundedSAMMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    display_mode=io.NumberDisplay.slider,
                     tooltip="Minimum detector confidence for named objects. Lower finds more.",
                 ),
-                io.Int.Input(
-                    "max_objects",
-                    default=1,
-                    min=1,
-                    max=100,
-                    tooltip="Maximum number of named objects per image; the most confident are kept.",
+                advanced(
+                    io.Int.Input(
+                        "max_objects",
+                        default=1,
+                        min=1,
+                        max=100,
+                        tooltip="Maximum number of named objects per image; the most confident are kept.",
+                    )
                 ),
                 io.String.Input(
                     "boxes",
@@ -232,6 +239,7 @@ class SAMPointMask(io.ComfyNode):
             node_id="SAMPointMask",
             display_name="SAM Point Mask",
             category="OIR/scores and masks",
+            **aliases("Segment Anything", "SAM point", "click to mask"),
             description="Masks of whatever lies under a point. A point on a head may mean the head or the whole "
             "animal: Segment Anything offers three readings, and all of them can be used.",
             inputs=[

@@ -19,7 +19,7 @@ from ..core.oir.types import SCORE_TEXTS, Pair, StepSearch
 from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
 from .checks import checked
-from .common import advanced, shows_results
+from .common import advanced, aliases, shows_results
 
 STANDARD = SearchSettings()
 NOT_KEPT = "candidates: turn on keep_candidates in Inversion Step Search, which keeps them at full size."
@@ -36,6 +36,7 @@ class InversionStepSearch(io.ComfyNode):
             node_id="InversionStepSearch",
             display_name="Inversion Step Search",
             category="OIR",
+            **aliases("OIR", "optimal inversion step", "edit object", "object edit"),
             description="Edits each object from several inversion steps, scores the results, and picks the step that "
             "best matches the target phrase while preserving the rest of the image.",
             inputs=[
@@ -67,17 +68,23 @@ class InversionStepSearch(io.ComfyNode):
                     tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
                     "higher. About a third of the work. exhaustive: tries every step.",
                 ),
-                io.Int.Input(
-                    "first_step", default=STANDARD.first, min=1, max=999, tooltip="First inversion step to try."
+                advanced(
+                    io.Int.Input(
+                        "first_step", default=STANDARD.first, min=1, max=999, tooltip="First inversion step to try."
+                    )
                 ),
-                io.Int.Input(
-                    "last_step",
-                    default=STANDARD.last,
-                    min=0,
-                    max=999,
-                    tooltip="Last inversion step to try. 0: the last step of the trajectory.",
+                advanced(
+                    io.Int.Input(
+                        "last_step",
+                        default=STANDARD.last,
+                        min=0,
+                        max=999,
+                        tooltip="Last inversion step to try. 0: the last step of the trajectory.",
+                    )
                 ),
-                io.Int.Input("stride", default=STANDARD.stride, min=1, max=100, tooltip="Try only every n-th step."),
+                advanced(
+                    io.Int.Input("stride", default=STANDARD.stride, min=1, max=100, tooltip="Try only every n-th step.")
+                ),
                 advanced(
                     io.Int.Input(
                         "batch_size",

@@ -19,7 +19,7 @@ from ..core.training.settings import TrainingSettings
 from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
 from .checks import checked
-from .common import advanced, shows_results
+from .common import advanced, aliases, shows_results
 from .training_inputs import STANDARD, recipe_inputs
 
 MAX_PARTS = 4
@@ -34,6 +34,7 @@ class TrainPartToken(io.ComfyNode):
             node_id="TrainPartToken",
             display_name="Train Part Token",
             category="PartEdit/tokens",
+            **aliases("learn part", "part embedding", "textual inversion", "token optimization"),
             description="Learns a part token from images (10 to 20 are enough) and masks of the part. The model "
             "itself is not changed.",
             inputs=[

@@ -52,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("which tests of this repository")
     group.addoption("--fast", action="store_true", help="leave out what needs a server or a browser or is slow")
     group.addoption("--soak", action="store_true", help="run the long soak tests and nothing else")
+    group.addoption("--renew-schemas", action="store_true", help="write down the nodes' schemas as they are now")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,3 +29,18 @@ def test_the_core_has_the_same(pack):
     from partedit_oir.core.partedit.feature_blend import SampleSettings
 
     assert SampleSettings().cfg == SearchSettings().cfg == ReassemblySettings().cfg == 7.5
+
+
+@pytest.mark.parametrize("node", ["FeatureBlendSampler", "FeatureBlendGuider", "AdaptiveOtsuThreshold"])
+def test_sliders_end_where_values_are_useful_and_the_node_takes_more(pack, node):
+    """A number of steps and a wide ω, as older workflows, API calls and connected numbers give them."""
+    classes = {one.__name__: one for one in importlib.import_module("partedit_oir.nodes").NODE_CLASSES}
+    inputs = {entry.id: entry.as_dict() for entry in classes[node].define_schema().inputs}
+    asked = {"omega": (3.0, 8.0, 11.0), "edit_steps": (1.0, 50.0, -1.0)}
+    for name in asked if "edit_steps" in inputs else ("omega",):
+        end, more, too_much = asked[name]
+        assert inputs[name]["max"] == end and inputs[name]["display"] == "slider"
+        for value in (None, end, more):
+            assert classes[node].validate_inputs(**{name: value}) is True
+        for value in (too_much, float("nan")):
+            assert classes[node].validate_inputs(**{name: value}).startswith(f"{name}: {value:g} is not between")
