@@ -2,13 +2,17 @@
 
     python run.py bench real_images [--limit 1] [--methods ddim_fixed_point,ledits_pp]
 
+Every picture is kept in ``real_images.partial.json``; a run that was stopped continues with the next one.
+
 Eight images per token, never seen in training, with exact part masks. They are inverted with the source prompt at cfg
 1 and edited with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach):
 
 - replay: a row with the source prompt beside the source row at cfg 1, not pinned;
 - no-op: an edit whose prompt is the source prompt, at the editing guidance;
 - source row: the source sampled with the edit, which the sampler pins to the trajectory;
-- background: the edit outside the exact part (PSNR and SSIM); and success: the judge finds the new colour in the part.
+- background: the edit outside the exact part (PSNR and SSIM);
+- success: of all colours that captions name, the part's middle one (median) is nearest to the new one. The edit without
+  a change must fail; ``unchanged_success`` counts it on the image itself.
 
 The sheet shows, for two images per token: the image, its edits as recorded (one per method), then from the source row.
 """
@@ -16,23 +20,28 @@ The sheet shows, for two images per token: the image, its edits as recorded (one
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA
 from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
 from demo.training.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain_scene
 from demo.training.studio import Studio, grid
 
-from .judge import judge, load_judge
-from .results import write_result
-from .scores import at_judge_size, outside, psnr
+from . import results
+from .scores import outside, psnr
 
+NAME = "real_images"
 PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 10, 1.0
+SHOWN = 2  # pictures of each token on the sheet
 COLUMNS = (
     "replay_psnr_db",
     "no_op_psnr_db",
@@ -109,13 +118,81 @@ def run(studio: Studio, case: RealCase, trajectory: Any, noise_maps: str) -> tup
     return replay(studio, trajectory, noise_maps), result.edited[1:], result.source, result.edited[:1]
 
 
-def measure(studio: Studio, judge_model: Any, case: RealCase, trajectory: Any, noise_maps: str, best: torch.Tensor):
+def nearest_colour(image: torch.Tensor, part: np.ndarray) -> str:
+    """The caption's name for the middle colour (median of each channel) of an image (H, W, 3) in a part (H, W)."""
+    middle = np.median(image.numpy()[part] * 255, axis=0)
+    return min(COLOURS, key=lambda name: float(np.square(middle - np.array(COLOURS[name])).sum()))
+
+
+def measure(
+    studio: Studio, case: RealCase, trajectory: Any, noise_maps: str, best: torch.Tensor
+) -> tuple[torch.Tensor, list[float]]:
     """The edited image (H, W, 3) and its values of ``COLUMNS``."""
     back, same, source, edited = (studio.decode(x)[0] for x in run(studio, case, trajectory, noise_maps))
-    (after,) = judge(judge_model, edited[None].numpy())
-    success = after.attribute(at_judge_size(case.true))[0] == case.colour
+    success = nearest_colour(edited, case.true) == case.colour
     fidelity = (psnr(best, one) for one in (back, same, source))
-    return edited, (*fidelity, *outside(best, edited, case.true), float(success))
+    return edited, [*fidelity, *outside(best, edited, case.true), float(success)]
+
+
+@dataclasses.dataclass
+class Measured:
+    """The values of each picture so far, {number of the picture: {method: {choice: [values of COLUMNS]}}}."""
+
+    settings: dict[str, Any]
+    methods: tuple[str, ...]
+    choices: tuple[str, ...]
+    values: dict[str, dict[str, dict[str, list[float]]]] = dataclasses.field(default_factory=dict)
+    unchanged: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def resume(self) -> None:
+        """Take over what a stopped run with the same settings has left."""
+        file = results.RESULTS / f"{NAME}.partial.json"
+        if not file.is_file():
+            return
+        left = json.loads(file.read_text(encoding="utf-8"))
+        if all(left.get(name) == value for name, value in self.settings.items()) and "measured" in left:
+            kept = {n: row for n, row in left["measured"].items() if set(row) == set(self.methods)}
+            self.values, self.unchanged = kept, {n: left["unchanged"][n] for n in kept}
+
+    def means(self) -> dict[str, dict[str, dict[str, float]]]:
+        """{method: {choice: {column: mean}}}"""
+        each = list(self.values.values())
+        return {
+            method: {
+                choice: dict(
+                    zip(COLUMNS, map(float, np.mean([one[method][choice] for one in each], axis=0)), strict=True)
+                )
+                for choice in self.choices
+            }
+            for method in self.methods
+        }
+
+    def write(self, sheet: np.ndarray | None, whole: bool) -> None:
+        values = {
+            "pictures": len(self.values),
+            **self.settings,
+            "unchanged_success": float(np.mean(list(self.unchanged.values()))),
+            "methods": self.means(),
+        }
+        if not whole:
+            values |= {"measured": self.values, "unchanged": self.unchanged}
+        results.write_result(NAME, values, sheet, whole)
+
+
+def kept_edit(number: int, method: str, choice: str) -> Path:
+    """Where the edited image of a picture is kept for the sheet."""
+    return results.RESULTS / f"{NAME}.partial.{number}.{method}.{choice.replace(' ', '_')}.png"
+
+
+def sheet_of(every: list[RealCase], limit: int, measured: Measured, studio: Studio) -> np.ndarray | None:
+    """The first pictures of each token that are done: the image, its edits as recorded, then from the source row."""
+    shown: list[torch.Tensor] = []
+    for number, case in enumerate(every):
+        files = [kept_edit(number, method, choice) for choice in measured.choices for method in measured.methods]
+        if number % limit < SHOWN and all(file.is_file() for file in files):
+            shown.append(studio.decode(studio.encode(case.image[None]))[0])
+            shown += [torch.from_numpy(np.array(Image.open(file))).float() / 255 for file in files]
+    return grid(torch.stack(shown), 1 + len(measured.choices) * len(measured.methods)) if shown else None
 
 
 def main() -> None:
@@ -124,43 +201,47 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="only these, separated by commas")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the inversion")
     args = parser.parse_args()
-    studio, model = Studio(), load_judge()
+    studio = Studio()
     from partedit_oir.core.inversion.replay import AS_RECORDED, FROM_SOURCE
     from partedit_oir.core.inversion.trajectory import METHODS
 
-    choices = (AS_RECORDED, FROM_SOURCE)
-
-    methods = [name.strip() for name in args.methods.split(",") if name.strip()] or list(METHODS)
+    methods = tuple(name.strip() for name in args.methods.split(",") if name.strip()) or tuple(METHODS)
     if unknown := [name for name in methods if name not in METHODS]:
         parser.error(f"--methods: {', '.join(unknown)} not among {', '.join(METHODS)}")
-    rows: dict[tuple[str, str], list[tuple[float, ...]]] = {(m, c): [] for m in methods for c in choices}
-    shown: list[torch.Tensor] = []
+    settings = {
+        "pictures_a_token": args.limit,
+        "steps": args.steps,
+        "cfg": CFG,
+        "omega": OMEGA,
+        "changed_words": CHANGED_WORDS,
+        "denoise": STRENGTH,
+    }
+    measured = Measured(settings, methods, (AS_RECORDED, FROM_SOURCE))
+    measured.resume()
     every = list(cases(args.limit))
-    for number, case in enumerate(every):
+    # One picture of each token, then the next: a run that is cut short has seen them all.
+    for number in sorted(range(len(every)), key=lambda n: n % args.limit):
+        if str(number) in measured.values:
+            continue
+        case = every[number]
         latent = studio.encode(case.image[None])
         best = studio.decode(latent)[0]
-        line: dict[tuple[str, str], torch.Tensor] = {}
+        row: dict[str, dict[str, list[float]]] = {method: {} for method in methods}
         for method in methods:
             trajectory = invert_case(studio, case, latent, method, args.steps)
-            for choice in choices:
-                line[method, choice], row = measure(studio, model, case, trajectory, choice, best)
-                rows[method, choice].append(row)
-        if number % args.limit < 2:
-            shown += [best, *(line[method, choice] for choice in choices for method in methods)]
-        means = {key: dict(zip(COLUMNS, map(float, np.mean(v, axis=0)))) for key, v in rows.items()}
-        table = {method: {choice: means[method, choice] for choice in choices} for method in methods}
-        values = {
-            "pictures": number + 1,
-            "steps": args.steps,
-            "cfg": CFG,
-            "omega": OMEGA,
-            "changed_words": CHANGED_WORDS,
-            "denoise": STRENGTH,
-            "methods": table,
-        }
-        sheet = grid(torch.stack(shown), 1 + 2 * len(methods)) if (number + 1) % args.limit == 0 else None
-        standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, list(METHODS))
-        write_result("real_images", values, sheet, standard and number + 1 == len(every))
+            for choice in measured.choices:
+                edited, row[method][choice] = measure(studio, case, trajectory, choice, best)
+                if number % args.limit < SHOWN:
+                    picture = (edited.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                    Image.fromarray(picture).save(kept_edit(number, method, choice))
+        measured.values[str(number)] = row
+        measured.unchanged[str(number)] = float(nearest_colour(best, case.true) == case.colour)
+        measured.write(None, False)
+    standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, tuple(METHODS))
+    measured.write(sheet_of(every, args.limit, measured, studio), standard)
+    if standard:
+        for file in results.RESULTS.glob(f"{NAME}.partial.*.png"):
+            file.unlink()
 
 
 if __name__ == "__main__":
