@@ -1,13 +1,13 @@
 """The paper's training recipe (equation 3) beside the pack's, on the demo's five parts at two noise stretches.
 
-    python run.py bench token_recipes [--limit 20] [--tokens 2] [--seeds 1] [--steps 300] [--first-8]
+    python run.py bench token_recipes [--limit 20] [--tokens 2] [--seeds 1] [--steps 300] [--first-8] [--dice]
 
 Every training is kept in ``token_recipes.partial.json``; a run that was stopped continues with the next one.
 
 PartEdit's equation 3 gives each noise level and each layer a loss of its own, against the mask at that layer's size,
 and sums them; while training, the token's softmax runs over its two rows. The pack's recipe averages the maps over
-levels and layers first and takes one loss; the softmax runs over the 77 rows that an edit will see. Both with
-cross-entropy and with cross-entropy plus Dice, and, to tell the two differences apart, the pack's with two rows.
+levels and layers first and takes one loss; the softmax runs over the 77 rows that an edit will see. To tell the
+two differences apart, the pack's also with two rows; ``--dice`` adds both with cross-entropy plus Dice.
 
 Trained on 20 generator pictures and their mirror images, as the demo's own tokens are, over the demo's noise stretch
 and over TrainPartToken's default one (three levels of each), on the decoder's finest layers (which the demo's tokens
@@ -24,7 +24,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,12 @@ LAYER_SETS = {"finest layers": LAYERS, "first-8": "first-8"}
 METHODS = ("adaptive", "otsu", "adaptive_other_rows", "otsu_other_rows")
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper"},
-    "paper, bce_dice": {"recipe": "paper", "loss": "bce_dice"},
     "pack": {"recipe": "pack"},
-    "pack, bce_dice": {"recipe": "pack", "loss": "bce_dice"},
     "pack, two rows": {"recipe": "pack", "softmax": "two_way"},
+}
+WITH_DICE: dict[str, dict[str, Any]] = {
+    "paper, bce_dice": {"recipe": "paper", "loss": "bce_dice"},
+    "pack, bce_dice": {"recipe": "pack", "loss": "bce_dice"},
 }
 
 
@@ -122,6 +124,7 @@ class Run:
     seeds: int
     steps: int
     layer_sets: tuple[str, ...]
+    recipes: dict[str, dict[str, Any]]
     scores: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
@@ -155,10 +158,10 @@ class Run:
         return range(len(self.of(part, setting, recipe)), self.seeds)
 
     def complete(self, part: str) -> bool:
-        return not any(self.missing(part, setting, recipe) for setting in self.cells for recipe in RECIPES)
+        return not any(self.missing(part, setting, recipe) for setting in self.cells for recipe in self.recipes)
 
     def write(self, parts: Sequence[str]) -> None:
-        done = {part: part_means(self.scores[part], self.cells) for part in parts if self.complete(part)}
+        done = {part: part_means(self.scores[part], self.cells, self.recipes) for part in parts if self.complete(part)}
         whole = len(done) == len(DEMO_PARTS) and self.held_out >= PICTURES and self.seeds >= SEEDS
         values = {
             "what": "mean IoU on held-out pictures at noise 0.3, 0.5 and 0.7; each token is read over the rows that it "
@@ -187,7 +190,7 @@ def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -
             choice, setting = LAYER_SETS[name], f"{stretch}, {name}"
             layers = chosen_layers(studio, choice)
             trained_on, seen = subset(cache, layers), subset(judged, layers)
-            for recipe, changes in RECIPES.items():
+            for recipe, changes in run.recipes.items():
                 for seed in run.missing(part.label, setting, recipe):
                     started = time.perf_counter()
                     token, padding = train(trained_on, masks, part, scale, seed, run.steps, **changes)
@@ -200,7 +203,9 @@ def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -
                     run.write(parts)
 
 
-def part_means(settings: dict[str, dict[str, list[dict[str, float]]]], cells: Sequence[str]) -> dict[str, Any]:
+def part_means(
+    settings: dict[str, dict[str, list[dict[str, float]]]], cells: Sequence[str], recipes: Iterable[str]
+) -> dict[str, Any]:
     """{stretch, layers: {recipe: {mean over seeds of each of METHODS, adaptive_each_seed}}} of one part."""
     return {
         setting: {
@@ -208,7 +213,7 @@ def part_means(settings: dict[str, dict[str, list[dict[str, float]]]], cells: Se
                 **{method: float(np.mean([one[method] for one in each])) for method in METHODS},
                 "adaptive_each_seed": [one["adaptive"] for one in each],
             }
-            for recipe, each in settings[setting].items()
+            for recipe, each in ((name, settings[setting][name]) for name in recipes)
         }
         for setting in cells
     }
@@ -231,9 +236,10 @@ def table(parts: dict[str, Any]) -> np.ndarray:
     """The adaptive IoUs as a picture (H, W, 3) uint8: a block per setting, a row per recipe, a column per part."""
     large, small = ImageFont.load_default(18), ImageFont.load_default(15)
     settings = list(next(iter(parts.values())))
+    recipes = list(next(iter(parts.values()))[settings[0]])
     columns = [*parts, "mean"]
     left, step, row = 230, 110, 24
-    height = 50 + len(settings) * (len(RECIPES) + 3) * row
+    height = 50 + len(settings) * (len(recipes) + 3) * row
     picture = Image.new("RGB", (left + step * len(columns) + 20, height), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     title = "Mean IoU on held-out pictures (adaptive threshold), demo checkpoint"
@@ -248,7 +254,7 @@ def table(parts: dict[str, Any]) -> np.ndarray:
         y += row
         cells = {
             recipe: [*(one[setting][recipe]["adaptive"] for one in parts.values()), means[setting][recipe]["adaptive"]]
-            for recipe in RECIPES
+            for recipe in recipes
         }
         best = [max(column) for column in zip(*cells.values(), strict=True)]
         for recipe, values in cells.items():
@@ -267,10 +273,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=len(DEMO_PARTS), help="only the first so many parts")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of each token")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps of a training")
+    parser.add_argument("--dice", action="store_true", help="also with the loss bce_dice")
     parser.add_argument("--first-8", action="store_true", help="on TrainPartToken's default layers, too")
     args = parser.parse_args()
     prepare_cpu()
-    run = Run(args.limit, args.seeds, args.steps, tuple(LAYER_SETS) if args.first_8 else tuple(LAYER_SETS)[:1])
+    layers = tuple(LAYER_SETS) if args.first_8 else tuple(LAYER_SETS)[:1]
+    run = Run(args.limit, args.seeds, args.steps, layers, RECIPES | (WITH_DICE if args.dice else {}))
     run.resume()
     wanted = DEMO_PARTS[: args.tokens]
     labels = [part.label for part in wanted]

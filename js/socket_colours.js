@@ -34,6 +34,8 @@ function colourPage() {
 
 app.registerExtension({
   name: "PartEditOIR.socketColours",
+  // The first palette may be loaded after setup, but before a workflow is.
+  afterConfigureGraph: colourCanvas,
   setup() {
     colourPage();
     colourCanvas();
