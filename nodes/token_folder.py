@@ -33,7 +33,9 @@ def find_token(name: str) -> Path:
     path = None if file is None else folder_paths.get_full_path(FOLDER, file)
     if path is None:
         shown = name if name.isprintable() else ascii(name)
-        help_with = where_to_get(name, str(user_folder() or f"models/{FOLDER}"))
+        folder = user_folder()
+        new = "" if folder is None or folder.is_dir() else " (create this folder)"
+        help_with = where_to_get(name, f"{folder or f'models/{FOLDER}'}{new}")
         if help_with is None:
             folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
             help_with = f"{shown!r} is not among the token files. Put it into {folders}."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tools.demo_edits.make import EDITS
 from tools.host.client import PromptError
@@ -126,6 +128,32 @@ def test_a_refused_prompt_names_node_input_and_reason(client, object_info):
     with pytest.raises(PromptError) as error:
         client.run(prompt)
     assert "LoadPartToken" in str(error.value) and name in str(error.value), value
+
+
+def test_a_published_token_is_found_by_the_same_prompt_once_it_is_saved_as_told(client, server):
+    entry = "carhood_custom.pt (published, not installed)"
+    prompt = {
+        "1": {"class_type": "LoadPartToken", "inputs": {"part_token": entry}},
+        "2": {
+            "class_type": "SavePartToken",
+            "inputs": {"part_token": ["1", 0], "file_name": "kept", "if_it_exists": "replace it"},
+        },
+    }
+    with pytest.raises(PromptError) as error:
+        client.run(prompt)
+    told = re.search(r"Download (\S+/carhood_custom\.pt) and save it as (\S+) in ([^;(]+)", str(error.value))
+    assert told and "cc-by-nc-sa-4.0" in str(error.value)
+    place = Path(told[3].strip())
+    place.mkdir(exist_ok=True)
+    assert told[1].startswith("https://huggingface.co/") and place.samefile(server.part_tokens)
+    file = server.part_tokens / told[2]
+    try:
+        torch.save(torch.full((2, 2048), 0.5), file)
+        client.run(prompt)
+        assert (server.part_tokens / "kept.safetensors").is_file()
+    finally:
+        for made in (file, server.part_tokens / "kept.safetensors"):
+            made.unlink(missing_ok=True)
 
 
 def test_a_prompt_that_is_refused_in_part_is_no_success(client, object_info):

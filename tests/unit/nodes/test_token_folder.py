@@ -157,6 +157,13 @@ def test_a_published_token_that_is_missing_says_where_to_get_it(folder):
         assert LoadPartToken.validate_inputs(part_token=entry) == message
         with pytest.raises(ValueError, match=re.escape(message)):
             LoadPartToken.execute(entry)
+    folder.rmdir()  # as in a new ComfyUI; the host's list of an earlier folder would not bear it
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    with pytest.raises(ValueError, match=r"part_tokens \(create this folder\);"):
+        find_token(entries[0])
+    folder.mkdir()
+    torch.save(torch.ones(2, 2048), folder / "torso_custom.pt")
+    assert find_token(entries[0]) == folder / "torso_custom.pt"
     assert published_names(["sub/Partimage_Human_Head.safetensors"]) == [e for e in entries if "human_head" not in e]
     # The demo's list has these two the wrong way round; here a name means the file of that name.
     for other, mine in (("biped", "quadruped"), ("quadruped", "biped")):
