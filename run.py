@@ -91,6 +91,7 @@ PROGRAMS = {
 }
 BENCHMARKS = {
     "demo_quality": "whether the demo model draws what the prompt says",
+    "full_size": "the SDXL templates on a checkpoint of full size with drawn weights: time and memory",
     "load": "memory, threads and files of a server over hundreds of jobs",
     "object_edits": "two-object edits: OIR compared with other methods, and the step search",
     "part_edits": "sixty part edits: success in the part, preservation of the background",

@@ -122,9 +122,12 @@ def pack_name(host: Host) -> str:
 
 
 @pytest.fixture(scope="session")
-def server(host: Host, pack_name: str) -> Iterator[Server]:
-    """A running server; stopped at the end."""
-    with Server(host, cpu=True, pack_name=pack_name, threads=SERVER_THREADS) as running:
+def server(host: Host, pack_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server; stopped at the end. Its folder of models is empty but for what a test puts there."""
+    models = tmp_path_factory.mktemp("models")
+    for name in ("checkpoints", "clip_vision"):
+        (models / name).mkdir()
+    with Server(host, cpu=True, pack_name=pack_name, threads=SERVER_THREADS, models=models) as running:
         running.start()
         yield running
 

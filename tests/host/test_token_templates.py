@@ -1,15 +1,18 @@
-"""The template "Token from a word" as a whole, with the demo in place of a checkpoint and of a segmenter."""
+"""The templates that train a token on a real checkpoint as a whole, with the demo in place of checkpoint and SAM 3."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageSequence
 
 from tools.host.graph import set_inputs, to_prompt
 
 NAME = "word_token_test"
+INPUT = Path(__file__).resolve().parents[2] / "workflows" / "input"
 
 
 def on_the_demo(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -17,16 +20,22 @@ def on_the_demo(prompt: dict[str, Any]) -> dict[str, Any]:
 
     Everything from TrainPartToken on stays as the template has it.
     """
-    (checkpoint,) = named(prompt, "CheckpointLoaderSimple")
-    (segmenter,) = named(prompt, "GroundedSAMMask")
+    (segmenter,) = named(prompt, "SAM3_Detect")
     pictures = prompt[segmenter]["inputs"]["image"][0]
-    prompt[checkpoint] = {"class_type": "LoadDemoModel", "inputs": {}}  # MODEL, CLIP, VAE: the same order
+    text, loader = (prompt[segmenter]["inputs"][name][0] for name in ("conditioning", "model"))
+    del prompt[text], prompt[loader]
     prompt[pictures] = load_image("robot_pictures.webp")
     prompt["mask_pictures"] = load_image("robot_head_masks.webp")
     prompt[segmenter] = {"class_type": "ImageToMask", "inputs": {"image": ["mask_pictures", 0], "channel": "red"}}
-    for kind in ("LoadSAMModel", "LoadGroundingModel", "KSampler"):
-        for key in named(prompt, kind):
-            del prompt[key]
+    for key in named(prompt, "KSampler"):
+        del prompt[key]
+    return shortened(prompt)
+
+
+def shortened(prompt: dict[str, Any]) -> dict[str, Any]:
+    """With the demo's checkpoint and few steps."""
+    (checkpoint,) = named(prompt, "CheckpointLoaderSimple")
+    prompt[checkpoint] = {"class_type": "LoadDemoModel", "inputs": {}}  # MODEL, CLIP, VAE: the same order
     changes = {
         "TrainPartToken": {"steps": 60, "flip": False, "noise_count": 1},
         "SavePartToken": {"file_name": NAME},
@@ -52,13 +61,39 @@ def load_image(name: str) -> dict[str, Any]:
     return {"class_type": "LoadImage", "inputs": {"image": name}}
 
 
-@pytest.mark.slow
-def test_a_token_from_a_word(client, server, object_info, repository):
-    workflow = json.loads((repository / "workflows" / "train_token_from_word.json").read_text(encoding="utf-8"))
-    prompt = on_the_demo(to_prompt(workflow, object_info))
-    result = client.run(prompt)
+def template(repository: Path, name: str) -> dict[str, Any]:
+    return json.loads((repository / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def check(result: Any, prompt: dict[str, Any], server: Any, shown: int) -> None:
     assert (server.part_tokens / f"{NAME}.safetensors").is_file()
     (saved,) = named(prompt, "SaveImage")
     assert result.outputs[saved]["images"]
-    # masks, plot and held-out overlays are shown
-    assert len([key for key in named(prompt, "PreviewImage") if result.outputs[key]["images"]]) >= 3
+    assert len([key for key in named(prompt, "PreviewImage") if result.outputs[key]["images"]]) >= shown
+
+
+@pytest.mark.slow
+def test_a_token_from_a_word(client, server, object_info, repository):
+    if "SAM3_Detect" not in object_info:
+        pytest.skip("this ComfyUI has no SAM 3")
+    prompt = on_the_demo(to_prompt(template(repository, "train_token_from_word"), object_info))
+    check(client.run(prompt), prompt, server, 4)  # masks, plot, held-out overlays, source
+
+
+@pytest.mark.slow
+def test_a_token_from_painted_masks(client, server, object_info, repository, tmp_path):
+    """As the mask editor saves an image: what is painted is transparent."""
+    if "BatchMasksNode" not in object_info:
+        pytest.skip("this ComfyUI cannot batch masks")
+    prompt = to_prompt(template(repository, "train_token_from_painted_masks"), object_info)
+    pictures = [Image.open(INPUT / name) for name in ("robot_pictures.webp", "robot_head_masks.webp")]
+    frames = zip(*(ImageSequence.Iterator(picture) for picture in pictures))
+    for number, (key, (picture, mask)) in enumerate(zip(named(prompt, "LoadImage"), frames)):
+        painted = picture.convert("RGB")
+        painted.putalpha(mask.convert("L").point(lambda value: 255 - value))
+        painted.save(tmp_path / f"painted_{number}.png")
+        prompt[key]["inputs"]["image"] = client.upload_image(tmp_path / f"painted_{number}.png")
+    (scale,) = named(prompt, "ImageScale")
+    prompt[scale]["inputs"]["width"] = 256
+    prompt = shortened(prompt)
+    check(client.run(prompt), prompt, server, 3)

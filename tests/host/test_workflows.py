@@ -32,8 +32,19 @@ def test_there_are_workflows_for_the_demo_model_and_for_real_checkpoints():
     assert any(not uses_demo_model(path) for path in WORKFLOWS)
 
 
+# Nodes of ComfyUI that templates use and that its oldest supported version does not have yet.
+NEWER = {"SAM3_Detect", "BatchImagesNode", "BatchMasksNode"}
+
+
+def skip_without_newer_nodes(path: Path, object_info: dict) -> None:
+    missing = sorted({node["type"] for node in load(path)["nodes"]} & NEWER - set(object_info))
+    if missing:
+        pytest.skip(f"this ComfyUI has no {', '.join(missing)}")
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_converts_without_problems(path, object_info):
+    skip_without_newer_nodes(path, object_info)
     prompt = to_prompt(load(path), object_info)
     assert problems(prompt, object_info) == []
 
@@ -60,10 +71,13 @@ def test_has_notes_in_the_graph(path):
 
 @pytest.mark.parametrize("described", ALL, ids=lambda one: one.name)
 def test_the_file_is_what_its_description_says(described, object_info):
+    skip_without_newer_nodes(named(described.name), object_info)
     made, kept = compose(described, object_info), load(named(described.name))
     again = "write it again: python3 run.py templates"
     assert to_prompt(kept, object_info) == to_prompt(made, object_info), again
     assert notes(kept) == notes(made), again
+    for one, other in zip(kept["nodes"], made["nodes"], strict=True):
+        assert all(one[name] == other[name] for name in ("pos", "size", "properties")), again
 
 
 @pytest.mark.slow

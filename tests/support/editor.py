@@ -95,8 +95,9 @@ class Editor:
             self.errors.append(f"{message.text} ({message.location.get('url', '')})")
 
     def errors_of(self, pack_name: str) -> list[str]:
-        """Those `errors` that name the pack."""
-        return [line for line in self.errors if pack_name in line or "partedit" in line.lower()]
+        """Those `errors` that name the pack, without the editor's own about other servers that it may not ask."""
+        own = [line for line in self.errors if "Content Security Policy" not in line]
+        return [line for line in own if pack_name in line or "partedit" in line.lower()]
 
     def open(self) -> None:
         """Load the editor and wait until it can be used."""

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -40,12 +41,22 @@ class Server:
             run, deleted afterwards, and load no custom nodes except this pack.
         pack_name: folder name of the pack in custom_nodes.
         threads: limits the threads of the numerical libraries; None: their default.
+        models: a further folder of models for a private run, laid out like ComfyUI's; its folders must exist.
+        options: further arguments of ComfyUI's command line.
     """
 
     def __init__(
-        self, host: Host, cpu: bool, private: bool = True, pack_name: str = LINK_NAME, threads: int | None = None
+        self,
+        host: Host,
+        cpu: bool,
+        private: bool = True,
+        pack_name: str = LINK_NAME,
+        threads: int | None = None,
+        models: Path | None = None,
+        options: Sequence[str] = (),
     ):
         self.host, self.cpu, self.private, self.pack_name, self.threads = host, cpu, private, pack_name, threads
+        self.models, self.options = models, tuple(options)
         self.process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
         runs = RUNTIME / "runs"
@@ -71,15 +82,16 @@ class Server:
                 arguments += [f"--{name}-directory", str(self.folder / name)]
             # Part tokens saved by a run must not end up among the user's models.
             models = self.folder / "models.yaml"
-            models.write_text(
-                f"run:\n  is_default: true\n  part_tokens: {json.dumps(str(self.part_tokens), ensure_ascii=False)}\n",
-                encoding="utf-8",
-            )
+            # JSON is YAML.
+            folders: dict[str, dict[str, object]] = {"run": {"is_default": True, "part_tokens": str(self.part_tokens)}}
+            if self.models is not None:
+                folders["more"] = {path.name: str(path) for path in sorted(self.models.iterdir()) if path.is_dir()}
+            models.write_text(json.dumps(folders, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
             arguments += ["--extra-model-paths-config", str(models)]
             arguments += ["--database-url", f"sqlite:///{(self.folder / 'comfyui.db').as_posix()}"]
             arguments += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", self.pack_name]
             arguments.append("--disable-api-nodes")
-        return arguments
+        return [*arguments, *self.options]
 
     def start(self, limit: float = START_LIMIT, port: int = 0) -> None:
         """Start and wait until /system_stats answers.

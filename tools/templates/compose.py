@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.graph import WIDGET_TYPES, input_specs
-
-COLUMN, ROW, WIDTH = 420, 60, 360
+from .layout import PICTURES, WIDTH, own_height, place
+from .models import linked
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Node:
         values: widget values by input name; missing ones use the node's default.
         links: input name → "key" or "key.output name" of another node.
         title: shown instead of the node's display name.
+        width: of the node; a picture grows with it.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Node:
     values: dict[str, Any] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     title: str = ""
+    width: int = WIDTH
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compose(workflow: Workflow, info: dict[str, Any]) -> dict[str, Any]:
             built[node.key]["inputs"][target]["link"] = number
     notes = [_note(note, len(numbers) + index, len(numbers) + index) for index, note in enumerate(workflow.notes, 1)]
     nodes = [*notes, *built.values()]
-    _place(nodes, [*(note.column for note in workflow.notes), *(node.column for node in workflow.nodes)])
+    place(nodes, [*(note.column for note in workflow.notes), *(node.column for node in workflow.nodes)])
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"partedit-oir/{workflow.name}")),
         "revision": 0,
@@ -134,18 +136,22 @@ def _node(where: str, node: Node, number: int, order: int, info: dict[str, Any])
         for slot, (name, kind) in enumerate(zip(info.get("output_name") or info["output"], info["output"]))
     ]
     sockets = max(sum(1 for entry in inputs if "widget" not in entry), len(outputs))
-    picture = 260 if info.get("output_node") and not outputs else 0
-    result = {
+    properties: dict[str, Any] = {"Node name for S&R": node.kind}
+    if files := linked(values):
+        properties["models"] = files
+    # A wider node shows a larger picture.
+    height = own_height(node.kind, sockets, lines) + (node.width - WIDTH if node.kind in PICTURES else 0)
+    result: dict[str, Any] = {
         "id": number,
         "type": node.kind,
         "pos": [0, 0],
-        "size": [WIDTH, 40 + 22 * sockets + 26 * lines + picture],
+        "size": [node.width, height],
         "flags": {},
         "order": order,
         "mode": 0,
         "inputs": inputs,
         "outputs": outputs,
-        "properties": {"Node name for S&R": node.kind},
+        "properties": properties,
         "widgets_values": values,
     }
     if node.title:
@@ -208,11 +214,3 @@ def _note(note: Note, number: int, order: int) -> dict[str, Any]:
         "color": "#432",
         "bgcolor": "#653",
     }
-
-
-def _place(nodes: list[dict[str, Any]], columns: list[int]) -> None:
-    heights: dict[int, int] = {}
-    for node, column in zip(nodes, columns):
-        top = heights.get(column, 0)
-        node["pos"] = [column * COLUMN, top]
-        heights[column] = top + node["size"][1] + ROW

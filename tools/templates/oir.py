@@ -1,10 +1,11 @@
-"""The OIR templates: on the demo checkpoint, on a real SDXL one, and with part tokens in place of a segmenter."""
+"""The OIR templates on the demo checkpoint: two objects, one, and part tokens in place of a segmenter."""
 
 from __future__ import annotations
 
 from demo.training.defaults import CFG
 
 from .compose import Node, Note, Workflow
+from .partedit import LARGE, saved
 
 HOW = """## Several objects at once (OIR)
 
@@ -45,24 +46,31 @@ edited from its own best inversion step: the cat's head becomes green, the robot
 `noise_level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several noise draws.
 """
 
-REAL_NOTE = """## Models this workflow needs
+SINGLE = """## One object (OIR)
 
-- an SDXL checkpoint in `models/checkpoints`
-- a CLIP model in the transformers format in `models/clip_scorers/NAME` (openai/clip-vit-large-patch14)
-- a Segment Anything checkpoint in `models/sams` (sam_vit_b_01ec64.pth)
-- a detector in the transformers format in `models/grounding/NAME` (IDEA-Research/grounding-dino-tiny)
+1. **Invert Latent** finds the noisy latents that lead to the image, one per step.
+2. The **Editing Pair** names the object, what to turn it into, and its mask.
+3. **Inversion Step Search** edits the object from several steps and scores the results. The best one is the result:
+   `image` and `latent` are the chosen candidate at full size.
 
-Choose them in the four loaders. Nothing is downloaded automatically. Any other MASK works as well: painted in the mask
-editor, from ComfyUI's SAM 3 nodes, or from *Part Attention Mask*; the last two models are then not needed.
+### Choose by hand
+
+*Candidates* shows every step that was tried, with its scores; the chosen one is framed. Write another step into
+`overrides` and run again: a step that was tried is there at once.
+
+`keep_candidates` is on, so `candidates` has every one of them at full size, steps ascending.
 """
 
-REAL_HOW = """### Describe the image
+SINGLE_TURN = """### Settings to try
 
-*Image description* must contain each pair's `source_phrase` word for word. *Upscale Image* brings the image to a size
-the checkpoint was trained on (about 1024 × 1024).
+- `strategy`: `coarse-to-fine` only tries steps that may score higher, `exhaustive` tries all.
+- `edit_weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
+- `first_step`, `last_step`, `stride`: which steps to try at all.
+- `latent` can go on to an upscaler or a second pass.
 """
 
 DEMO_EDIT_WEIGHT = 3.0
+SINGLE_SOURCE = "a red cat in the snow"
 SOURCE = "a red cat on the left and a blue chair on the right, in the snow"
 PART_SOURCE = "a red cat on the left and a blue robot on the right, in the snow"
 
@@ -134,138 +142,98 @@ def _part_mask(name: str, token: str) -> tuple[Node, ...]:
     )
 
 
-def _pair(key: str, before: str, after: str, mask: str, clip: str, previous: str = "") -> Node:
+def pair(key: str, before: str, after: str, mask: str, clip: str, previous: str = "") -> Node:
+    """One object, what to turn it into, and its mask."""
     links = {"clip": clip, "source_prompt": "source", "mask": mask}
     if previous:
         links["previous_pairs"] = previous
     return Node(key, "EditingPair", 3, {"source_phrase": before, "target_phrase": after}, links, f"{before} → {after}")
 
 
-def _search(
-    model: str, vae: str, clip: str, scorer: str, image: str, pairs: str, demo: bool = False
-) -> tuple[Node, ...]:
-    """Search and reassembly, with previews."""
-    trajectory = "invert.trajectory"
-    # The demo checkpoint changes objects only near the noisiest steps, which the plain sum rarely chooses.
-    guidance: dict[str, object] = {"cfg": CFG} if demo else {}
-    choice: dict[str, object] = {**guidance, "edit_weight": DEMO_EDIT_WEIGHT} if demo else {}
+def search(model: str, vae: str, scorer: str, pairs: str, settings: dict[str, object]) -> tuple[Node, ...]:
+    """The search, with its contact sheet and plot; ``settings`` are the node's."""
+    links = {"model": model, "vae": vae, "trajectory": "invert.trajectory", "pairs": pairs, "clip_scorer": scorer}
     return (
-        Node(
-            "search",
-            "InversionStepSearch",
-            4,
-            choice,
-            {"model": model, "vae": vae, "trajectory": trajectory, "pairs": pairs, "clip_scorer": scorer},
-        ),
-        Node("sheet", "PreviewImage", 5, {}, {"images": "search.contact_sheet"}, "Candidates"),
-        Node("curve", "PreviewImage", 5, {}, {"images": "search.plot"}, "Scores per step"),
-        Node(
-            "reassemble",
-            "OIRReassemble",
-            4,
-            guidance,
-            {
-                "model": model,
-                "vae": vae,
-                "trajectory": trajectory,
-                "search": "search.search",
-                "clip": clip,
-                "image": image,
-            },
-        ),
-        Node("save", "SaveImage", 6, {"filename_prefix": "oir"}, {"images": "reassemble.image"}, "Edit"),
+        Node("search", "InversionStepSearch", 4, settings, links),
+        Node("sheet", "PreviewImage", 5, {}, {"images": "search.contact_sheet"}, "Candidates", LARGE),
+        Node("curve", "PreviewImage", 5, {}, {"images": "search.plot"}, "Scores per step", LARGE),
     )
+
+
+def reassembly(model: str, vae: str, clip: str, image: str, settings: dict[str, object]) -> tuple[Node, ...]:
+    """All edits put together, and the result."""
+    links = {"model": model, "vae": vae, "trajectory": "invert.trajectory", "search": "search.search"}
+    return (
+        Node("reassemble", "OIRReassemble", 6, settings, {**links, "clip": clip, "image": image}),
+        saved("reassemble.image", 7, "oir"),
+    )
+
+
+def chosen() -> tuple[Node, ...]:
+    """What one object's search gives: the chosen candidate, saved, and every one that was kept."""
+    return (
+        Node("candidates", "PreviewImage", 6, {}, {"images": "search.candidates"}, "Every candidate", LARGE),
+        saved("search.image", 7, "oir_single"),
+    )
+
+
+# The demo checkpoint changes objects only near the noisiest steps, which the plain sum rarely chooses.
+DEMO_GUIDANCE: dict[str, object] = {"cfg": CFG}
+DEMO_SEARCH: dict[str, object] = {**DEMO_GUIDANCE, "edit_weight": DEMO_EDIT_WEIGHT}
+
+
+def _demo_search(pairs: str, **more: object) -> tuple[Node, ...]:
+    return search("demo.MODEL", "demo.VAE", "demo.CLIP_SCORER", pairs, {**DEMO_SEARCH, **more})
+
+
+def _demo_reassembly() -> tuple[Node, ...]:
+    return reassembly("demo.MODEL", "demo.VAE", "demo.CLIP", "picture", DEMO_GUIDANCE)
 
 
 DEMO = Workflow(
     "oir_demo",
-    (Note(HOW, 0), Note(DEMO_NOTE, 2), Note(TURN, 4)),
+    (Note(HOW, 0), Note(DEMO_NOTE, 3), Note(TURN, 6)),
     (
         *_picture(SOURCE, 3),
         Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "Empty mask"),
         *_box_mask("left", 4, 72, 120, 180),
         *_box_mask("right", 132, 72, 120, 180),
-        _pair("left_pair", "a red cat", "a green dog", "left_mask", "demo.CLIP"),
-        _pair("right_pair", "a blue chair", "a yellow chair", "right_mask", "demo.CLIP", "left_pair"),
-        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "right_pair", True),
+        pair("left_pair", "a red cat", "a green dog", "left_mask", "demo.CLIP"),
+        pair("right_pair", "a blue chair", "a yellow chair", "right_mask", "demo.CLIP", "left_pair"),
+        *_demo_search("right_pair"),
+        *_demo_reassembly(),
     ),
     "save",
 )
 
 PART_TOKEN = Workflow(
     "oir_part_token",
-    (Note(PART_NOTE, 0), Note(HOW, 3), Note(TURN, 4)),
+    (Note(PART_NOTE, 0), Note(HOW, 3), Note(TURN, 6)),
     (
         *_picture(PART_SOURCE, 2),
         *_part_mask("head", "demo_animal_head.safetensors"),
         *_part_mask("torso", "demo_robot_torso.safetensors"),
-        _pair("head_pair", "a red cat", "a green cat", "head_mask", "demo.CLIP"),
-        _pair("torso_pair", "a blue robot", "a yellow robot", "torso_mask", "demo.CLIP", "head_pair"),
-        *_search("demo.MODEL", "demo.VAE", "demo.CLIP", "demo.CLIP_SCORER", "picture", "torso_pair", True),
+        pair("head_pair", "a red cat", "a green cat", "head_mask", "demo.CLIP"),
+        pair("torso_pair", "a blue robot", "a yellow robot", "torso_mask", "demo.CLIP", "head_pair"),
+        *_demo_search("torso_pair"),
+        *_demo_reassembly(),
     ),
     "save",
 )
 
 
-def _named_mask(name: str, text: str) -> tuple[Node, ...]:
-    """A mask from an object's name, with a preview."""
-    return (
-        Node(
-            f"{name}_mask",
-            "GroundedSAMMask",
-            2,
-            {"text": text},
-            {"image": "picture", "sam_model": "sam", "grounding_model": "grounding"},
-            f"Mask: {text}",
-        ),
-        Node(f"{name}_view", "MaskToImage", 2, {}, {"mask": f"{name}_mask.mask"}),
-        Node(f"{name}_shown", "PreviewImage", 2, {}, {"images": f"{name}_view"}, f"Mask: {text}"),
-    )
-
-
-SDXL = Workflow(
-    "oir_sdxl",
-    (Note(HOW, 0), Note(REAL_NOTE, 1), Note(REAL_HOW, 3), Note(TURN, 4)),
+SINGLE_OBJECT = Workflow(
+    "oir_single_object_demo",
+    (Note(SINGLE, 0), Note(DEMO_NOTE, 3), Note(SINGLE_TURN, 6)),
     (
-        Node("checkpoint", "CheckpointLoaderSimple", 0, {"ckpt_name": "sd_xl_base_1.0.safetensors"}),
-        Node("scorer", "LoadCLIPScorer", 0, {"model": "clip-vit-large-patch14"}),
-        Node("sam", "LoadSAMModel", 0, {"checkpoint": "sam_vit_b_01ec64.pth"}),
-        Node("grounding", "LoadGroundingModel", 0, {"model": "grounding-dino-tiny"}),
-        Node("loaded", "LoadImage", 1, {"image": "example.png"}, {}, "Your image"),
-        Node(
-            "picture",
-            "ImageScale",
-            1,
-            {"upscale_method": "lanczos", "width": 1024, "height": 1024, "crop": "center"},
-            {"image": "loaded"},
-        ),
-        Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": "checkpoint.VAE"}),
-        Node(
-            "source",
-            "PrimitiveStringMultiline",
-            1,
-            {"value": "a photo of a cat and a chair in a room"},
-            {},
-            "Image description",
-        ),
-        Node(
-            "invert",
-            "InvertLatent",
-            1,
-            {"steps": 50},
-            {
-                "model": "checkpoint.MODEL",
-                "latent_image": "encode",
-                "clip": "checkpoint.CLIP",
-                "source_prompt": "source",
-            },
-        ),
-        *_named_mask("cat", "cat"),
-        *_named_mask("chair", "chair"),
-        _pair("cat_pair", "cat", "corgi", "cat_mask.mask", "checkpoint.CLIP"),
-        _pair("chair_pair", "chair", "red armchair", "chair_mask.mask", "checkpoint.CLIP", "cat_pair"),
-        *_search("checkpoint.MODEL", "checkpoint.VAE", "checkpoint.CLIP", "scorer", "picture", "chair_pair"),
+        *_picture(SINGLE_SOURCE, 3),
+        Node("nothing", "SolidMask", 2, {"value": 0.0, "width": 256, "height": 256}, {}, "Empty mask"),
+        *_box_mask("object", 48, 48, 160, 190),
+        pair("pair", "a red cat", "a green dog", "object_mask", "demo.CLIP"),
+        *_demo_search("pair", keep_candidates=True),
+        *chosen(),
     ),
+    "save",
 )
 
-WORKFLOWS = (DEMO, PART_TOKEN, SDXL)
+WORKFLOWS = (DEMO, PART_TOKEN, SINGLE_OBJECT)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from demo.training.defaults import CFG, CHANGED_WORDS, SCHEDULER, STEPS
 
+from . import models
 from .compose import Node, Note, Workflow
+
+# Width of the node with the result.
+LARGE = 520
 
 HOW = """## Part edit
 
@@ -63,8 +67,23 @@ def results(vae: str, column: int = 3, source: str = "Source", prefix: str = "pa
         Node("edited_image", "VAEDecode", column, {}, {"samples": "edit.edited", "vae": vae}),
         Node("show_source", "PreviewImage", column + 1, {}, {"images": "source_image"}, source),
         Node("show_mask", "PreviewImage", column + 1, {}, {"images": "mask_image"}, "Mask"),
-        Node("save", "SaveImage", column + 2, {"filename_prefix": prefix}, {"images": "edited_image"}, "Edit"),
+        saved("edited_image", column + 2, prefix),
     )
+
+
+def saved(images: str, column: int, prefix: str) -> Node:
+    """The result, saved and shown large."""
+    return Node("save", "SaveImage", column, {"filename_prefix": prefix}, {"images": images}, "Edit", LARGE)
+
+
+def checkpoint(file: models.ModelFile) -> Node:
+    """A real checkpoint."""
+    return Node("checkpoint", "CheckpointLoaderSimple", 0, {"ckpt_name": file.name})
+
+
+def token(file: models.ModelFile, key: str = "token", title: str = "") -> Node:
+    """A published part token."""
+    return Node(key, "LoadPartToken", 0, {"part_token": file.name}, {}, title)
 
 
 def _graph(
@@ -94,7 +113,7 @@ def _graph(
 
 DEMO = Workflow(
     "partedit_demo",
-    (Note(HOW, 0), Note(DEMO_NOTE + TURN, 2)),
+    (Note(HOW, 0), Note(DEMO_NOTE + TURN, 3)),
     _graph(
         (Node("demo", "LoadDemoModel", 0),),
         "demo.MODEL",
@@ -111,22 +130,15 @@ DEMO = Workflow(
 
 SDXL = Workflow(
     "partedit_sdxl",
-    (
-        Note(HOW, 0),
-        Note(
-            "Choose an SDXL checkpoint and a part token for SDXL (folder `models/part_tokens`; the pack's "
-            "`tokens/index.json` says where to get the published ones).\n\n" + TURN,
-            2,
-        ),
-    ),
+    (Note(models.files_note(models.SDXL, models.HUMAN_HEAD), 0), Note(HOW, 1), Note(TURN, 3)),
     _graph(
-        (Node("checkpoint", "CheckpointLoaderSimple", 0, {"ckpt_name": "sd_xl_base_1.0.safetensors"}),),
+        (checkpoint(models.SDXL),),
         "checkpoint.MODEL",
         "checkpoint.CLIP",
         "checkpoint.VAE",
         (1024, 1024),
         {"source": "a closeup of a man outdoors", "edit": "a closeup of a robot outdoors"},
-        "partimage_human_head.pt",
+        models.HUMAN_HEAD.name,
         {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
     ),
 )

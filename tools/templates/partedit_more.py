@@ -7,9 +7,8 @@ from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 
 TO_REAL = """### With an SDXL checkpoint
 
-Replace *Load Demo Model* with **Load Checkpoint**, choose tokens for SDXL and set the size to 1024 × 1024. In the
-prompt, set `changed_words` back to 0.4; in the sampler, `omega` to 1.5. The paper uses
-50 steps, cfg 7.5, `ddim` and `normal`.
+See the templates `partedit_sdxl`, `partedit_sdxl_real_image` and `partedit_sdxl_several_parts`, which have its
+settings. Several edits at once: more lines in `edit`.
 """
 
 PARTS = """## Two parts, each with its own edit
@@ -59,7 +58,7 @@ def _demo(key: str, token: str) -> Node:
 
 TWO_PARTS = Workflow(
     "partedit_two_parts",
-    (Note(PARTS, 0), Note(TO_REAL, 2)),
+    (Note(PARTS, 0), Note(TO_REAL, 3)),
     (
         Node("demo", "LoadDemoModel", 0),
         _demo("head", "demo_robot_head.safetensors"),
@@ -102,7 +101,7 @@ TWO_PARTS = Workflow(
 
 SEVERAL_EDITS = Workflow(
     "partedit_several_edits",
-    (Note(EDITS, 0), Note(TO_REAL, 2)),
+    (Note(EDITS, 0), Note(TO_REAL, 3)),
     (
         Node("demo", "LoadDemoModel", 0),
         _demo("token", "demo_robot_head.safetensors"),
@@ -129,7 +128,7 @@ SEVERAL_EDITS = Workflow(
 
 REAL_IMAGE = Workflow(
     "partedit_real_image",
-    (Note(REAL, 0), Note(REAL_TURN, 3), Note(TO_REAL, 4)),
+    (Note(REAL, 0), Note(REAL_TURN, 4), Note(TO_REAL, 4)),
     (
         Node("demo", "LoadDemoModel", 0),
         _demo("token", "demo_robot_head.safetensors"),

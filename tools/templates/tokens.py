@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from demo.training.parts import LAYERS, LEVELS, LOSS
 
+from . import models
 from .compose import Node, Note, Workflow
-from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend
+from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, checkpoint, saved
 
 HOW = """## Train a part token
 
@@ -44,21 +45,29 @@ The pack's demo tokens were trained with the loss `{LOSS}` and noise from {LEVEL
 WORD = """## A part token from a word, without painting
 
 1. The checkpoint generates ten images from the prompt.
-2. **Grounded SAM Mask** finds the part in each by name (`text`). Check the masks before training.
+2. **SAM3 Detect** finds the part you name in *Part, by name* in each of them. It often knows parts ("head of the
+   horse") that detectors of objects do not. Check *Masks* before training.
 3. **Train Part Token** learns from them, **Save Part Token** saves the token, and the rest edits with it.
 
-### Models
-
-An SDXL checkpoint; a Segment Anything checkpoint in `models/sams` (sam_vit_b_01ec64.pth); a detector in
-the transformers format in `models/grounding/NAME` (IDEA-Research/grounding-dino-tiny). Nothing is downloaded
-automatically.
+Run it once with **Train Part Token** bypassed to check the masks first.
 """
 
-SAM3 = """### With SAM 3
+GROUNDED = """### With Grounded SAM
 
-Newer ComfyUI versions have **SAM3 Detect**. Load the SAM 3 checkpoint with *Load Checkpoint*, encode the part's name
-with its CLIP in *CLIP Text Encode*, and connect both and the images. Then connect its `masks` to **Train Part Token**
-instead of the mask of *Grounded SAM Mask*. It often knows parts ("head of the horse") that object detectors do not.
+**Grounded SAM Mask** works instead of SAM3 Detect: it needs a Segment Anything checkpoint in `models/sams`
+(sam_vit_b_01ec64.pth) and a detector in the transformers format in `models/grounding/NAME`
+(IDEA-Research/grounding-dino-tiny). Connect its `mask` to *Train Part Token*.
+"""
+
+PAINTED = """## A part token from masks you paint
+
+1. Load an image in each **Load Image** (all of the same proportions), right-click it, *Open in MaskEditor*, and paint
+   the part. Four are a start; ten to twenty are better: copy a Load Image, and connect it to the next free sockets of
+   **Batch Images** and **Batch Masks**, in the same order.
+2. **Train Part Token** learns the part. Plot and overlays show how well it finds it.
+3. **Save Part Token** saves the token; the rest edits with it.
+
+An image without a painted mask is refused: its mask is empty.
 """
 
 
@@ -94,17 +103,17 @@ def _keep_and_use(
         Node("size", "EmptyLatentImage", 4, {"width": size, "height": size}),
         Node("prompt", "PartEditPrompt", 4, {"source": texts[0], "edit": texts[1], **(follow or {})}, {"clip": clip}),
         Node("negative", "CLIPTextEncode", 4, {"text": ""}, {"clip": clip}, "Negative prompt"),
-        blend(model, sampling, 4, part_token="load"),
-        Node("source_image", "VAEDecode", 5, {}, {"samples": "edit.source", "vae": vae}),
-        Node("edited_image", "VAEDecode", 5, {}, {"samples": "edit.edited", "vae": vae}),
-        Node("show_source", "PreviewImage", 5, {}, {"images": "source_image"}, "Source"),
-        Node("save", "SaveImage", 5, {"filename_prefix": "token_edit"}, {"images": "edited_image"}, "Edit"),
+        blend(model, sampling, 5, part_token="load"),
+        Node("source_image", "VAEDecode", 6, {}, {"samples": "edit.source", "vae": vae}),
+        Node("edited_image", "VAEDecode", 6, {}, {"samples": "edit.edited", "vae": vae}),
+        Node("show_source", "PreviewImage", 6, {}, {"images": "source_image"}, "Source"),
+        saved("edited_image", 6, "token_edit"),
     )
 
 
 DEMO = Workflow(
     "train_token",
-    (Note(HOW, 0), Note(FILES, 1), Note(TRAIN_TURN + DEMO_TURN, 2)),
+    (Note(HOW, 0), Note(FILES, 1), Note(TRAIN_TURN + DEMO_TURN, 4)),
     (
         Node("demo", "LoadDemoModel", 0),
         Node("nothing", "CLIPTextEncode", 0, {"text": ""}, {"clip": "demo.CLIP"}, "Empty prompt"),
@@ -138,22 +147,29 @@ DEMO = Workflow(
     "overlays",
 )
 
+TRAINING = {"model": "checkpoint.MODEL", "vae": "checkpoint.VAE", "positive": "nothing"}
+SDXL_SAMPLING: dict[str, object] = {
+    "seed": 42,
+    "steps": 50,
+    "cfg": 7.5,
+    "sampler_name": "ddim",
+}
+
 FROM_WORD = Workflow(
     "train_token_from_word",
-    (Note(WORD, 0), Note(SAM3, 2), Note(TRAIN_TURN, 3)),
+    (Note(models.files_note(models.SDXL, models.SAM3), 0), Note(WORD, 1), Note(GROUNDED, 2), Note(TRAIN_TURN, 4)),
     (
-        Node("checkpoint", "CheckpointLoaderSimple", 0, {"ckpt_name": "sd_xl_base_1.0.safetensors"}),
-        Node("sam", "LoadSAMModel", 0, {"checkpoint": "sam_vit_b_01ec64.pth"}),
-        Node("grounding", "LoadGroundingModel", 0, {"model": "grounding-dino-tiny"}),
+        checkpoint(models.SDXL),
+        Node("sam3", "CheckpointLoaderSimple", 0, {"ckpt_name": models.SAM3.name}, {}, "Load SAM 3"),
         Node(
             "about",
             "CLIPTextEncode",
-            1,
+            0,
             {"text": "a photo of a horse outdoors, whole body"},
             {"clip": "checkpoint.CLIP"},
             "Prompt for the images",
         ),
-        Node("nothing", "CLIPTextEncode", 1, {"text": ""}, {"clip": "checkpoint.CLIP"}, "Empty prompt"),
+        Node("nothing", "CLIPTextEncode", 0, {"text": ""}, {"clip": "checkpoint.CLIP"}, "Empty prompt"),
         Node("ten", "EmptyLatentImage", 1, {"width": 1024, "height": 1024, "batch_size": 10}, {}, "Ten images"),
         Node(
             "draw",
@@ -163,28 +179,16 @@ FROM_WORD = Workflow(
             {"model": "checkpoint.MODEL", "positive": "about", "negative": "nothing", "latent_image": "ten"},
         ),
         Node("pictures", "VAEDecode", 1, {}, {"samples": "draw", "vae": "checkpoint.VAE"}),
-        Node(
-            "masks",
-            "GroundedSAMMask",
-            2,
-            {"text": "head"},
-            {"image": "pictures", "sam_model": "sam", "grounding_model": "grounding"},
-            "Part, by name",
-        ),
-        Node("mask_view", "MaskToImage", 2, {}, {"mask": "masks.mask"}),
+        Node("part", "CLIPTextEncode", 1, {"text": "head of the horse"}, {"clip": "sam3.CLIP"}, "Part, by name"),
+        Node("masks", "SAM3_Detect", 1, {}, {"model": "sam3.MODEL", "image": "pictures", "conditioning": "part"}),
+        Node("mask_view", "MaskToImage", 2, {}, {"mask": "masks.masks"}),
         Node("masks_shown", "PreviewImage", 2, {}, {"images": "mask_view"}, "Masks: check them"),
         Node(
             "train",
             "TrainPartToken",
             2,
             {"part_names": "head"},
-            {
-                "model": "checkpoint.MODEL",
-                "vae": "checkpoint.VAE",
-                "positive": "nothing",
-                "images": "pictures",
-                "masks": "masks.mask",
-            },
+            {**TRAINING, "images": "pictures", "masks": "masks.masks"},
         ),
         *_keep_and_use(
             "checkpoint.MODEL",
@@ -193,9 +197,57 @@ FROM_WORD = Workflow(
             "horse_head",
             1024,
             ("a photo of a horse on a meadow", "a photo of a zebra on a meadow"),
-            {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
+            SDXL_SAMPLING,
         ),
     ),
 )
 
-WORKFLOWS = (DEMO, FROM_WORD)
+PICTURES = ("1", "2", "3", "4")
+
+FROM_PAINTED = Workflow(
+    "train_token_from_painted_masks",
+    (Note(models.files_note(models.SDXL), 0), Note(PAINTED, 0), Note(TRAIN_TURN, 4)),
+    (
+        checkpoint(models.SDXL),
+        Node("nothing", "CLIPTextEncode", 0, {"text": ""}, {"clip": "checkpoint.CLIP"}, "Empty prompt"),
+        *(
+            Node(f"loaded_{number}", "LoadImage", 1, {"image": "example.png"}, {}, f"Image {number}")
+            for number in PICTURES
+        ),
+        Node(
+            "all",
+            "BatchImagesNode",
+            2,
+            {},
+            {f"images.image{index}": f"loaded_{number}.IMAGE" for index, number in enumerate(PICTURES)},
+        ),
+        Node(
+            "masks",
+            "BatchMasksNode",
+            2,
+            {},
+            {f"masks.mask{index}": f"loaded_{number}.MASK" for index, number in enumerate(PICTURES)},
+        ),
+        Node(
+            "pictures",
+            "ImageScale",
+            2,
+            {"upscale_method": "lanczos", "width": 1024, "height": 0, "crop": "disabled"},
+            {"image": "all"},
+        ),
+        Node(
+            "train", "TrainPartToken", 2, {"part_names": "head"}, {**TRAINING, "images": "pictures", "masks": "masks"}
+        ),
+        *_keep_and_use(
+            "checkpoint.MODEL",
+            "checkpoint.CLIP",
+            "checkpoint.VAE",
+            "my_part",
+            1024,
+            ("a photo of a horse on a meadow", "a photo of a zebra on a meadow"),
+            SDXL_SAMPLING,
+        ),
+    ),
+)
+
+WORKFLOWS = (DEMO, FROM_WORD, FROM_PAINTED)

@@ -21,13 +21,31 @@ from ..host.graph import problems, to_prompt
 from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
 from ..host.link import link_pack
 from ..host.server import Server
-from . import oir, partedit, partedit_more, tokens
+from . import oir, oir_real, partedit, partedit_more, partedit_sdxl, tokens
 from .compose import compose
 
 FOLDER = PACK_DIR / "workflows"
 # A template that cannot run without downloads uses the thumbnail of the same graph on the demo checkpoint.
-BORROWED = {"partedit_sdxl": "partedit_demo", "oir_sdxl": "oir_demo", "train_token_from_word": "train_token"}
-ALL = (*partedit.WORKFLOWS, *partedit_more.WORKFLOWS, *oir.WORKFLOWS, *tokens.WORKFLOWS)
+BORROWED = {
+    "partedit_sdxl": "partedit_demo",
+    "partedit_sdxl_real_image": "partedit_real_image",
+    "partedit_sdxl_sam3": "partedit_real_image",
+    "partedit_sdxl_several_parts": "partedit_two_parts",
+    "partedit_sdxl_turbo": "partedit_demo",
+    "oir_sdxl": "oir_demo",
+    "oir_sd15": "oir_demo",
+    "oir_single_object": "oir_single_object_demo",
+    "train_token_from_word": "train_token",
+    "train_token_from_painted_masks": "train_token",
+}
+ALL = (
+    *partedit.WORKFLOWS,
+    *partedit_more.WORKFLOWS,
+    *partedit_sdxl.WORKFLOWS,
+    *oir.WORKFLOWS,
+    *oir_real.WORKFLOWS,
+    *tokens.WORKFLOWS,
+)
 # Images that templates load.
 EXAMPLES = PACK_DIR / "workflows" / "input"
 
