@@ -58,8 +58,8 @@ With `join` set to *new picture*, the two prompts would give two images.
 
 PART_NAMES = """### Names of parts
 
-A published file's part is called as *Load Part Token* lists it: human head, human torso, chair seat ... If `part` names
-something else, the sampler's error lists the names there are.
+The parts of published tokens are called human head, human hair, human torso, biped head, quadruped head, car body, car
+hood and chair seat, whatever the file's name. If `part` names something else, the error lists the names there are.
 """
 
 FEW = """## Part edit in four steps
