@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import sys
@@ -122,6 +123,18 @@ def write_scorer(path: Path, seed: int = 0) -> None:
     save_file(CLIPModel(CLIPConfig()).half().state_dict(), path)
 
 
+def write_files(folder: Path) -> None:
+    """All that the two templates load, in a folder of models, and ``parameters.json`` beside it."""
+    boot_host(cpu=True)
+    for name in (SDXL.directory, "clip_scorers", HUMAN_HEAD.directory):
+        (folder / name).mkdir()
+    parameters = write_checkpoint(folder / SDXL.directory / SDXL.name)
+    write_scorer(folder / "clip_scorers" / SCORER)
+    token = torch.randn(2, 2048, generator=torch.Generator().manual_seed(1))
+    torch.save(token, folder / HUMAN_HEAD.directory / HUMAN_HEAD.name)
+    (folder / "parameters.json").write_text(json.dumps(parameters))
+
+
 class Highest:
     """The most memory a process has held while the block ran, looked at twice a second."""
 
@@ -202,27 +215,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of the part edit")
     parser.add_argument("--levels", type=int, default=2, help="of the inversion for OIR")
     options = parser.parse_args()
-    boot_host(cpu=True)
     root = Path(os.environ["COMFYUI_PATH"])
     host = Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
     cpu = not torch.cuda.is_available()
     folder = Path(tempfile.mkdtemp(prefix="full-size-", dir=RUNTIME))
     try:
-        for name in ("checkpoints", "clip_scorers", "part_tokens"):
-            (folder / name).mkdir()
         clock = time.perf_counter()
-        parameters = write_checkpoint(folder / "checkpoints" / SDXL.name)
-        write_scorer(folder / "clip_scorers" / SCORER)
-        token = torch.randn(2, 2048, generator=torch.Generator().manual_seed(1))
-        torch.save(token, folder / "part_tokens" / HUMAN_HEAD.name)
+        # In a process of its own, so that its memory is given back before the server needs it.
+        writer = multiprocessing.get_context("spawn").Process(target=write_files, args=(folder,))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise SystemExit(f"writing the files ended with {writer.exitcode}")
         values: dict[str, Any] = {
             "size": options.size,
             "steps": options.steps,
             "levels": options.levels,
             "device": "cpu" if cpu else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
-            "parameters": parameters,
-            "file_megabytes": (folder / "checkpoints" / SDXL.name).stat().st_size >> 20,
+            "parameters": json.loads((folder / "parameters.json").read_text()),
+            "file_megabytes": (folder / SDXL.directory / SDXL.name).stat().st_size >> 20,
             "seconds_to_write": round(time.perf_counter() - clock, 1),
         }
         print(json.dumps(values), flush=True)
