@@ -137,7 +137,7 @@ SDXL = Workflow(
         "checkpoint.CLIP",
         "checkpoint.VAE",
         (1024, 1024),
-        {"source": "a closeup of a man outdoors", "edit": "a closeup of a robot outdoors"},
+        {"source": "a closeup of a man outdoors", "edit": "man -> robot"},
         models.HUMAN_HEAD.name,
         {"seed": 42, "steps": 50, "cfg": 7.5, "sampler_name": "ddim"},
     ),

@@ -15,7 +15,7 @@ REAL = """## Edit part of your own image
 
 1. Choose your image in *Your image*. **Upscale Image** crops it to 1024 × 1024, a size SDXL was trained on.
 2. **Invert Latent** draws noise for every level; it takes no time and needs no prompt.
-3. **PartEdit Prompt**: describe your image as it is in `source`, and write the same with the part changed in `edit`.
+3. **PartEdit Prompt**: describe your image as it is in `source`, and write what changes in `edit`: `man -> robot`.
 4. **Feature Blend Sampler** replays your image as its source and edits the part. Steps, sampler and size come from the
    trajectory; `cfg` is 12.5, the paper's for real images.
 """
@@ -33,7 +33,7 @@ WITH_SAM3 = """## Edit part of your own image, without a token
 1. Choose your image in *Your image*.
 2. **SAM3 Detect** finds what you write in *What to edit*: a part ("head"), a piece of clothing, a thing. Check *Mask*
    before you judge the edit. `head:2` finds up to two.
-3. **PartEdit Prompt**: describe your image in `source`, and write the same with that changed in `edit`.
+3. **PartEdit Prompt**: describe your image in `source`, and write what changes in `edit`: `man -> robot`.
 4. **Feature Blend Sampler** confines the edit to the mask at every step.
 
 Any other MASK works as well: painted in the mask editor, or from *Grounded SAM Mask*.
@@ -114,7 +114,7 @@ REAL_IMAGE = Workflow(
         checkpoint(models.SDXL),
         token(models.HUMAN_HEAD),
         *_your_image(1),
-        *_prompts("a closeup of a man outdoors", "a closeup of a robot outdoors", 2),
+        *_prompts("a closeup of a man outdoors", "man -> robot", 2),
         blend(MODEL, REAL_SAMPLING, 3, latent_image="", trajectory="invert.trajectory"),
         *results(VAE, 4, "Image, replayed", "partedit_real"),
     ),
@@ -129,7 +129,7 @@ SAM3_MASK = Workflow(
         *_your_image(1),
         Node("what", "CLIPTextEncode", 2, {"text": "head"}, {"clip": "sam3.CLIP"}, "What to edit"),
         Node("found", "SAM3_Detect", 2, {}, {"model": "sam3.MODEL", "image": "picture", "conditioning": "what"}),
-        *_prompts("a closeup of a man outdoors", "a closeup of a robot outdoors", 3),
+        *_prompts("a closeup of a man outdoors", "man -> robot", 3),
         blend(
             MODEL,
             REAL_SAMPLING,
@@ -161,7 +161,7 @@ SEVERAL_PARTS = Workflow(
             1,
             {
                 "source": "a photo of a man on the street",
-                "edit": "a photo of a robot on the street",
+                "edit": "man -> robot",
                 "part": "human head",
             },
             {"clip": CLIP},
@@ -173,7 +173,7 @@ SEVERAL_PARTS = Workflow(
             1,
             {
                 "source": "a photo of a man on the street",
-                "edit": "a photo of a knight on the street",
+                "edit": "man -> knight",
                 "part": "human torso",
                 "join": "same picture",
             },
@@ -194,7 +194,7 @@ FEW_STEPS = Workflow(
         checkpoint(models.SDXL_TURBO),
         token(models.HUMAN_HEAD),
         Node("size", "EmptyLatentImage", 0, {"width": 512, "height": 512}),
-        *_prompts("a closeup of a man outdoors", "a closeup of a robot outdoors", 1),
+        *_prompts("a closeup of a man outdoors", "man -> robot", 1),
         blend(
             MODEL,
             {
