@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -101,8 +102,51 @@ def test_help_pages_belong_to_nodes(schemas):
     assert pages == {schema.node_id for schema in schemas.values()}
 
 
+HEADINGS = {
+    "en": ("## Inputs", "## Outputs", "## Example", "## Mistakes people make", "## Tips", "## Source"),
+    "zh": ("## 输入", "## 输出", "## 示例", "## 常见错误", "## 提示", "## 出处"),
+}
+
+
+@pytest.mark.parametrize("language", HEADINGS)
+def test_every_help_page_has_a_picture_an_example_and_the_mistakes_people_make(schemas, language):
+    """ComfyUI looks for docs/<Node>/<language>.md and resolves relative addresses of pictures against docs/."""
+    for schema in schemas.values():
+        path = REPOSITORY / "js" / "docs" / schema.node_id / f"{language}.md"
+        assert path.is_file(), f"{path} is missing"
+        text = path.read_text(encoding="utf-8")
+        places = [text.find(f"\n{heading}\n") for heading in HEADINGS[language]]
+        assert min(places) > 0 and places == sorted(places), f"{path}: {HEADINGS[language]}"
+        before_inputs = text[: places[0]]
+        pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", before_inputs)
+        assert pictures, f"{path}: no picture above the inputs"
+        for _, address in pictures:
+            assert (REPOSITORY / "js" / "docs" / address).is_file(), f"{path}: {address}"
+        example, mistakes, tips = places[2:5]
+        assert len(text[example:mistakes].split("\n", 2)[2].strip()) > 40, f"{path}: no example"
+        assert text[mistakes:tips].count("\n- **") >= 3, f"{path}: at least three mistakes"
+
+
+def test_chinese_help_pages_explain_every_input_and_output(schemas):
+    for schema in schemas.values():
+        text = (REPOSITORY / "js" / "docs" / schema.node_id / "zh.md").read_text(encoding="utf-8")
+        names = [entry.id for entry in schema.inputs] + [out.display_name or out.id for out in schema.outputs]
+        missing = [name for name in names if f"| `{name}` " not in text]
+        assert not missing, f"{schema.node_id}/zh.md: {missing}"
+
+
+def test_pictures_of_help_pages_are_small_and_used():
+    pages = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "js" / "docs").glob("*/*.md")]
+    pictures = [path for path in (REPOSITORY / "js" / "docs").rglob("*") if path.is_file() and path.suffix != ".md"]
+    assert sum(path.stat().st_size for path in pictures) < 1_500_000
+    for path in pictures:
+        address = path.relative_to(REPOSITORY / "js" / "docs").as_posix()
+        assert any(f"]({address})" in text for text in pages), f"no page shows {address}"
+
+
 def test_every_node_is_translated_to_chinese(schemas):
     own = json.loads((REPOSITORY / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(own) == {schema.node_id for schema in schemas.values()}
     for schema in schemas.values():
         entry = own[schema.node_id]
         assert entry["display_name"] and entry["description"]
@@ -110,8 +154,18 @@ def test_every_node_is_translated_to_chinese(schemas):
         inputs = {part.id for part in schema.inputs} - {"more_pairs"}
         assert set(entry.get("inputs", {})) == inputs, schema.node_id
         assert set(entry["outputs"]) == {str(place) for place in range(len(schema.outputs))}, schema.node_id
-        parts = [*entry.get("inputs", {}).values(), *entry["outputs"].values()]
-        assert all(part["name"].strip() for part in parts), schema.node_id
+        parts = {**entry.get("inputs", {}), **entry["outputs"]}
+        for name, part in parts.items():
+            assert part["name"].strip(), f"{schema.node_id}.{name}: no name"
+            assert re.search(r"[\u4e00-\u9fff]", part.get("tooltip", "")), f"{schema.node_id}.{name}: no Chinese tooltip"
+
+
+@pytest.mark.parametrize("language", HEADINGS)
+def test_every_category_has_a_name(schemas, language):
+    """English names of inputs and outputs come from the schemas; categories need an entry in either language."""
+    known = json.loads((REPOSITORY / "locales" / language / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    used = {part for schema in schemas.values() for part in schema.category.split("/")}
+    assert set(known) == used and all(name.strip() for name in known.values())
 
 
 def is_true(value: ast.expr | None) -> bool:
@@ -323,3 +377,36 @@ def test_files_and_classes_that_the_docs_name_exist():
         for module, member in re.findall(r"`((?:core|nodes|demo)(?:\.[a-z_]+)+)\.([A-Z]\w+)`", text):
             path = REPOSITORY / f"{module.replace('.', '/')}.py"
             assert path.is_file() and f"class {member}" in path.read_text(encoding="utf-8"), f"{page.name}: {module}"
+
+
+def pages_of_the_repository() -> list[Path]:
+    skipped = {".runtime", ".git", "output", "node_modules"}
+    found = []
+    for folder, folders, files in os.walk(REPOSITORY):
+        # Pruned on the way: the private ComfyUI holds tens of thousands of files.
+        folders[:] = [name for name in folders if name not in skipped]
+        found += [Path(folder, name) for name in files if name.endswith(".md")]
+    assert len(found) > 30
+    return sorted(found)
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", pages_of_the_repository(), ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_relative_links_and_pictures_resolve(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    help_pages = REPOSITORY / "js" / "docs"
+    # The editor resolves a help page's addresses against docs/, not against the page's own folder.
+    base = help_pages if help_pages in page.parents else page.parent
+    for address in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if re.match(r"[a-z]+:", address):
+            continue
+        name, _, anchor = address.partition("#")
+        target = (base / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {address}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page.name}: {address}"
