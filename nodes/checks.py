@@ -20,6 +20,7 @@ from ..core.inversion.schedule import check_sigmas
 from ..core.inversion.trajectory import Trajectory
 from ..core.mask_inputs import mask_batch
 from ..core.oir.types import Pair, StepSearch
+from ..core.packages import explained
 from ..core.partedit.prompt import EditPrompt
 from ..core.partedit.tokens import PartToken
 
@@ -67,7 +68,13 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             given.update(value if further else {name: value})
         if not schemas:
             schemas.append(cls.define_schema())
-        return execute(**{**given, **check_inputs(schemas[0], given)})
+        try:
+            return execute(**{**given, **check_inputs(schemas[0], given)})
+        except ModuleNotFoundError as error:
+            better = explained(error)
+            if better is None:
+                raise
+            raise better from error
 
     return with_checks
 

@@ -8,6 +8,7 @@ import torch
 
 from ..attention import CallMasks
 from ..mask_inputs import mask_batch, one_per_edit
+from ..packages import require
 from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
 from .step_views import Band, bands_of
@@ -58,6 +59,8 @@ class StepMasks:
             raise ValueError(
                 "part_token: not connected. Connect a part token (Load Part Token), or a mask to use instead."
             )
+        if self.token is not None and self.settings.threshold in ("adaptive", "otsu"):
+            require("skimage")  # said now: the first mask is made in the middle of a run
         self._previous: GroupMasks | None = None if self.given is None else list(self.given)
         self._current: GroupMasks | None = None
         self._sum = self._no_maps()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..conditioning import check_conditioning, check_sees_picture
+from ..packages import require
 from ..partedit.layers import choose_layers
 from ..partedit.tokens import FAMILY_WIDTHS, TEXT_PADDINGS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
@@ -58,6 +59,7 @@ def train_part_token(
     Raises:
         ValueError: mismatched shapes, empty masks, NaNs, or layers the model does not have.
     """
+    require("skimage")  # said now: held-out images are judged in the middle of a run
     masks, layers, sigmas = checked_inputs(model, masks, latents.shape[0], cond, settings, sources)
     # Outside ComfyUI's inference mode, latents may come with the graph of the VAE that made them.
     latents = latents.detach()

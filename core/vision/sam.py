@@ -15,13 +15,11 @@ from typing import Any
 
 import torch
 
+from ..packages import require
+
 WHERE_TO_GET = (
     "Get one from github.com/facebookresearch/segment-anything, section 'Model Checkpoints': sam_vit_b_01ec64.pth "
     "(375 MB), sam_vit_l_0b3195.pth (1.2 GB), sam_vit_h_4b8939.pth (2.4 GB). Put it into ComfyUI's models/sams folder"
-)
-PACKAGE_HINT = (
-    "The package 'segment-anything' is missing. Install the pack's requirements.txt into ComfyUI's Python "
-    "(ComfyUI-Manager does this automatically)."
 )
 
 # Weights that only other models of the family have.
@@ -222,10 +220,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def build_sam(state: dict[str, torch.Tensor], name: str = "checkpoint") -> Any:
     """A ``segment_anything`` model with the architecture that the shapes of ``state`` describe, and its weights."""
-    try:
-        from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-    except ImportError as error:
-        raise ImportError(PACKAGE_HINT) from error
+    require("segment_anything")
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
     for prefix, kind in _RELATIVES:
         if any(key.startswith(prefix) for key in state):
             raise ValueError(

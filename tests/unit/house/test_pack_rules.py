@@ -300,6 +300,7 @@ OLDEST_TRIED = {
     "hypothesis": "6.100.0",
     "matplotlib": "3.8.4",
     "mypy": "2.4.0",
+    "pathspec": "1.1.1",
     "playwright": "1.49.0",
     "pytest": "8.3.0",
     "pytest-xdist": "3.8.0",
