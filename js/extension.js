@@ -3,9 +3,10 @@
 import { app, isOwn, listen, restoring } from "./lib/host.js";
 import { addMaskStrip } from "./widgets/mask_strip.js";
 import { addReport } from "./widgets/report.js";
+import { addStepBoard } from "./widgets/step_board.js";
 
 // A node without a widget of its own shows the text and the curves that it reports.
-const WIDGETS = { FeatureBlendSampler: addMaskStrip };
+const WIDGETS = { FeatureBlendSampler: addMaskStrip, InversionStepSearch: addStepBoard };
 
 app.registerExtension({
   name: "PartEditOIR.report",

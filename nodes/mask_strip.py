@@ -8,7 +8,8 @@ import torch
 
 from ..core.partedit.feature_blend import BlendResult
 from ..core.partedit.prompt import EditPrompt
-from ..core.partedit.step_views import VIEWS, StepPictures, StepView, jpeg
+from ..core.partedit.step_views import VIEWS, StepPictures, StepView
+from ..core.pictures import jpeg
 from .live import Page, watching
 
 # Longest side of the pictures under the masks, in pixels.

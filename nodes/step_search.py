@@ -20,6 +20,7 @@ from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases, shows_results
+from .search_board import SearchBoard
 
 STANDARD = SearchSettings()
 NOT_KEPT = "candidates: turn on keep_candidates in Inversion Step Search, which keeps them at full size."
@@ -216,6 +217,7 @@ class InversionStepSearch(io.ComfyNode):
             score_text=score_text,
         )
         thumbnails, decode = Thumbnails(keep=keep_candidates), picture_decoder(vae)
+        shown = SearchBoard(pairs, trajectory.steps, edit_weight, thumbnails)
         search = search_steps(
             model,
             trajectory,
@@ -223,8 +225,9 @@ class InversionStepSearch(io.ComfyNode):
             decode,
             clip_scorer,
             settings,
-            on_candidate=thumbnails.add,
-            on_remembered=thumbnails.recall,
+            on_candidate=shown.add,
+            on_remembered=shown.recall,
+            on_scored=shown.scored,
             memory=MEMORY,
         )
         image, latent = chosen_candidates(search, decode, thumbnails)
@@ -236,7 +239,7 @@ class InversionStepSearch(io.ComfyNode):
             image,
             {"samples": latent},
             thumbnails.all_full() if keep_candidates else ExecutionBlocker(NOT_KEPT),
-            ui={"curve": curves(search), "text": [summary(search)]},
+            ui={"curve": curves(search), "text": [summary(search)], "partedit_board": shown.output(search)},
         )
 
 

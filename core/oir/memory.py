@@ -7,6 +7,7 @@ remembered by: by identity, and no longer than they live.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ class Scored:
     edit: float
     keep: float
     note: Any = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether both scores are numbers; the search refuses others at its end."""
+        return math.isfinite(self.edit) and math.isfinite(self.keep)
 
 
 @dataclass(eq=False)

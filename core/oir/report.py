@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from ..charts import (
     to_image,
     whole_ticks,
 )
+from .memory import Scored
+from .metric import combine
 from .types import PairSearch, StepSearch
 
 BEST = GREEN
@@ -136,6 +138,35 @@ def curves(search: StepSearch) -> list[dict[str, Any]]:
         }
         for entry in search.pairs
     ]
+
+
+def board(search: StepSearch, known: Sequence[Mapping[int, Scored]]) -> list[dict[str, Any]]:
+    """Plain data for choosing among candidates in the node: one entry per pair.
+
+    Args:
+        known: for each pair the candidates with their scores, by step; more than `PairSearch.candidates` where a step
+            is set by hand and an earlier search has scored others.
+
+    Returns:
+        label, chosen, found, manual; candidates: n, and S with both parts after min-max over all that are known.
+    """
+    shown = []
+    for entry, scored in zip(search.pairs, known, strict=True):
+        steps = sorted(scored)
+        metric = combine(
+            [scored[n].edit for n in steps], [scored[n].keep for n in steps], edit_weight=search.edit_weight
+        )
+        rows = zip(steps, metric.total, metric.edit_norm, metric.keep_norm, strict=True)
+        shown.append(
+            {
+                "label": entry.pair.label,
+                "chosen": entry.chosen,
+                "found": entry.found,
+                "manual": entry.manual,
+                "candidates": [{"n": n, "total": s, "edit": edit, "keep": keep} for n, s, edit, keep in rows],
+            }
+        )
+    return shown
 
 
 def summary(search: StepSearch) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,21 @@ class _PairState:
     latents: dict[int, torch.Tensor] = field(default_factory=dict)
     scored: dict[int, Scored] = field(default_factory=dict)
     made: set[int] = field(default_factory=set)
+    range: list[int] = field(default_factory=list)  # with a step set by hand: what a search would look at, and how
+    searched_by: str = ""
+
+    def known(self) -> dict[int, tuple[float, float]]:
+        """Scores in the range, of this search or earlier ones."""
+        return {n: (one.edit, one.keep) for n, one in self.scored.items() if n in (self.range or self.candidates)}
+
+    def found(self) -> int | None:
+        """With a step set by hand: what an earlier search of the same range found; None if there was none."""
+        known = self.known()
+        if not known or next_candidates(self.range, known, self.searched_by, self.edit_weight):
+            return None
+        steps = sorted(known)
+        edit, keep = zip(*(known[n] for n in steps), strict=True)
+        return steps[combine(edit, keep, edit_weight=self.edit_weight).best]
 
     def todo(self) -> list[int]:
         return next_candidates(self.candidates, self.scores, self.strategy, self.edit_weight)
@@ -166,6 +181,7 @@ def search_steps(
     *,
     on_candidate: Callable[[int, int, torch.Tensor], Any] | None = None,
     on_remembered: Callable[[int, int, Any, Callable[[], torch.Tensor]], None] | None = None,
+    on_scored: Callable[[int, int, Scored], None] | None = None,
     memory: SearchMemory | None = None,
 ) -> StepSearch:
     """Find the inversion step of every pair.
@@ -176,6 +192,8 @@ def search_steps(
         on_candidate: gets the pair's position, n and the picture of every candidate, to draw thumbnails.
         on_remembered: gets, of a candidate that ``memory`` knows, the pair's position, n, what ``on_candidate`` had
             returned for it, and a function that decodes it once more.
+        on_scored: gets the pair's position, n and the scores of every candidate looked at. Of a pair whose step is set
+            by hand, first those in the range that earlier searches have scored.
         memory: what earlier searches made, and where this one leaves what it makes.
 
     Raises:
@@ -210,6 +228,10 @@ def search_steps(
             _recall(memory, state, model, trajectory, decode, scorer, settings)
         # whatever the scorer has against a text or a mask, it says before the model runs
         scorer.score(source, scored_text(state.pair, settings), mask=state.mask, mode=settings.mask_mode)
+    for position, state in enumerate(states):
+        for n in sorted(state.known()) if on_scored is not None and state.manual else ():
+            if n not in state.candidates:
+                on_scored(position, n, state.scored[n])
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
     # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
     while any(turn := [state.todo() for state in states]):
@@ -239,6 +261,8 @@ def search_steps(
                     state.scores[n] = known.edit, known.keep
                     if on_remembered is not None:
                         on_remembered(position, n, known.note, partial(decode, state.latents[n]))
+                    if on_scored is not None:
+                        on_scored(position, n, known)
                     progress.update(1)
                     continue
                 picture = decode(state.latents[n])
@@ -253,6 +277,8 @@ def search_steps(
                 state.scores[n] = fit, keep_score(picture, source, state.mask)
                 note = None if on_candidate is None else on_candidate(position, n, picture)
                 state.scored[n] = Scored(*state.scores[n], note)
+                if on_scored is not None:
+                    on_scored(position, n, state.scored[n])
                 del picture  # or it would still be held while the next one is decoded
                 progress.update(1)
 
@@ -311,7 +337,8 @@ def _start(
             "Strengthen the mask, for example with a threshold."
         )
     if override is not None:
-        return _PairState(pair, mask, [override], "exhaustive", settings.edit_weight, manual=True)
+        one = _PairState(pair, mask, [override], "exhaustive", settings.edit_weight, manual=True)
+        return replace(one, range=candidates, searched_by=settings.strategy)
     return _PairState(pair, mask, candidates, settings.strategy, settings.edit_weight)
 
 
@@ -330,4 +357,5 @@ def _finish(state: _PairState) -> PairSearch:
         manual=state.manual,
         remembered=len(set(steps) - state.made),
         latent=state.latents[best],
+        found=state.found() if state.manual else best,
     )

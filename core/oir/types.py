@@ -63,6 +63,7 @@ class PairSearch:
         passes: UNet calls.
         remembered: candidates that an earlier search had made, which took no rows now.
         latent: the chosen candidate as a LATENT holds it, (1, C, h, w) on the CPU; None if none was made.
+        found: the step that a search chose. With one set by hand, that of an earlier search, if it is still known.
     """
 
     pair: Pair
@@ -74,6 +75,7 @@ class PairSearch:
     manual: bool = False
     remembered: int = 0
     latent: torch.Tensor | None = None
+    found: int | None = None
 
     @property
     def best(self) -> int:

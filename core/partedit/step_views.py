@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..latents import process_latent_in
+from ..pictures import encoded
 
 # Edited images that are shown; a run of more shows the first ones.
 VIEWS = 8
@@ -187,21 +186,6 @@ def _shrunk(pictures: torch.Tensor) -> torch.Tensor:
         return pictures
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     return torch.nn.functional.interpolate(pictures, size=size, mode="area")
-
-
-def encoded(pixels: np.ndarray, form: str) -> bytes:
-    """A uint8 picture (h, w) or (h, w, 3) as the bytes of a PNG or JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **({"quality": 88} if form == "JPEG" else {"compress_level": 1}))
-    return buffer.getvalue()
-
-
-def jpeg(picture: torch.Tensor, side: int) -> bytes:
-    """An image (H, W, 3) in 0 … 1 as a JPEG, shrunk to ``side`` pixels on its longer side."""
-    pixels = (picture.detach().float().cpu().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return encoded(np.asarray(image), "JPEG")
 
 
 def band_of(threshold: str, omega: float, level: float) -> Band | None:

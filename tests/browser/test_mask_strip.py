@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, executed, node_id, send, set_widgets, template, widget
+from support.widgets import HOSTILE, centre, executed, node_id, roomy, send, set_widgets, template, widget
 
 KIND = "FeatureBlendSampler"
 NAME = "partedit_mask"
@@ -41,7 +41,7 @@ def painted(strip):
 @both_renderers
 @pytest.mark.slow
 def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
-    workflow = template("partedit_several_edits")
+    workflow = roomy("partedit_several_edits", KIND)
     editor.load(workflow)
     set_widgets(editor, KIND, steps=5, seed=11 if renderer == "vue" else 12)
     before = [(number, values) for number, _, values in editor.page.evaluate(VALUES)]

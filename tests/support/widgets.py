@@ -70,3 +70,35 @@ def executed(editor: Editor, kind: str, output: Any) -> None:
 def node_id(editor: Editor, kind: str) -> str:
     """The id of the first node of a class."""
     return str(editor.page.evaluate("(kind) => window.app.graph._nodes.find((node) => node.type === kind).id", kind))
+
+
+def roomy(name: str, kind: str) -> dict[str, Any]:
+    """The workflow of a template, its first node of a class moved to where no other node can cover its widget."""
+    workflow = template(name)
+    right = max(node["pos"][0] + node["size"][0] for node in workflow["nodes"])
+    next(node for node in workflow["nodes"] if node["type"] == kind)["pos"] = [right + 500, 0]
+    return workflow
+
+
+# The demo's search on a picture of 128 x 128 and with few steps: class → values by their place.
+SMALL: dict[str, dict[int, Any]] = {
+    "KSampler": {2: 4},
+    "InvertLatent": {2: 6},
+    "EmptyLatentImage": {0: 128, 1: 128},
+    "SolidMask": {1: 64, 2: 64},
+    "MaskComposite": {1: 32},
+    "InversionStepSearch": {1: "exhaustive"},
+}
+
+
+def small_search() -> dict[str, Any]:
+    """The template oir_demo, made small."""
+    workflow = roomy("oir_demo", "InversionStepSearch")
+    for node in workflow["nodes"]:
+        for place, value in SMALL.get(node["type"], {}).items():
+            node["widgets_values"][place] = value
+        if node["type"] == "SolidMask" and node["widgets_values"][0] == 0:  # what the boxes are put on
+            node["widgets_values"] = [0.0, 128, 128]
+        if node["type"] == "MaskComposite":
+            node["widgets_values"][0] = min(node["widgets_values"][0], 60)
+    return workflow

@@ -416,3 +416,41 @@ def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
 
     # S = weight + 0.5 on an axis that ends at weight + 1
     assert top(1.0) == pytest.approx(0.75, abs=0.03) and top(9.0) == pytest.approx(0.95, abs=0.03)
+
+
+def test_an_override_still_knows_what_was_found(search, setting, pack):
+    from partedit_oir.core.oir.memory import SearchMemory
+    from partedit_oir.core.oir.report import board
+
+    model, trajectory, pairs = setting
+    vae, scorer, memory = FakeVae(), FakeScorer(), SearchMemory()
+
+    def again(**settings):
+        known = [{} for _ in pairs]
+        result = search.search_steps(
+            model,
+            trajectory,
+            pairs,
+            search.picture_decoder(vae),
+            scorer,
+            search.SearchSettings(batch_size=4, **settings),
+            on_scored=lambda pair, n, scored: known[pair].__setitem__(n, scored),
+            memory=memory,
+        )
+        return result, board(result, known)
+
+    unknown, shown = again(overrides=[3, None], strategy="exhaustive")
+    assert unknown.pairs[0].found is None and [one["n"] for one in shown[0]["candidates"]] == [3]
+    full, all_shown = again(strategy="exhaustive")
+    assert [entry.found for entry in full.pairs] == list(full.chosen) == [pair["chosen"] for pair in all_shown]
+    assert [one["total"] for one in all_shown[0]["candidates"]] == list(full.pairs[0].metric.total)
+    other = 1 if full.chosen[0] != 1 else 2
+    byhand, shown = again(overrides=[other, None], strategy="exhaustive")
+    assert byhand.unet_rows == 0 and byhand.pairs[0].candidates == (other,)
+    assert (byhand.pairs[0].chosen, byhand.pairs[0].found) == (other, full.chosen[0])
+    assert shown[0]["candidates"] == all_shown[0]["candidates"] and shown[0]["manual"]
+    # what was scored beyond the range is not mixed in, and a range that was not searched has no best
+    _, shown = again(overrides=[other, None], strategy="exhaustive", first=2, last=4)
+    assert {one["n"] for one in shown[0]["candidates"]} == {2, 3, 4, other}
+    beyond, _ = again(overrides=[other, None], strategy="exhaustive", cfg=2.0)
+    assert beyond.pairs[0].found is None
