@@ -79,18 +79,16 @@ class FeatureBlendSampler(io.ComfyNode):
                     optional=True,
                     tooltip="A real image, from Invert Latent, as the source. It brings its own steps.",
                 ),
-                advanced(
-                    io.Float.Input(
-                        "denoise",
-                        default=STANDARD.denoise,
-                        min=0.01,
-                        max=1.0,
-                        step=0.01,
-                        display_mode=io.NumberDisplay.slider,
-                        optional=True,
-                        tooltip="Below 1: start from latent_image, or later in the trajectory, instead of from pure "
-                        "noise.",
-                    )
+                io.Float.Input(
+                    "denoise",
+                    default=STANDARD.denoise,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    optional=True,
+                    tooltip="Strength of the edit. Below 1: start from latent_image, or later in the trajectory, "
+                    "instead of from pure noise.",
                 ),
                 *blend_inputs(CHOICES),
                 advanced(

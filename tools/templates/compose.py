@@ -76,7 +76,7 @@ def compose(workflow: Workflow, info: dict[str, Any]) -> dict[str, Any]:
             key, _, output = origin.partition(".")
             if key not in built:
                 raise ComposeError(f"{workflow.name}: {node.key}.{name} comes from {key!r}, which does not exist")
-            slot = _output_slot(workflow.name, key, output, info[kinds[key]])
+            slot = output_slot(workflow.name, key, output, info[kinds[key]])
             target = _input_slot(workflow.name, node, name, built[node.key])
             source = built[key]["outputs"][slot]
             number = len(links) + 1
@@ -179,7 +179,7 @@ def _default(kind: Any, options: dict[str, Any]) -> Any:
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 
-def _output_slot(where: str, key: str, output: str, info: dict[str, Any]) -> int:
+def output_slot(where: str, key: str, output: str, info: dict[str, Any]) -> int:
     names = info.get("output_name") or info["output"]
     if not output:
         return 0

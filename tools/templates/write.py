@@ -1,4 +1,4 @@
-"""Writes workflows/*.json from their descriptions, and the thumbnails of those that run on the demo checkpoint.
+"""Writes workflows/*.json and subgraphs/*.json from their descriptions, and thumbnails of what the demo model can run.
 
 python3 run.py templates            all of them
 python3 run.py templates NAME ...   only these
@@ -22,9 +22,12 @@ from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
 from ..host.link import link_pack
 from ..host.server import Server
 from . import oir, oir_real, partedit, partedit_more, partedit_sdxl, tokens
+from .blueprint import compose_blueprint
+from .blueprints import BLUEPRINTS
 from .compose import compose
 
 FOLDER = PACK_DIR / "workflows"
+SUBGRAPHS = PACK_DIR / "subgraphs"
 # A template that cannot run without downloads uses the thumbnail of the same graph on the demo checkpoint.
 BORROWED = {
     "partedit_sdxl": "partedit_demo",
@@ -66,6 +69,11 @@ def main(arguments: list[str]) -> int:
         for path in sorted(EXAMPLES.glob("*.webp")):
             client.upload_image(path)
         info = client.object_info()
+        SUBGRAPHS.mkdir(exist_ok=True)
+        for blueprint in () if options.names else BLUEPRINTS:
+            graph = compose_blueprint(blueprint, info)
+            write_whole(SUBGRAPHS / f"{blueprint.name}.json", json.dumps(graph, indent=2) + "\n")
+            print(blueprint.name, flush=True)
         for one in chosen:
             graph = compose(one, info)
             write_whole(FOLDER / f"{one.name}.json", json.dumps(graph, indent=2) + "\n")

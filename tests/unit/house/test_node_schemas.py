@@ -60,7 +60,7 @@ def test_the_main_inputs_of_a_node_come_before_the_folded_ones(schemas):
         name: [entry.id for entry in schema.inputs if hasattr(entry, "default") and not entry.as_dict().get("advanced")]
         for name, schema in schemas.items()
     }
-    assert not {name: ids for name, ids in opened.items() if len(ids) > (7 if name == "FeatureBlendSampler" else 6)}
+    assert not {name: ids for name, ids in opened.items() if len(ids) > (8 if name == "FeatureBlendSampler" else 6)}
 
 
 def test_nodes_are_found_by_other_names(schemas):

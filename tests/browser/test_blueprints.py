@@ -1,0 +1,48 @@
+"""The pack's blueprints in the real editor: found by search, added as one node, with their widgets, and queued."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.editor import Editor, both_renderers
+from tools.host.graph import to_prompt
+from tools.templates.blueprint import compose_blueprint
+from tools.templates.blueprints import BLUEPRINTS, OBJECTS, PART
+
+LABELS = {
+    PART.name: ["source", "edit", "part_token", "denoise", "omega", "cfg", "seed", "ckpt_name"],
+    OBJECTS.name: ["description", "object_1", "becomes_1", "object_2", "becomes_2", "edit_weight", "cfg", "ckpt_name"],
+}
+
+
+def add(editor: Editor, name: str) -> None:
+    """Add a node as a user does: double-click on the canvas, type, Enter."""
+    page = editor.page
+    page.mouse.dblclick(800, 500)
+    box = page.get_by_role("combobox").or_(page.get_by_placeholder("Search")).first
+    box.wait_for()
+    box.fill(name)
+    page.wait_for_timeout(700)
+    page.keyboard.press("Enter")
+    page.wait_for_function("window.app.graph._nodes.length === 1")
+
+
+@both_renderers
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name.replace(" ", "_"))
+def test_a_blueprint_is_found_and_added_as_one_node(editor, renderer, blueprint, object_info):
+    add(editor, blueprint.name)
+    node = editor.page.evaluate(
+        "(() => { const [node] = window.app.graph._nodes; return {title: node.title,"
+        " widgets: node.widgets.map((one) => one.name), inputs: node.inputs.map((one) => one.name),"
+        " outputs: node.outputs.map((one) => one.name), inner: node.subgraph._nodes.length}; })()"
+    )
+    assert node["title"] == blueprint.name and node["inner"] == len(blueprint.nodes)
+    assert "image" in node["inputs"] and node["outputs"] == [name for name, _ in blueprint.outputs]
+    assert [name for name in node["widgets"] if name != "control_after_generate"] == LABELS[blueprint.name]
+    screenshot = editor.screenshot(f"blueprint_{blueprint.name.replace(' ', '_')}_{renderer}")
+    assert screenshot.stat().st_size > 5_000
+    own = to_prompt(compose_blueprint(blueprint, object_info), object_info)
+    strip = {key.split(":", 1)[1]: (one["class_type"], one["inputs"].keys()) for key, one in own.items()}
+    made = {key.split(":", 1)[1]: (one["class_type"], one["inputs"].keys()) for key, one in editor.prompt().items()}
+    assert {key: kind for key, (kind, _) in made.items()} == {key: kind for key, (kind, _) in strip.items()}
+    assert all(made[key][1] == names for key, (_, names) in strip.items())
