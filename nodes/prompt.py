@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.partedit.alignment import MODES, FollowSettings
 from ..core.partedit.prompt import EditPrompt, build_edit_prompt, parse_word_values
@@ -182,9 +182,10 @@ class PartEditPrompt(io.ComfyNode):
         parts = tuple(name.strip() for name in part.split(",") if name.strip())
         text = source if previous is None else previous.source_text
         built = build_edit_prompt(clip, text, split_lines(edit), follow, parts, previous.source if previous else None)
+        threads = built.threads  # of this node's own edits: their words are set here
         if previous is not None and join == SAME_PICTURE:
             built = previous.with_same_picture([p for one in built.edits for p in one.prompts])
         elif previous is not None:
             built = previous.with_new_pictures(built.edits)
         alignment = built.alignment_text
-        return io.NodeOutput(built, built.source, alignment, ui=ui.PreviewText(alignment))
+        return io.NodeOutput(built, built.source, alignment, ui={"text": (alignment,), "partedit_threads": threads})

@@ -55,6 +55,24 @@ class FollowSettings:
 
 
 @dataclass(frozen=True)
+class Thread:
+    """A word of an edit, and what it follows.
+
+    Attributes:
+        text: the word; ``glued``: there is no space before it.
+        share: share of the steps during which it follows the source.
+        weight: factor of its attention.
+        sources: numbers of the source's words that it follows; empty for an inserted word.
+    """
+
+    text: str
+    glued: bool
+    share: float
+    weight: float
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Alignment:
     """How an edit prompt's attention follows the source prompt's; see `PromptStep` for the formula.
 
@@ -65,6 +83,8 @@ class Alignment:
         cross_replace: (edit length,) share of the steps during which a position follows the source.
         self_replace: share of the steps during which self-attention follows the source.
         text: the alignment in words.
+        source_words: the words of the source, with whether there is no space before each.
+        threads: the words of the edit.
     """
 
     mapper: torch.Tensor
@@ -73,6 +93,8 @@ class Alignment:
     cross_replace: torch.Tensor
     self_replace: float
     text: str
+    source_words: tuple[tuple[str, bool], ...] = ()
+    threads: tuple[Thread, ...] = ()
 
     def step(self, index: int, steps: int, columns: tuple[int, int]) -> PromptStep:
         """The prompt-to-prompt of one step: a fraction f holds for steps 0 … int(f·(steps + 1)) − 1."""
@@ -254,7 +276,26 @@ def align(
     for phrase, value in (follow.word_weights or {}).items():
         weights[list(_found(edit, phrase, "word_weights"))] = value
     text = describe(source, edit, changes, cross_replace, weights, follow.self_replace)
-    return Alignment(mapper, keep, weights, cross_replace, follow.self_replace, text)
+    threads = _threads(source, edit, mapper, cross_replace, weights)
+    words = tuple((word.text, word.glued) for word in source.units)
+    return Alignment(mapper, keep, weights, cross_replace, follow.self_replace, text, words, threads)
+
+
+def _threads(
+    source: TokenizedPrompt,
+    edit: TokenizedPrompt,
+    mapper: torch.Tensor,
+    cross_replace: torch.Tensor,
+    weights: torch.Tensor,
+) -> tuple[Thread, ...]:
+    threads = []
+    for word in edit.units:
+        columns, first = mapper[:, list(word.positions)], word.positions[0]
+        sources = (n for n, one in enumerate(source.units) if bool((columns[list(one.positions)] > 0).any()))
+        threads.append(
+            Thread(word.text, word.glued, float(cross_replace[first]), float(weights[first]), tuple(sources))
+        )
+    return tuple(threads)
 
 
 def _changed_positions(source: TokenizedPrompt, edit: TokenizedPrompt) -> list[int]:

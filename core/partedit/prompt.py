@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -87,6 +87,20 @@ class EditPrompt:
     @property
     def alignment_text(self) -> str:
         return "\n\n".join(p.alignment_text for edit in self.edits for p in edit.prompts)
+
+    @property
+    def threads(self) -> list[dict[str, Any]]:
+        """The alignment as plain data, for the editor: one entry per prompt; without words where nothing follows."""
+        return [
+            {
+                "text": prompt.text,
+                "parts": list(prompt.parts),
+                "source": [] if prompt.alignment is None else [list(word) for word in prompt.alignment.source_words],
+                "words": [] if prompt.alignment is None else [asdict(one) for one in prompt.alignment.threads],
+            }
+            for edit in self.edits
+            for prompt in edit.prompts
+        ]
 
     def subset(self, first: int, last: int) -> EditPrompt:
         """The edits first … last − 1 of the same source."""

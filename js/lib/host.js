@@ -32,6 +32,19 @@ export function findNode(id) {
   return node;
 }
 
+/** The widget of an input, null if another node's output is connected to it instead. */
+export function settable(node, name) {
+  const linked = node.inputs?.some((input) => input.widget?.name === name && input.link !== null && input.link !== undefined);
+  return linked ? null : (node.widgets?.find((widget) => widget.name === name) ?? null);
+}
+
+/** Give a widget a value as if it had been typed. */
+export function setValue(node, widget, value) {
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  node.setDirtyCanvas?.(true, true);
+}
+
 function guarded(surface, name, ...values) {
   try {
     surface[name]?.(...values);

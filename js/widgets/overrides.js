@@ -1,12 +1,5 @@
 // The steps set by hand in the input "overrides": one entry per pair, "24, auto"; empty for none.
 
-/** The widget, and whether an output of another node is connected instead. */
-export function overridesOf(node) {
-  const widget = node.widgets?.find((one) => one.name === "overrides");
-  const linked = node.inputs?.some((input) => input.widget?.name === "overrides" && input.link !== null && input.link !== undefined);
-  return { widget, linked: Boolean(linked) };
-}
-
 /** For each pair the step set by hand, or null; as the node reads it. */
 export function readSteps(text, pairs) {
   const none = Array(pairs).fill(null);

@@ -2,9 +2,9 @@
 
 import { finite, html, list } from "../lib/dom.js";
 import { addFrame, onceAFrame } from "../lib/frame.js";
-import { app, connect, viewUrl } from "../lib/host.js";
+import { app, connect, setValue, settable, viewUrl } from "../lib/host.js";
 import { texts } from "../lib/texts.js";
-import { overridesOf, readSteps, writeSteps } from "./overrides.js";
+import { readSteps, writeSteps } from "./overrides.js";
 import { report } from "./report.js";
 import { scoreCurves, stepAt } from "./score_curves.js";
 
@@ -48,7 +48,9 @@ class StepBoard {
     const under = (event) => this.pair && stepAt(this.curves.firstChild, this.pair.candidates, this.steps, event);
     this.curves = html("div", {
       class: "partedit-plot",
-      pointermove: (event) => this.hover(under(event)), pointerleave: () => this.hover(null), click: (event) => this.choose(under(event)),
+      pointermove: (event) => this.hover(under(event)), pointerleave: () => this.hover(null),
+      // No click: the page may move the element between press and release, when the node comes to the front.
+      pointerdown: (event) => (this.pressed = event.button === 0), pointerup: (event) => this.release(under(event)),
     });
     this.sheet = html("div", { class: "partedit-sheet", role: "group", "aria-label": words.candidates, keydown: (event) => this.key(event) });
     this.note = html("span", { class: "partedit-note partedit-grow", role: "status" });
@@ -135,21 +137,23 @@ class StepBoard {
 
   /** The step that the next run takes for a pair: set by hand, or what is found. */
   wanted(place) {
-    const { widget } = overridesOf(this.node);
-    return readSteps(widget?.value, this.pairs.length)[place] ?? this.pairs[place].found;
+    return readSteps(settable(this.node, "overrides")?.value, this.pairs.length)[place] ?? this.pairs[place].found;
   }
 
   /** Make a candidate the pair's step; the one found is what the search would choose anyway. */
   choose(n, reset = false) {
-    const { widget, linked } = overridesOf(this.node);
-    if (this.searching || !widget || !this.pair || (n === null && !reset)) return;
-    if (linked) return this.say(this.words.linked);
+    if (this.searching || !this.pair || (n === null && !reset)) return;
+    const widget = settable(this.node, "overrides");
+    if (!widget) return this.say(this.words.linked);
     const steps = readSteps(widget.value, this.pairs.length);
     steps[this.at] = n === this.pair.found ? null : n;
-    widget.value = writeSteps(steps);
-    widget.callback?.(widget.value, app.canvas, this.node);
-    this.node.setDirtyCanvas?.(true, true);
+    setValue(this.node, widget, writeSteps(steps));
     this.say(null);
+  }
+
+  release(n) {
+    if (this.pressed) this.choose(n);
+    this.pressed = false;
   }
 
   hover(n) {

@@ -41,7 +41,7 @@ def painted(strip):
 @both_renderers
 @pytest.mark.slow
 def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
-    workflow = roomy("partedit_several_edits", KIND)
+    workflow = roomy("partedit_several_edits", KIND, "PartEditPrompt")
     editor.load(workflow)
     set_widgets(editor, KIND, steps=5, seed=11 if renderer == "vue" else 12)
     before = [(number, values) for number, _, values in editor.page.evaluate(VALUES)]
@@ -101,10 +101,12 @@ def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
     editor.queue()
     centre(editor, KIND, 200)
     assert "step 5 of 5" in note.inner_text()
-    # and so does the text of the prompt's node
+    # and so do the words of the prompt's node
     centre(editor, "PartEditPrompt")
-    text = widget(editor, "partedit_text")
-    assert "follow the source" in text.inner_text() and text.bounding_box()["height"] > 30
+    words = widget(editor, "partedit_words")
+    assert words.locator("[data-word]").count() > 8 and words.bounding_box()["height"] > 100
+    words.get_by_text("As text").click()
+    assert "follow the source" in words.locator(".partedit-report").inner_text()
 
 
 @both_renderers

@@ -72,11 +72,12 @@ def node_id(editor: Editor, kind: str) -> str:
     return str(editor.page.evaluate("(kind) => window.app.graph._nodes.find((node) => node.type === kind).id", kind))
 
 
-def roomy(name: str, kind: str) -> dict[str, Any]:
-    """The workflow of a template, its first node of a class moved to where no other node can cover its widget."""
+def roomy(name: str, *kinds: str) -> dict[str, Any]:
+    """The workflow of a template, its first nodes of these classes moved to where no node can cover their widgets."""
     workflow = template(name)
-    right = max(node["pos"][0] + node["size"][0] for node in workflow["nodes"])
-    next(node for node in workflow["nodes"] if node["type"] == kind)["pos"] = [right + 500, 0]
+    for kind in kinds:
+        right = max(node["pos"][0] + node["size"][0] for node in workflow["nodes"])
+        next(node for node in workflow["nodes"] if node["type"] == kind)["pos"] = [right + 500, 0]
     return workflow
 
 

@@ -57,10 +57,34 @@ def blend(nodes, model):
 
 
 def test_the_prompt_node_shows_its_alignment(prompts):
+    from partedit_oir.nodes.prompt import STANDARD
+
     out = prompts("a robot outdoors")
     prompt, source, text = out.args
-    assert "man -> robot" in text and out.ui.as_dict() == {"text": (text,)}
+    assert "man -> robot" in text and out.ui["text"] == (text,)
+    (edit,) = out.ui["partedit_threads"]
+    assert edit["source"] == [["a", False], ["man", False], ["outdoors", False]]
+    assert [(word["text"], word["share"], word["sources"]) for word in edit["words"]] == [
+        ("a", 1.0, (0,)),
+        ("robot", STANDARD.changed_words, (1,)),
+        ("outdoors", 1.0, (2,)),
+    ]
     assert source is prompt.source and source[0][0].shape == (1, 77, 64)
+
+
+def test_the_threads_are_those_of_the_node_s_own_edits(prompts):
+    first = prompts("a robot outdoors", word_fractions="robot=0.7").args[0]
+    out = prompts("a big robot, outdoors\na clown outdoors", previous=first, word_weights="clown=2")
+    one, other = out.ui["partedit_threads"]
+    assert [(word["text"], word["glued"], word["sources"]) for word in one["words"]][1:4] == [
+        ("big", False, (1,)),
+        ("robot", False, (1,)),
+        (",", True, (1,)),
+    ]
+    assert [word["weight"] for word in other["words"]] == [1.0, 2.0, 1.0]
+    (off,) = prompts("a robot outdoors", prompt_to_prompt="off").ui["partedit_threads"]
+    assert off["text"] == "a robot outdoors" and not off["words"]
+    assert prompts("a tall man outdoors").ui["partedit_threads"][0]["words"][1]["sources"] == ()
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1e"])

@@ -1,0 +1,103 @@
+"""PartEdit Prompt in the editor: the words, what they follow, and a word's share set by a click."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.editor import both_renderers
+from support.widgets import HOSTILE, centre, executed, node_id, roomy, widget
+
+KIND = "PartEditPrompt"
+NAME = "partedit_words"
+FRACTIONS = """
+() => window.app.graph._nodes.find((node) => node.type === 'PartEditPrompt')
+    .widgets.find((widget) => widget.name === 'word_fractions').value
+"""
+
+
+def edit_of(text, source=("a", "man", ",", "outdoors"), **shares):
+    """An edit as the node reports it, word by word; "+word" is inserted."""
+    words = [
+        {
+            "text": word.lstrip("+"),
+            "glued": word == ",",
+            "share": shares.get(word.lstrip("+"), 1.0),
+            "weight": 1.0,
+            "sources": [] if word.startswith("+") else [min(place, len(source) - 1)],
+        }
+        for place, word in enumerate(text.split())
+    ]
+    return {"text": text, "parts": [], "source": [[word, word == ","] for word in source], "words": words}
+
+
+@both_renderers
+def test_a_click_on_a_word_sets_its_share(editor, renderer):
+    editor.load(roomy("partedit_several_edits", KIND))
+    off = {"text": "a statue", "parts": [], "source": [], "words": []}
+    edits = [edit_of("a robot , outdoors +smiling", robot=0.4), edit_of("a clown , outdoors", clown=0.4), off]
+    executed(editor, KIND, {"partedit_threads": edits, "text": ["man -> robot"]})
+    centre(editor, KIND, 100)
+    words = widget(editor, NAME)
+    note, bar = words.get_by_role("status"), words.get_by_role("slider")
+    assert words.locator("[data-word]").count() == 9 and words.locator("path").count() == 8
+    assert "Click a word" in note.inner_text() and bar.is_hidden()
+    words.get_by_role("button", name="robot: 40 %").click()
+    editor.page.wait_for_timeout(200)
+    assert bar.is_visible() and bar.input_value() == "0.4"
+    bar.fill("0.75")
+    assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
+    assert words.get_by_role("button", name="robot: 75 %").is_visible() and "run to use it" in note.inner_text()
+    assert editor.screenshot(f"word_threads_{renderer}").stat().st_size > 10_000
+    # by the keyboard, a second word; the first one stays
+    words.get_by_role("button", name="clown: 40 %").focus()
+    editor.page.keyboard.press("Enter")
+    editor.page.wait_for_timeout(200)
+    bar.fill("1")
+    assert editor.page.evaluate(FRACTIONS) == "robot=0.75, clown=1"
+    words.get_by_role("button", name="standard", exact=True).click()
+    assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
+    words.locator("[data-word='0.2']").click()
+    editor.page.wait_for_timeout(200)
+    assert bar.is_hidden()  # a comma cannot be named in the input
+    saved = editor.page.evaluate("window.app.graph.serialize()")
+    assert "robot=0.75" in next(node for node in saved["nodes"] if node["type"] == KIND)["widgets_values"]
+    assert editor.prompt()[node_id(editor, KIND)]["inputs"]["word_fractions"] == "robot=0.75"
+
+
+def test_hostile_words_stay_words(editor):
+    editor.load(roomy("partedit_several_edits", KIND))
+    centre(editor, KIND, 100)
+    for junk in (
+        HOSTILE,
+        [None],
+        [{}],
+        [{"text": 3, "source": [None, [HOSTILE]], "words": [None, {"sources": HOSTILE}]}],
+    ):
+        executed(editor, KIND, {"partedit_threads": junk, "text": [HOSTILE]})
+    edit = edit_of("a b")
+    edit["words"][0] |= {"text": HOSTILE, "sources": [99, -1, "x", 0]}
+    executed(editor, KIND, {"partedit_threads": [edit] * 40, "text": [HOSTILE]})
+    editor.page.wait_for_timeout(300)
+    words = widget(editor, NAME)
+    assert words.locator("[data-word]").count() == 80 and words.locator("img").count() == 0
+    words.locator("[data-word]").first.click()
+    editor.page.wait_for_timeout(200)
+    assert editor.page.evaluate("window.injected") is None and editor.errors == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "share", "expected"),
+    [
+        ("", "robot", 0.4, "robot=0.4"),
+        ("robot=0.4", "Robot", 0.5, "Robot=0.5"),
+        ("red hat=1, robot = 0.4", "robot", None, "red hat=1"),
+        ("not readable, robot=x", "hat", 0.2, "not readable, robot=x, hat=0.2"),
+    ],
+)
+def test_the_text_of_shares(page, pack_name, text, word, share, expected):
+    written = page.evaluate(
+        "([pack, ...values]) => import(`/extensions/${pack}/widgets/word_shares.js`)"
+        ".then((module) => module.withShare(...values))",
+        [pack_name, text, word, share],
+    )
+    assert written == expected
