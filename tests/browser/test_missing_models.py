@@ -54,6 +54,15 @@ def asked(page: Page) -> Iterator[list[str]]:
             other.close()
 
 
+@pytest.fixture(autouse=True)
+def panel_closed_again(page: Page) -> Iterator[None]:
+    """The panel stays open from one workflow to the next, and would lie over what later tests look at."""
+    yield
+    if page.get_by_text("Workflow Overview").is_visible():
+        page.get_by_role("button", name="Toggle properties panel").last.click()
+        page.get_by_text("Workflow Overview").wait_for(state="hidden")
+
+
 def rows(editor: Any) -> dict[str, str]:
     """What the panel lists: file name → the line below it."""
     editor.page.get_by_role("button", name="View details").click()
