@@ -74,7 +74,10 @@ function area(node, name, height) {
 export function report(node, output) {
   const text = output?.text;
   if (text?.length) {
-    area(node, "partedit_text", 60).textContent = (Array.isArray(text) ? text : [text]).join("\n");
+    const element = area(node, "partedit_text", 60);
+    // A long text is scrolled: in Nodes 2.0 the node would grow with it, over the nodes below.
+    element.style.maxHeight = "150px";
+    element.textContent = (Array.isArray(text) ? text : [text]).join("\n");
   }
   const curves = output?.curve;
   if (curves?.length) area(node, "partedit_curve", (HEIGHT + 30) * Math.min(curves.length, 3)).replaceChildren(...curves.map(plot));
