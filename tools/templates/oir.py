@@ -55,8 +55,8 @@ SINGLE = """## One object (OIR)
 
 ### Choose by hand
 
-The node shows every step that was tried, with its scores. Click on one to choose it, or write its step into `overrides`,
-and run again: a step that was tried is there at once.
+The node shows every step that was tried, with its scores. Click on one to choose it, or write its step into
+`overrides`, and run again: a step that was tried is there at once.
 
 `keep_candidates` is on, so `candidates` has every one of them at full size, steps ascending.
 """
