@@ -53,35 +53,37 @@ class Probe:
     """Reads where part tokens find their parts, from the source rows' queries only: softmax(Q_source K_tokenᵀ).
 
     Attributes:
-        contexts: the layers to read, and what is read there.
+        contexts: the layers to read, and what is read there: a context for each group of parts that share one.
         cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
     """
 
-    contexts: Mapping[LayerKey, ProbeContext]
-    cache: dict[tuple[LayerKey, torch.device], torch.Tensor] | None = field(default_factory=dict)
+    contexts: Mapping[LayerKey, tuple[ProbeContext, ...]]
+    cache: dict[tuple[LayerKey, int, torch.device], torch.Tensor] | None = field(default_factory=dict)
 
-    def keys(self, unet: Any, layer: LayerKey, like: torch.Tensor) -> torch.Tensor:
-        """(K, heads·d) or (B, K, heads·d) keys of the rows that count in ``layer``."""
-        at = (layer, like.device)
+    def keys(self, unet: Any, layer: LayerKey, group: int, like: torch.Tensor) -> torch.Tensor:
+        """(K, heads·d) or (B, K, heads·d) keys of the rows of one of the contexts in ``layer``."""
+        at = (layer, group, like.device)
         if self.cache is not None and at in self.cache:
             return self.cache[at]
-        keys = transformer_block(unet, layer).attn2.to_k(self.contexts[layer].rows.to(like))
+        keys = transformer_block(unet, layer).attn2.to_k(self.contexts[layer][group].rows.to(like))
         if self.cache is not None:
             self.cache[at] = keys
         return keys
 
-    def read(self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> torch.Tensor:
-        """Maps (B, p, h, w) float32 of the p parts that count in ``layer``, summed over heads.
+    def read(
+        self, unet: Any, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]
+    ) -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:
+        """For each context in ``layer``: maps (B, p, h, w) float32 of its p parts, summed over heads, and the parts.
 
         ``query``: (B, h·w, heads·d) of the source rows.
         """
-        context = self.contexts[layer]
-        keys = self.keys(unet, layer, query)
-        keys = keys[None] if keys.ndim == 2 else keys
-        logits = _logits(query, repeat_to_batch_size(keys, query.shape[0]), heads)
-        probabilities = (logits + context.log_counts.to(logits)).softmax(dim=-1)
-        parts = probabilities[..., list(context.part_columns)].sum(dim=1)  # over heads: (B, h·w, p)
-        return parts.transpose(1, 2).reshape(query.shape[0], -1, *grid)
+        for group, context in enumerate(self.contexts[layer]):
+            keys = self.keys(unet, layer, group, query)
+            keys = keys[None] if keys.ndim == 2 else keys
+            logits = _logits(query, repeat_to_batch_size(keys, query.shape[0]), heads)
+            probabilities = (logits + context.log_counts.to(logits)).softmax(dim=-1)
+            found = probabilities[..., list(context.part_columns)].sum(dim=1)  # over heads: (B, h·w, p)
+            yield found.transpose(1, 2).reshape(query.shape[0], -1, *grid), context.parts
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -341,8 +343,8 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
         if call.probe is not None and layer in probed:
             for rows in call.source_rows():
-                maps = call.probe.read(unet, layer, q[rows], heads, grid)
-                call.masks.collect(maps, call.probe.contexts[layer].parts)
+                for maps, parts in call.probe.read(unet, layer, q[rows], heads, grid):
+                    call.masks.collect(maps, parts)
         out = occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
         if not rewriting:
             return out

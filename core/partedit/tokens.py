@@ -136,7 +136,7 @@ class PartToken:
                 shown = ", ".join(f"{name} with {one}" for name, one in found.items())
                 raise ValueError(
                     f"padding: {AUTO_PADDING!r} reads a part token as it was trained, but these parts were trained "
-                    f"with different paddings ({shown}) and share one context. Set padding to one of these."
+                    f"with different paddings ({shown}) and cannot share one context. Set padding to one of these."
                 )
             (padding,) = set(found.values())
         return padded_rows(self.embedding, padding, text)
@@ -189,18 +189,24 @@ def probe_contexts(
     reading: Mapping[LayerKey, tuple[int, ...]],
     padding: str = AUTO_PADDING,
     text: torch.Tensor | None = None,
-) -> dict[LayerKey, ProbeContext]:
+) -> dict[LayerKey, tuple[ProbeContext, ...]]:
     """What a layer's queries meet: in each layer the context of the parts that count there, as if there were no others.
+
+    Parts that were trained with different paddings do not share a context under ``auto``.
 
     Args:
         token: whose parts are read.
         reading: layer → indices of the parts that count there, see `layers.reading_layers`.
         padding, text: see `PartToken.context`.
     """
-    made: dict[tuple[int, ...], ProbeContext] = {}
+    trained = [one or UNRECORDED_PADDING for one in token.paddings or ("",) * token.parts]
+    made: dict[tuple[int, ...], tuple[ProbeContext, ...]] = {}
     for parts in set(reading.values()):
-        those = token.only(parts)
-        made[parts] = ProbeContext(*those.context(padding, text), those.part_rows, parts)
+        groups: dict[str, list[int]] = {}
+        for part in parts:
+            groups.setdefault(trained[part] if padding == AUTO_PADDING else padding, []).append(part)
+        those = [(token.only(group), tuple(group)) for group in groups.values()]
+        made[parts] = tuple(ProbeContext(*one.context(padding, text), one.part_rows, group) for one, group in those)
     return {layer: made[parts] for layer, parts in reading.items()}
 
 

@@ -32,7 +32,8 @@ class TrainingSettings:
         noise_low, noise_high: range of the diffusion time, 0 (clean) to 1; noise_count: number of levels in it.
         layers: preset name or block names (see `choose_layers`).
         recipe: ``paper``: equation 3, a loss for every noise level and every layer with the mask at that layer's own
-            size, summed over both; ``pack``: one loss for the map averaged over levels and layers.
+            size, summed over both; ``pack``: one loss for the map averaged over levels and layers. The default measured
+            slightly better (`bench/results/notes.md`).
         loss: ``bce`` (binary cross-entropy, the paper's), ``l2`` (mean squared error), or ``bce_dice``: cross-entropy
             and the Dice overlap of the mask with the map from its minimum (0) to its maximum (1), which is what a
             threshold meets later.
@@ -63,7 +64,7 @@ class TrainingSettings:
     noise_high: float = 0.25
     noise_count: int = 4
     layers: str = "first-8"
-    recipe: str = "pack"
+    recipe: str = "paper"
     loss: str = "bce"
     softmax: str = "auto"
     init: torch.Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.training.parts import LAYERS, LEVELS, LOSS
+from demo.training.parts import LAYERS, LEVELS, LOSS, RECIPE
 
 from . import models
 from .compose import Node, Note, Workflow
@@ -38,8 +38,8 @@ TRAIN_TURN = """### Settings to try
 
 DEMO_TURN = f"""
 `layers` is set to the demo model's finest level. For SD 1.x, SD 2.x and SDXL, use the paper's preset `first-8`.
-The pack's demo tokens were trained with the loss `{LOSS}` and noise from {LEVELS["noise_low"]} to
-{LEVELS["noise_high"]}.
+The pack's demo tokens were trained with the recipe `{RECIPE}`, the loss `{LOSS}` and noise from
+{LEVELS["noise_low"]} to {LEVELS["noise_high"]}.
 """
 
 WORD = """## A part token from a word, without painting

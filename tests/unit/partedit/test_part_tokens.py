@@ -129,7 +129,7 @@ def test_auto_reads_a_token_as_its_file_says(pack, tmp_path):
     save_token(combine([ear, eye]), tmp_path / "both.safetensors")
     mixed = load_token(tmp_path / "both.safetensors")
     assert mixed.paddings == ("none", "") and same(combine([eye, token("nose")]), "background")
-    with pytest.raises(ValueError, match=r"different paddings \(ear with none, eye with background\) and share one"):
+    with pytest.raises(ValueError, match=r"different paddings \(ear with none, eye with background\) and cannot share"):
         mixed.context("auto")
     assert torch.equal(mixed.context("none")[0], mixed.embedding)
 
@@ -297,3 +297,23 @@ def test_part_maps_follow_the_token_and_not_the_sampler(pack):
         part_maps(model, token(), latent, text_conditioning("a man"), 1.5)
     with pytest.raises(ValueError, match="positive: its text embedding is 8 wide, but the model takes 64"):
         part_maps(model, token(), latent, text_conditioning("a man", width=8))
+
+
+def test_combined_tokens_with_different_paddings_are_each_read_with_their_own(pack):
+    """The map of each part is that of its own token alone, but for the scale of each layer's map."""
+    from dataclasses import replace
+
+    from partedit_oir.core.partedit.part_maps import part_maps
+    from partedit_oir.core.partedit.tokens import combine
+
+    model, text, latent = tiny_sdxl(), text_conditioning("source"), drawn("latent", 1, 4, 16, 16)
+    ear, eye = replace(token("ear"), paddings=("none",)), token("eye")
+    layers = "output.0:0"  # one layer, so that scaling each layer's map does not hide what it is
+    both = part_maps(model, combine([ear, eye]), latent, text, layers=layers)
+
+    def stretched(one):
+        return (one - one.min()) / (one.max() - one.min())
+
+    for number, (one, padding) in enumerate([(ear, "none"), (eye, "background")]):
+        alone = part_maps(model, one, latent, text, layers=layers, padding=padding)[0, 0]
+        assert torch.allclose(stretched(both[0, number]), stretched(alone), atol=1e-3)
