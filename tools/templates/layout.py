@@ -16,7 +16,9 @@ PICTURES = ("PreviewImage", "SaveImage", "MaskPreview")
 TEXT, PLOT, PLOTS, LIVE = 90, 190, 3, 340
 # Nodes 2.0 puts a bar below a node with an error or with advanced inputs.
 FOOTER = 30
-TEXTS = ("PartEditPrompt", "TrainPartToken", "SavePartToken", "EditMetrics")
+TEXTS = ("TrainPartToken", "SavePartToken", "EditMetrics")
+# The words of up to four edits and their threads, above the text.
+WORDS = 300
 
 
 def own_height(kind: str, sockets: int, lines: int) -> int:
@@ -34,6 +36,8 @@ def room(kind: str, pairs: int = 1) -> int:
         return FOOTER + TEXT + PLOT * min(max(pairs, 1), PLOTS) + LIVE
     if kind == "FeatureBlendSampler":
         return FOOTER + LIVE
+    if kind == "PartEditPrompt":
+        return FOOTER + TEXT + WORDS
     return FOOTER + (TEXT if kind in TEXTS else 0)
 
 

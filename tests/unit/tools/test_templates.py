@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tools.templates.layout import FOOTER, LIVE, PICTURE, PLOT, TEXT, needed_box, place, room
+from tools.templates.layout import FOOTER, LIVE, PICTURE, PLOT, TEXT, WORDS, needed_box, place, room
 from tools.templates.models import CLIP_FILE, LINKED, SUFFIXES
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[3] / "workflows").glob("*.json"))
@@ -42,7 +42,7 @@ def test_a_node_that_shows_a_picture_has_room_for_it(path):
 
 
 def test_room_for_what_a_run_adds():
-    assert room("PartEditPrompt") == FOOTER + TEXT and room("VAEDecode") == FOOTER
+    assert room("PartEditPrompt") == FOOTER + TEXT + WORDS and room("VAEDecode") == FOOTER
     assert [room("InversionStepSearch", pairs) for pairs in (1, 2, 3, 9)] == [
         FOOTER + TEXT + PLOT * shown + LIVE for shown in (1, 2, 3, 3)
     ]
