@@ -17,7 +17,7 @@ TEXT, PLOT, PLOTS, LIVE = 90, 190, 3, 340
 # Nodes 2.0 puts a bar below a node with an error or with advanced inputs.
 FOOTER = 30
 TEXTS = ("TrainPartToken", "SavePartToken", "EditMetrics")
-# The words of up to four edits and their threads, above the text.
+# The words of the edits and the threads between them, above the text.
 WORDS = 300
 
 
