@@ -36,8 +36,10 @@ export function scoreCurves(candidates, steps, marks) {
     for (const one of candidates) figure.append(svg("circle", { cx: x(one.n), cy: y(one[key]), r: one.n === marks.hovered ? 4 : 2.2, fill: stroke }));
     figure.append(svg("text", { ...label, fill: stroke, x: BOX.left + 4 + number * 34, y: 12 }, name));
   });
-  figure.append(svg("text", { ...label, x: BOX.left, y: HEIGHT - 7 }, "0"), svg("text", { ...label, x: WIDTH - BOX.right, y: HEIGHT - 7, "text-anchor": "end" }, steps));
   const shown = marks.hovered ?? marks.chosen;
+  const free = (n) => shown === null || shown === undefined || Math.abs(x(n) - x(shown)) > 16;
+  if (free(0)) figure.append(svg("text", { ...label, x: BOX.left, y: HEIGHT - 7 }, "0"));
+  if (free(steps)) figure.append(svg("text", { ...label, x: WIDTH - BOX.right, y: HEIGHT - 7, "text-anchor": "end" }, steps));
   if (shown !== null && shown !== undefined) figure.append(svg("text", { ...label, x: x(shown), y: HEIGHT - 7, "text-anchor": "middle", "font-weight": 600 }, shown));
   return figure;
 }

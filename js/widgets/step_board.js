@@ -224,6 +224,12 @@ class StepBoard {
       const one = pair.candidates.find((each) => each.n === n);
       button.setAttribute("aria-label", this.describe(one));
     }
+    // The chosen one, or while searching the newest, is brought into view once, not whenever the pointer moves.
+    const seen = `${this.at} ${chosen ?? pair.newest}`;
+    const button = [...this.sheet.children].find((each) => Number(each.dataset.step) === (chosen ?? pair.newest));
+    if (!button || this.seen === seen) return;
+    this.seen = seen;
+    this.sheet.scrollLeft = button.offsetLeft - this.sheet.offsetLeft - (this.sheet.clientWidth - button.offsetWidth) / 2;
   }
 }
 
