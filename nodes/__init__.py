@@ -18,6 +18,7 @@ from .prompt import PartEditPrompt
 from .reassemble import OIRReassemble
 from .segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel, SAMPointMask
 from .step_search import InversionStepSearch
+from .stops import serve_stops
 from .train_part_token import TrainPartToken
 
 # The order in which help pages and tests walk through the nodes: part tokens, editing, inversion, OIR, tools.
@@ -48,6 +49,9 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
 
 class PartEditOIRExtension(ComfyExtension):
     """Everything this pack adds to ComfyUI."""
+
+    async def on_load(self) -> None:
+        serve_stops()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODE_CLASSES)

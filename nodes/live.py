@@ -41,6 +41,11 @@ class Page:
         self._sent, self._worker = 0.0, ThreadPoolExecutor(1, "PartEdit editor")
         self._job: Future[None] | None = None
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Of the running prompt and its node."""
+        return str(self._prompt), self._node
+
     def free(self) -> bool:
         """Whether the last message is out, and long enough ago for another one that may be left out."""
         return (self._job is None or self._job.done()) and time.monotonic() - self._sent >= PAUSE
@@ -49,7 +54,7 @@ class Page:
         """Send a message in another thread, so that the run goes on meanwhile.
 
         Args:
-            make: gives its content; bytes travel as base64.
+            make: gives its content; bytes, and bytes in a list, travel as base64.
         """
         self._sent = time.monotonic()
         self._job = self._worker.submit(self._send, kind, make)
@@ -61,10 +66,7 @@ class Page:
 
     def _send(self, kind: str, make: Callable[[], dict[str, Any]]) -> None:
         try:
-            data = {
-                key: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
-                for key, value in make().items()
-            }
+            data = {key: _as_text(value) for key, value in make().items()}
             self._server.send_sync(
                 EVENT, {**data, "kind": kind, "node": self._node, "prompt_id": self._prompt}, self._client
             )
@@ -88,6 +90,12 @@ class Page:
             logging.warning("PartEdit: a picture for the editor could not be written: %s", error)
             return None
         return {"filename": name, "subfolder": SUBFOLDER, "type": "temp"}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return [_as_text(one) for one in value] if isinstance(value, list) else value
 
 
 def watching() -> Page | None:

@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.files import safe_file_name
 from ..core.training import inputs as training_inputs
@@ -20,6 +20,7 @@ from ..core.training.training import checked_inputs, train_part_token
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases, shows_results
+from .training_board import TrainingBoard
 from .training_inputs import STANDARD, recipe_inputs
 
 MAX_PARTS = 4
@@ -127,15 +128,26 @@ class TrainPartToken(io.ComfyNode):
         checked_inputs(model, targets, len(pictures), positive, settings)  # before images are encoded
         views, view_masks, sources = augmented_views(pictures, targets, flip, crops, seed)
         latents = training_inputs.encode_pictures(vae, views, _progress())
-        token, report = train_part_token(
-            model, latents, view_masks, positive, settings, sources=sources, state_file=state_file, progress=_progress()
-        )
-        if state_file is not None:
+        with TrainingBoard(names, pictures, targets) as board:
+            token, report = train_part_token(
+                model,
+                latents,
+                view_masks,
+                positive,
+                settings,
+                sources=sources,
+                state_file=state_file,
+                progress=_progress(),
+                watch=board.watch,
+                stop=board.stop,
+            )
+        if state_file is not None and report.stopped_by != "hand":
             state_file.unlink(missing_ok=True)
         judged = report.held_out or sorted(set(sources))
         shown = overlays([pictures[index] for index in judged], report.maps, targets[judged])
         text = report.as_json()
-        return io.NodeOutput(token, plot(report), shown, text, ui=ui.PreviewText(text))
+        shows = {"text": (text,), "partedit_training": board.output(report, shown)}
+        return io.NodeOutput(token, plot(report), shown, text, ui=shows)
 
 
 def _parts(text: str, words: str, clip: Any, count: int) -> tuple[tuple[str, ...], torch.Tensor | None]:

@@ -27,7 +27,7 @@ def plot(report: TrainingReport) -> torch.Tensor:
     low, high = math.log10(min(losses)), math.log10(max(losses))
     ticks = [low + (high - low) * share for share in (0, 0.25, 0.5, 0.75, 1)] if high > low else [low]
     y = Axis(low, high, [(value, f"{10**value:.2g}") for value in ticks])
-    smooth = [(step, math.log10(loss)) for step, loss in enumerate(_smoothed(losses), start=1)]
+    smooth = [(step, math.log10(loss)) for step, loss in enumerate(smoothed(losses), start=1)]
     title = f"loss {losses[0]:.4g} > {losses[-1]:.4g}, {steps} steps"
     above = Panel(title, x, y, [Curve("loss", smooth, _LOSS, marker="")])
 
@@ -70,7 +70,7 @@ def _outline(region: torch.Tensor) -> torch.Tensor:
     return region & (inner[0, 0] < 1)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
+def smoothed(values: Sequence[float]) -> list[float]:
     """Mean over the last tenth of what has gone by, at most 25 steps: single batches jump."""
     totals = np.concatenate([[0.0], np.cumsum(values)])
     starts = [max(0, i - min(25, i // 10)) for i in range(len(values))]

@@ -128,6 +128,7 @@ class TrainingReport:
         losses: mean loss of each step. evaluations: (step, training IoU, held-out IoU or None), means over parts.
         part_iou: IoU of the returned token per part (on held-out images if there are any).
         held_out: indices of the held-out images. maps: their part maps (n, P, h, w), 0..1.
+        stopped_by: "all steps", "patience" or "hand".
     """
 
     losses: list[float] = field(default_factory=list)
@@ -137,6 +138,7 @@ class TrainingReport:
     maps: torch.Tensor | None = None
     best_step: int = 0
     stopped_at: int = 0
+    stopped_by: str = "all steps"
     resumed_from: int = 0
     effective_learning_rate: float = 0.0
     seconds_cache: float = 0.0
@@ -152,6 +154,7 @@ class TrainingReport:
             "held_out_pictures": self.held_out,
             "returned_step": self.best_step,
             "stopped_at": self.stopped_at,
+            "stopped_by": self.stopped_by,
             "resumed_from": self.resumed_from,
             "last_loss": self.losses[-1] if self.losses else None,
             "effective_learning_rate": self.effective_learning_rate,

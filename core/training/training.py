@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .maps import cached_part_maps, map_iou, part_logits
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
 from .state import TrainingState, load_state, save_state
+from .views import VIEWS, TrainingView, Watch
 
 # Root-mean-square change of a map's logits, in nats, made by the first step at a nominal learning rate of 30 under the
 # rule "logit".
@@ -44,6 +45,8 @@ def train_part_token(
     state_file: Path | None = None,
     model_family: str = "",
     progress: Progress | None = None,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[PartToken, TrainingReport]:
     """Train one token (one or several parts) for a frozen model.
 
@@ -55,6 +58,8 @@ def train_part_token(
             out; the first view of an image is the one evaluated. None: each view is an image.
         state_file: resume from it if it matches these images and settings; written every ``save_every`` steps.
         progress: called with (done, total); may raise to stop, which leaves the model unchanged.
+        watch: called with a `TrainingView` after each step.
+        stop: asked after each step; if true, that step is evaluated, and the best so far is the result.
 
     Raises:
         ValueError: mismatched shapes, empty masks, NaNs, or layers the model does not have.
@@ -94,6 +99,8 @@ def train_part_token(
         device=model.load_device,
         state_file=state_file,
         progress=None if progress is None else lambda done, _: progress(passes + done, total),
+        watch=watch,
+        stop=stop,
     )
     report.seconds_cache, report.cache_bytes, report.passes = seconds, cache.nbytes, passes
     token = PartToken(
@@ -161,6 +168,8 @@ def train_on_cache(
     data_key: str = "",
     text: torch.Tensor | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[torch.Tensor, TrainingReport]:
     """The optimisation; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
 
@@ -171,7 +180,7 @@ def train_on_cache(
         trainer = _Trainer(
             cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key, text
         )
-        return trainer.run(progress)
+        return trainer.run(progress, watch, stop)
 
 
 class _Trainer:
@@ -215,9 +224,15 @@ class _Trainer:
             decay /= PAPER_LEARNING_RATE * unit
         self.optimizer = torch.optim.AdamW([self.rows], lr=self.report.effective_learning_rate, weight_decay=decay)
         self.best = (-1.0, 0, rows.clone())
+        self.maps: torch.Tensor | None = None  # of the held-out images, as last evaluated
         self.start = self._resume()
 
-    def run(self, progress: Progress | None) -> tuple[torch.Tensor, TrainingReport]:
+    def run(
+        self,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> tuple[torch.Tensor, TrainingReport]:
         settings, started = self.settings, time.perf_counter()
         waited = 0
         step = self.start
@@ -226,13 +241,18 @@ class _Trainer:
                 progress(step, settings.steps)
             self._step(step)
             step += 1
-            last = step == settings.steps
-            if step % settings.evaluate_every == 0 or last:
+            by_hand = stop is not None and stop()
+            last = by_hand or step == settings.steps
+            evaluated = last or step % settings.evaluate_every == 0
+            if evaluated:
                 waited = 0 if self._evaluate(step) else waited + 1
-            stop = bool(settings.patience and self.held_out and waited >= settings.patience)
-            if self.state_file is not None and (step % settings.save_every == 0 or last or stop):
+            if watch is not None:
+                watch(self._view(step, evaluated))
+            tired = bool(settings.patience and self.held_out and waited >= settings.patience)
+            if self.state_file is not None and (step % settings.save_every == 0 or last or tired):
                 self._save(step)
-            if stop:
+            if by_hand or tired:
+                self.report.stopped_by = "hand" if by_hand else "patience"
                 break
         if progress is not None:
             progress(settings.steps, settings.steps)
@@ -303,7 +323,8 @@ class _Trainer:
             train_iou = float(map_iou(self._seen(self.rows, seen), self.masks[seen]).mean())
             held_iou = None
             if self.held_out:
-                held_iou = float(map_iou(self._seen(self.rows, self.judged), self.masks[self.judged]).mean())
+                self.maps = self._seen(self.rows, self.judged)
+                held_iou = float(map_iou(self.maps, self.masks[self.judged]).mean())
         self.report.evaluations.append((step, train_iou, held_iou))
         # Without held-out images the last rows are returned: the best on training images would be overfitted.
         score = held_iou if held_iou is not None else float(step)
@@ -311,6 +332,14 @@ class _Trainer:
             return False
         self.best = (score, step, self.rows.detach().float().cpu().clone())
         return True
+
+    def _view(self, step: int, evaluated: bool) -> TrainingView:
+        maps = None
+        if evaluated:
+            with torch.no_grad():
+                maps = self._seen(self.rows, self.judged[:VIEWS]) if self.maps is None else self.maps[:VIEWS]
+            maps = maps.float().cpu()
+        return TrainingView(step, self.settings.steps, self.report, self.best[1], self.judged[:VIEWS], maps)
 
     def _fingerprint(self) -> str:
         shown = {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in _FREE_SETTINGS}

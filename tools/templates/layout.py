@@ -16,7 +16,7 @@ PICTURES = ("PreviewImage", "SaveImage", "MaskPreview")
 TEXT, PLOT, PLOTS, LIVE = 90, 190, 3, 340
 # Nodes 2.0 puts a bar below a node with an error or with advanced inputs.
 FOOTER = 30
-TEXTS = ("TrainPartToken", "SavePartToken", "EditMetrics")
+TEXTS = ("SavePartToken", "EditMetrics")
 # The words of the edits and the threads between them, above the text.
 WORDS = 300
 
@@ -38,6 +38,8 @@ def room(kind: str, pairs: int = 1) -> int:
         return FOOTER + LIVE
     if kind == "PartEditPrompt":
         return FOOTER + TEXT + WORDS
+    if kind == "TrainPartToken":
+        return FOOTER + TEXT + LIVE
     return FOOTER + (TEXT if kind in TEXTS else 0)
 
 

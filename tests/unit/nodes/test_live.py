@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import importlib
 import io
-import sys
 import threading
-import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from support.listener import Listener, listening
 from support.stand_ins import FakeVae
 from support.tiny_edits import token
 from support.tiny_models import WordClip, tiny_sdxl
-
-
-class Listener:
-    """A server with one page, as far as `nodes.live` asks it."""
-
-    def __init__(self, fails=False):
-        self.client_id, self.sockets, self.last_node_id, self.sent = "page", {"page": None}, "7", []
-        self.fails = fails
-
-    def send_sync(self, event, data, sid=None):
-        if self.fails:
-            raise RuntimeError("Event loop is closed")
-        assert sid == "page"
-        self.sent.append((event, data))
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +25,7 @@ def model(pack):
 @pytest.fixture
 def listen(monkeypatch, tmp_path):
     """Starts a server that listens, with a temporary folder of its own."""
-    import folder_paths
-
-    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
-
-    def start(**options):
-        server = Listener(**options)
-        module = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server))
-        monkeypatch.setitem(sys.modules, "server", module)
-        # No pause between messages, so that a test knows how many there are.
-        live = importlib.import_module("partedit_oir.nodes.live")
-        monkeypatch.setattr(live, "PAUSE", 0.0)
-        monkeypatch.setattr(live.Page, "free", lambda page: page.finish() or True)
-        return server
-
-    return start
+    return lambda **options: listening(monkeypatch, tmp_path, Listener(**options))
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from partedit_oir.core.training import query_cache
 from partedit_oir.core.training.losses import dice_loss
 from partedit_oir.core.training.maps import cached_part_maps
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
-from partedit_oir.core.training.settings import TrainingSettings, batch_of, split_pictures
+from partedit_oir.core.training.settings import TrainingReport, TrainingSettings, batch_of, split_pictures
 from partedit_oir.core.training.state import load_state
 from partedit_oir.core.training.training import train_on_cache, train_part_token
+from partedit_oir.core.training.views import curves
 from support.trained_tokens import WIDTH, conditioning, small_model, squares
 from tools.parity.drawn_weights import standard_normal
 
@@ -106,6 +107,55 @@ def test_a_stopped_run_resumes_to_the_same_token(model, learned, tmp_path):
     assert report.resumed_from == 80
     assert torch.equal(token.embedding, learned[0].embedding)
     assert report.losses == learned[1].losses
+
+
+def test_a_run_that_is_stopped_keeps_the_best_so_far(model, tmp_path):
+    """The step it stops at is evaluated too, so it gives what a run of so many steps would have given."""
+    latents, masks = squares(8)
+    state, views = tmp_path / "run.safetensors", []
+    token, report = train_part_token(
+        *(model, latents, masks, conditioning(), SETTINGS),
+        state_file=state,
+        watch=views.append,
+        stop=lambda: len(views) == 49,
+    )
+    assert (report.stopped_at, report.stopped_by, len(report.losses)) == (50, "hand", 50)
+    assert json.loads(report.as_json())["stopped_by"] == "hand"
+    assert [step for step, _, _ in report.evaluations] == [40, 50]
+    short, _ = train_part_token(model, latents, masks, conditioning(), dataclasses.replace(SETTINGS, steps=50))
+    assert torch.equal(token.embedding, short.embedding)
+    _, further = train_part_token(model, latents, masks, conditioning(), SETTINGS, state_file=state)
+    assert (further.resumed_from, further.stopped_at, further.stopped_by) == (50, 120, "all steps")
+
+
+def test_a_run_that_is_looked_at_learns_the_same(model, learned):
+    latents, masks = squares(8)
+    views = []
+    token, report = train_part_token(
+        model, latents, masks, conditioning(), SETTINGS, watch=views.append, stop=lambda: False
+    )
+    assert torch.equal(token.embedding, learned[0].embedding) and report.evaluations == learned[1].evaluations
+    assert [view.step for view in views] == list(range(1, 121)) and {view.steps for view in views} == {120}
+    assert [view.step for view in views if view.maps is not None] == [40, 80, 120]
+    last = views[-1]
+    assert last.pictures == report.held_out and last.best_step == report.best_step
+    assert last.maps.shape[:2] == (2, 1) and 0 <= last.maps.min() < last.maps.max() <= 1
+
+
+def test_without_held_out_images_the_first_ones_are_shown(model):
+    latents, masks = squares(8)
+    views = []
+    settings = dataclasses.replace(SETTINGS, held_out=0.0, steps=2)
+    train_part_token(model, latents, masks, conditioning(), settings, watch=views.append)
+    assert views[-1].pictures == [0, 1, 2, 3] and views[-1].maps.shape[0] == 4 and views[0].maps is None
+
+
+def test_curves_have_few_points_and_end_at_the_last_step():
+    report = TrainingReport(losses=[1.0] * 1001, evaluations=[(step, 0.5, None) for step in range(50, 1001, 50)])
+    shown = curves(report, most=100)
+    assert len(shown["losses"]) == 91 and shown["losses"][-1] == [1001, 1.0]
+    assert len(shown["evaluations"]) == 20 and shown["evaluations"][-1] == [1000, 0.5, None]
+    assert curves(TrainingReport()) == {"losses": [], "evaluations": []}
 
 
 def test_a_damaged_or_foreign_state_is_not_used(model, tmp_path):
