@@ -49,7 +49,9 @@ BOXES = """
         let [width, height] = [node.size[0], Math.max(node.size[1], node.computeSize()[1]) + title];
         if (window.LiteGraph.vueNodesMode) {
             const inside = [element, ...element.querySelectorAll('img, textarea, .partedit-report')];
-            const all = inside.map((one) => one.getBoundingClientRect()).filter((one) => one.height);
+            // A folded text keeps its box, but covers nothing.
+            const shown = inside.filter((one) => one.checkVisibility());
+            const all = shown.map((one) => one.getBoundingClientRect()).filter((one) => one.height);
             const own = element.getBoundingClientRect();
             width = (Math.max(...all.map((one) => one.right)) - own.left) / canvas.ds.scale;
             height = (Math.max(...all.map((one) => one.bottom)) - own.top) / canvas.ds.scale;
