@@ -102,7 +102,7 @@ def write_checkpoint(path: Path, seed: int = 0) -> int:
     with torch.device("meta"):
         unet = UNetModel(**UNET, dtype=torch.float16, operations=operations).state_dict()
         vae = AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
-        texts = {}
+        texts: dict[str, torch.Tensor] = {}
         folder = Path(comfy.clip_model.__file__).parent
         for prefix, file in (("clip_l", "sd1_clip_config.json"), ("clip_g", "clip_config_bigg.json")):
             config = json.loads((folder / file).read_text(encoding="utf-8"))

@@ -229,7 +229,9 @@ def search_steps(
         # whatever the scorer has against a text or a mask, it says before the model runs
         scorer.score(source, scored_text(state.pair, settings), mask=state.mask, mode=settings.mask_mode)
     for position, state in enumerate(states):
-        for n in sorted(state.known()) if on_scored is not None and state.manual else ():
+        if on_scored is None or not state.manual:
+            continue
+        for n in sorted(state.known()):
             if n not in state.candidates:
                 on_scored(position, n, state.scored[n])
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
