@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One command for everything around the pack: python3 run.py demo | serve | test | parity | bench | train-tokens ...
+"""One command for everything around the pack: python3 run.py demo | serve | test | bench | train-tokens | evaluate ...
 
 Needs only Python 3.10 or newer. The first call sets up a private environment with its own ComfyUI in the folder
 .runtime (a few GB); later calls start at once. To use your own ComfyUI instead, set COMFYUI_PATH to its folder and
@@ -86,6 +86,7 @@ PROGRAMS = {
     "demo": "tools.demo_edits.make",
     "parity": "tools.parity.compare",
     "train-tokens": "tools.train_tokens.run",
+    "evaluate": "tools.evaluate.run",
     "templates": "tools.templates.write",
     "style": "tools.style",
 }
@@ -183,6 +184,25 @@ def train_tokens(options: argparse.Namespace) -> int:
     return run_module(host, PROGRAMS["train-tokens"], [str(config), *options.arguments])
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    arguments = [
+        f"--{name}" for name in ("demo", "quick", "plan", "no-ray", "cpu") if vars(options)[name.replace("-", "_")]
+    ]
+    if options.config is not None:
+        config = Path(options.config).absolute()
+        if not config.is_file():
+            raise SetupError(f"{config} is not a file. Give a YAML file that says what to evaluate, or --demo.")
+        arguments.append(str(config))
+    if options.output is not None:
+        arguments += ["--output", str(Path(options.output).absolute())]
+    for address in options.server:
+        arguments += ["--server", address]
+    if options.rows_per_second is not None:
+        arguments += ["--rows-per-second", options.rows_per_second]
+    host = pick_host({**existing.RUN_MODULES, "pydantic": "pydantic", "yaml": "pyyaml"})
+    return run_module(host, PROGRAMS["evaluate"], arguments)
+
+
 def style(options: argparse.Namespace) -> int:
     return run_module(pick_host(existing.STYLE_MODULES), PROGRAMS["style"], options.arguments)
 
@@ -231,6 +251,18 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("train-tokens", help="train several part tokens from one config file")
     one.add_argument("config", metavar="CONFIG.yaml")
     one.set_defaults(work=train_tokens)
+
+    one = commands.add_parser("evaluate", help="methods on data: pictures, metrics, and a table beside the papers'")
+    one.add_argument("config", metavar="CONFIG.yaml", nargs="?")
+    one.add_argument("--demo", action="store_true", help="the demo model on its own world, instead of a file")
+    one.add_argument("--quick", action="store_true", help="with --demo: few edits and steps, under 3 minutes")
+    one.add_argument("--plan", action="store_true", help="only show what would run: pictures, UNet rows, hours")
+    one.add_argument("--output", metavar="DIR", help="folder for everything, instead of the file's")
+    one.add_argument("--server", action="append", default=[], metavar="ADDRESS", help="use this server; repeatable")
+    one.add_argument("--rows-per-second", metavar="N", help="UNet rows per second, for the hours of --plan")
+    one.add_argument("--no-ray", action="store_true", help="run on this machine even if the file has a 'ray' entry")
+    one.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    one.set_defaults(work=evaluate)
 
     one = commands.add_parser("style", help="ruff and mypy, as the tests run them")
     one.set_defaults(work=style)

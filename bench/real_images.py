@@ -33,7 +33,7 @@ from PIL import Image
 
 from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA
 from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
-from demo.training.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, plain_scene
+from demo.training.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, nearest_colour, plain_scene
 from demo.training.studio import Studio, grid
 
 from . import results
@@ -118,18 +118,12 @@ def run(studio: Studio, case: RealCase, trajectory: Any, noise_maps: str) -> tup
     return replay(studio, trajectory, noise_maps), result.edited[1:], result.source, result.edited[:1]
 
 
-def nearest_colour(image: torch.Tensor, part: np.ndarray) -> str:
-    """The caption's name for the middle colour (median of each channel) of an image (H, W, 3) in a part (H, W)."""
-    middle = np.median(image.numpy()[part] * 255, axis=0)
-    return min(COLOURS, key=lambda name: float(np.square(middle - np.array(COLOURS[name])).sum()))
-
-
 def measure(
     studio: Studio, case: RealCase, trajectory: Any, noise_maps: str, best: torch.Tensor
 ) -> tuple[torch.Tensor, list[float]]:
     """The edited image (H, W, 3) and its values of ``COLUMNS``."""
     back, same, source, edited = (studio.decode(x)[0] for x in run(studio, case, trajectory, noise_maps))
-    success = nearest_colour(edited, case.true) == case.colour
+    success = nearest_colour(edited.numpy() * 255, case.true) == case.colour
     fidelity = (psnr(best, one) for one in (back, same, source))
     return edited, [*fidelity, *outside(best, edited, case.true), float(success)]
 
@@ -235,7 +229,7 @@ def main() -> None:
                     picture = (edited.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
                     Image.fromarray(picture).save(kept_edit(number, method, choice))
         measured.values[str(number)] = row
-        measured.unchanged[str(number)] = float(nearest_colour(best, case.true) == case.colour)
+        measured.unchanged[str(number)] = float(nearest_colour(best.numpy() * 255, case.true) == case.colour)
         measured.write(None, False)
     standard = (args.limit, args.steps, methods) == (PICTURES_A_TOKEN, STEPS, tuple(METHODS))
     measured.write(sheet_of(every, args.limit, measured, studio), standard)

@@ -380,3 +380,9 @@ def plain_pair(names: tuple[str, str], looks: tuple[Look, Look], background: str
     )
     left, right = (article(f"{look.words} {name}") for name, look in zip(names, looks))
     return Scene(things, background, side_by_side(left, right, background), seed)
+
+
+def nearest_colour(image: np.ndarray, region: np.ndarray) -> str:
+    """The captions' name for the middle colour (median of each channel) of an image (H, W, 3), 0 … 255, in a region."""
+    middle = np.median(image[region].astype(float), axis=0)
+    return min(COLOURS, key=lambda name: float(np.square(middle - np.array(COLOURS[name])).sum()))

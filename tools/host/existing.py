@@ -18,6 +18,7 @@ TEST_MODULES = {
     "xdist": "pytest-xdist",
     "diffusers": "diffusers",
     "matplotlib": "matplotlib",
+    "pyarrow": "pyarrow",
     "segment_anything": "segment-anything",
     **STYLE_MODULES,
     "playwright": "playwright",

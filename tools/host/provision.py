@@ -27,14 +27,17 @@ MARK = "made-by-run-py"
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; a second setup waits. The system releases it if the process dies."""
+def locked(path: Path, busy: str = "another setup is running; waiting for it") -> Iterator[None]:
+    """Hold an exclusive lock on a file; a second process says ``busy`` and waits.
+
+    The system releases it if the process dies.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as handle:
         waiting = False
         while not _try_lock(handle.fileno()):
             if not waiting:
-                log("another setup is running; waiting for it")
+                log(busy)
                 waiting = True
             time.sleep(1)
         try:

@@ -274,7 +274,7 @@ def read_plan(file: Path) -> Plan:
     try:
         config = ConfigFile.model_validate(content, context={"base": base})
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error))) from error
+        raise ConfigError("\n".join(error_lines(error))) from error
     output = (base / config.output).resolve()
     return Plan(
         [_task(token, config, output) for token in config.tokens], output, config.retries, config.workers, config.ray
@@ -297,14 +297,14 @@ def _task(token: Token, config: ConfigFile, output: Path) -> dict[str, Any]:
     }
 
 
-def _lines(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> list[str]:
+def error_lines(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> list[str]:
     """One line per fault: the entry's place in the file, then what is expected there."""
     lines = []
     for found in error.errors():
         place = (*prefix, *found["loc"])
         reason = (found.get("ctx") or {}).get("error")
         if isinstance(reason, ValidationError):  # the settings have their own model
-            lines += _lines(reason, place)
+            lines += error_lines(reason, place)
             continue
         if reason is not None:
             text = str(reason).removeprefix(": ")

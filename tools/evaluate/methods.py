@@ -1,0 +1,629 @@
+"""The methods of ``run.py evaluate`` as graphs on a ComfyUI server, and the UNet rows each of them takes.
+
+A row is one picture in one call of the diffusion model; with a guidance scale above 1 every picture takes two. Counts
+are exact for samplers that call the model once per step; where a search decides, they are an upper bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ..train_tokens.plan import AtLeastOne, Count, Entry, Share, Text
+from .cases import Case
+from .graph import Graph, Made
+
+Scale = Annotated[float, Field(ge=0, le=100)]
+Inversion = Literal[
+    "ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point", "edit_friendly_ddpm", "ledits_pp"
+]
+# InvertLatent's own default number.
+FIXED_POINT_ITERATIONS = 3
+
+
+class Settings(Entry):
+    """Sampling, for all methods; a method may set its own."""
+
+    steps: AtLeastOne = 50
+    cfg: Scale = 7.5
+    sampler_name: Text = "ddim"
+    scheduler: Text = "normal"
+    negative: Text = ""
+
+
+class Scorer(Entry):
+    """A CLIP: a file or folder for Load CLIP Scorer, or a clip_vision file beside the checkpoint's own text encoder."""
+
+    clip_scorer: Text = ""
+    clip_vision: Text = ""
+
+    @model_validator(mode="after")
+    def _one(self) -> Scorer:
+        if bool(self.clip_scorer) == bool(self.clip_vision):
+            raise ValueError("give either clip_scorer or clip_vision.")
+        return self
+
+
+@dataclass
+class Loaded:
+    """The nodes that load a model, in one graph."""
+
+    graph: Graph
+    checkpoint: str
+    demo: Made | None = None
+    models: tuple[list[Any], list[Any], list[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = "LoadDemoModel" if self.checkpoint == "demo" else "CheckpointLoaderSimple"
+        inputs = {} if self.checkpoint == "demo" else {"ckpt_name": self.checkpoint}
+        made = self.graph.add(kind, **inputs)
+        self.demo = made if self.checkpoint == "demo" else None
+        self.models = (made[0], made[1], made[2])
+
+    @property
+    def model(self) -> list[Any]:
+        return self.models[0]
+
+    @property
+    def clip(self) -> list[Any]:
+        return self.models[1]
+
+    @property
+    def vae(self) -> list[Any]:
+        return self.models[2]
+
+    def text(self, text: str) -> list[Any]:
+        return self.graph.add("CLIPTextEncode", clip=self.clip, text=text)[0]
+
+    def encoded(self, picture: str) -> tuple[list[Any], list[Any]]:
+        """The image of an uploaded file, and its latent."""
+        image = self.graph.add("LoadImage", image=picture)[0]
+        return image, self.graph.add("VAEEncode", pixels=image, vae=self.vae)[0]
+
+    def mask(self, file: str) -> list[Any]:
+        return self.graph.add("LoadImageMask", image=file, channel="red")[0]
+
+    def decoded(self, latent: list[Any]) -> list[Any]:
+        return self.graph.add("VAEDecode", samples=latent, vae=self.vae)[0]
+
+    def scorer(self, scorer: Scorer | None) -> list[Any] | None:
+        """The CLIP scorer; on the demo its own, unless another one is named."""
+        if scorer is None:
+            return self.demo[3] if self.demo is not None else None
+        if scorer.clip_scorer:
+            return self.graph.add("LoadCLIPScorer", model=scorer.clip_scorer)[0]
+        vision = self.graph.add("CLIPVisionLoader", clip_name=scorer.clip_vision)
+        return self.graph.add("CLIPScorerFromModels", clip_vision=vision[0], clip=self.clip)[0]
+
+    def shown(self, image: list[Any]) -> str:
+        """Have the server keep an image for the answer; the key of its node."""
+        return self.graph.add("PreviewImage", images=image).key
+
+    def shown_mask(self, mask: list[Any]) -> str:
+        return self.shown(self.graph.add("MaskToImage", mask=mask)[0])
+
+    def told(self, text: list[Any]) -> str:
+        """Have the server put a text into the answer; the key of its node."""
+        return self.graph.add("PreviewAny", source=text).key
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a prompt gives: {label: node} of pictures and of texts; ``edited`` is always there."""
+
+    pictures: dict[str, str]
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def _variant_name(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected a name.")
+    return value
+
+
+class Method(Entry):
+    """What all methods have."""
+
+    kind: ClassVar[str]
+    does: ClassVar[str]
+    #: Whether it is told where the edit is.
+    told_mask: ClassVar[bool] = False
+
+    name: Annotated[Text, AfterValidator(_variant_name)] | None = None
+    steps: AtLeastOne | None = None
+    cfg: Scale | None = None
+    sampler_name: Text | None = None
+    scheduler: Text | None = None
+    negative: Text | None = None
+
+    def settings(self, common: Settings) -> Settings:
+        """The common settings with the method's own."""
+        own = {name: getattr(self, name) for name in Settings.model_fields if getattr(self, name) is not None}
+        return common.model_copy(update=own)
+
+    def lacks(self, case: Case) -> str:
+        """Why the method cannot edit this case; "" if it can."""
+        return ""
+
+    def rows(self, case: Case, common: Settings) -> int:
+        raise NotImplementedError
+
+    def at_most(self, case: Case) -> bool:
+        """Whether `rows` is an upper bound."""
+        return False
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        """Add the method's nodes. The case has a picture: a generated source was made before."""
+        raise NotImplementedError
+
+
+def _no_mask(case: Case) -> str:
+    return "" if case.mask or case.mask_by_token else "no mask"
+
+
+def _two(cfg: float) -> int:
+    return 1 if cfg == 1 else 2
+
+
+def _inversion_rows(inversion: str, steps: int) -> int:
+    per_step = {"edit_friendly_ddpm": 0, "ledits_pp": 0, "ddim_fixed_point": 1 + FIXED_POINT_ITERATIONS}
+    return steps * per_step.get(inversion, 1)
+
+
+class _Blended(Method):
+    """Source and edit in one batch, by the pack's Feature Blend Sampler.
+
+    A case with a picture replays its inversion; a generated one samples both from the case's seed.
+    """
+
+    inversion: Inversion = "ledits_pp"
+    prompt_to_prompt: Literal["auto", "replace", "refine", "off"] = "auto"
+    cross_replace: Share = 1.0
+    changed_words: Share = 0.4
+    self_replace: Share = 0.0
+    noise_maps: Literal["from the source row", "as recorded"] = "from the source row"
+
+    def rows(self, case: Case, common: Settings) -> int:
+        own = self.settings(common)
+        # The source and one edit. A picture has to be inverted first.
+        inverted = 0 if case.generated else _inversion_rows(self.inversion, own.steps)
+        return inverted + 2 * own.steps * _two(own.cfg)
+
+    def _sampled(self, loaded: Loaded, case: Case, common: Settings, **blend: Any) -> Made:
+        own, graph = self.settings(common), loaded.graph
+        prompt = graph.add(
+            "PartEditPrompt",
+            clip=loaded.clip,
+            source=case.source,
+            edit=case.edit,
+            prompt_to_prompt=self.prompt_to_prompt,
+            cross_replace=self.cross_replace,
+            changed_words=self.changed_words,
+            self_replace=self.self_replace,
+            part=case.part,
+        )
+        trajectory = latent = None
+        if case.generated:
+            latent = empty_latent(loaded, case)
+        else:
+            _, encoded = loaded.encoded(case.picture)
+            trajectory = graph.add(
+                "InvertLatent",
+                model=loaded.model,
+                latent_image=encoded,
+                source_prompt=case.source,
+                method=self.inversion,
+                steps=own.steps,
+                seed=case.seed,
+                clip=loaded.clip,
+                captioner="none",
+                record_noise_maps=self.noise_maps == "as recorded"
+                and self.inversion in ("edit_friendly_ddpm", "ledits_pp"),
+            )[0]
+        return graph.add(
+            "FeatureBlendSampler",
+            model=loaded.model,
+            edit_prompt=prompt[0],
+            negative=loaded.text(own.negative),
+            latent_image=latent,
+            trajectory=trajectory,
+            seed=case.seed,
+            steps=own.steps,
+            cfg=own.cfg,
+            sampler_name=own.sampler_name,
+            scheduler=own.scheduler,
+            noise_maps=self.noise_maps,
+            **blend,
+        )
+
+
+class PartEdit(_Blended):
+    """PartEdit, with its ablations."""
+
+    kind: ClassVar[str] = "partedit"
+    does: ClassVar[str] = "PartEdit: the edit blended in under the token's mask at every step"
+
+    method: Literal["partedit"] = "partedit"
+    given_mask: bool = False
+    edit_steps: Share = 1.0
+    omega: Annotated[float, Field(ge=0.5, le=3)] = 1.5
+    threshold: Literal["adaptive", "otsu", "fixed", "none"] = "adaptive"
+    fixed_threshold: Share = 0.5
+    layers: Text = "auto"
+    timing: Literal["clean", "clean, first step twice", "published"] = "clean"
+    padding: Literal["auto", "background", "start_of_text", "end_of_text", "context", "zero", "none"] = "auto"
+    map_size: Literal["latent", "published"] = "latent"
+    paste_back: Literal["off", "latent"] = "off"
+
+    def lacks(self, case: Case) -> str:
+        if self.given_mask:
+            return _no_mask(case)
+        return "" if case.token else "no part token"
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        where: dict[str, Any] = {}
+        if self.given_mask:
+            where["mask"] = loaded.mask(case.mask)
+        else:
+            where["part_token"] = loaded.graph.add("LoadPartToken", part_token=case.token)[0]
+        made = self._sampled(
+            loaded,
+            case,
+            common,
+            edit_steps=self.edit_steps,
+            omega=self.omega,
+            threshold=self.threshold,
+            fixed_threshold=self.fixed_threshold,
+            layers=self.layers,
+            timing=self.timing,
+            padding=self.padding,
+            map_size=self.map_size,
+            paste_back=self.paste_back,
+            **where,
+        )
+        pictures = {"edited": loaded.shown(loaded.decoded(made["edited"])), "mask": loaded.shown_mask(made["mask"])}
+        return Wanted(pictures)
+
+
+class PromptToPrompt(_Blended):
+    """Prompt-to-prompt on the same weights: the same sampling with nothing confined to a part."""
+
+    kind: ClassVar[str] = "prompt_to_prompt"
+    does: ClassVar[str] = "prompt-to-prompt alone: the same attention replacement, nothing blended"
+
+    method: Literal["prompt_to_prompt"] = "prompt_to_prompt"
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        everywhere = loaded.graph.add("SolidMask", value=1.0, width=64, height=64)
+        made = self._sampled(loaded, case, common, mask=everywhere[0], threshold="none")
+        return Wanted({"edited": loaded.shown(loaded.decoded(made["edited"]))})
+
+
+class Oir(Method):
+    """OIR, with its ablations. One object: the search's best candidate is the result, as in the paper."""
+
+    kind: ClassVar[str] = "oir"
+    does: ClassVar[str] = "OIR: every object from its own best inversion step, then reassembled"
+    told_mask: ClassVar[bool] = True
+
+    method: Literal["oir"] = "oir"
+    inversion: Literal["ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point"] = "ddim_next_timestep"
+    strategy: Literal["exhaustive", "coarse-to-fine"] = "exhaustive"
+    first_step: AtLeastOne = 1
+    last_step: Count = 0
+    fixed_step: AtLeastOne | None = None
+    edit_weight: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    score_text: Literal["target phrase", "guided prompt"] = "target phrase"
+    mask_mode: Literal["masked", "published_bias"] = "masked"
+    reassembly: Share = 0.2
+    reinversion: Share = 0.2
+    reassemble_one: bool = False
+    paste_back: bool = False
+
+    def lacks(self, case: Case) -> str:
+        if case.masked_pairs or (case.mask_by_token and len(case.pairs) == 1):
+            return ""
+        return "no objects (before, after) with a mask each"
+
+    def at_most(self, case: Case) -> bool:
+        # How long each object's own pass is depends on its step.
+        return self.strategy != "exhaustive" or self._reassembles(case)
+
+    def _reassembles(self, case: Case) -> bool:
+        return len(case.pairs) > 1 or self.reassemble_one
+
+    def candidates(self, steps: int) -> range:
+        """The inversion steps that are tried for an object."""
+        if self.fixed_step is not None:
+            return range(self.fixed_step, self.fixed_step + 1)
+        return range(self.first_step, (self.last_step or steps) + 1)
+
+    def rows(self, case: Case, common: Settings) -> int:
+        own = self.settings(common)
+        two, steps, count = _two(own.cfg), own.steps, len(case.pairs) or 1
+        rows = _inversion_rows(self.inversion, steps) + count * two * sum(self.candidates(steps))
+        if self._reassembles(case):
+            level, again = round(self.reassembly * steps), round(self.reinversion * steps)
+            passes = max(max(self.candidates(steps)) - level, 0)
+            rows += two * count * passes + again + two * (level + again)
+        return rows
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        own, graph = self.settings(common), loaded.graph
+        image, encoded = loaded.encoded(case.picture)
+        trajectory = graph.add(
+            "InvertLatent",
+            model=loaded.model,
+            latent_image=encoded,
+            source_prompt=case.source,
+            method=self.inversion,
+            steps=own.steps,
+            seed=case.seed,
+            clip=loaded.clip,
+            captioner="none",
+            fixed_point_iterations=FIXED_POINT_ITERATIONS,
+        )
+        pairs = None
+        for pair in case.pairs:
+            pairs = graph.add(
+                "EditingPair",
+                clip=loaded.clip,
+                source_prompt=case.source,
+                source_phrase=pair.before,
+                target_phrase=pair.after,
+                mask=loaded.mask(pair.mask),
+                previous_pairs=None if pairs is None else pairs[0],
+            )
+        assert pairs is not None, "a case without pairs lacks something"
+        tried = self.candidates(own.steps)
+        search = graph.add(
+            "InversionStepSearch",
+            model=loaded.model,
+            vae=loaded.vae,
+            trajectory=trajectory[0],
+            pairs=pairs[0],
+            clip_scorer=loaded.scorer(scorer),
+            cfg=max(own.cfg, 1.0),
+            strategy=self.strategy,
+            first_step=tried[0],
+            last_step=tried[-1],
+            mask_mode=self.mask_mode,
+            edit_weight=self.edit_weight,
+            score_text=self.score_text,
+        )
+        result = search["image"]
+        if self._reassembles(case):
+            result = graph.add(
+                "OIRReassemble",
+                model=loaded.model,
+                vae=loaded.vae,
+                trajectory=trajectory[0],
+                search=search[0],
+                cfg=max(own.cfg, 1.0),
+                reassembly=self.reassembly,
+                reinversion=self.reinversion,
+                paste_back=self.paste_back,
+                target_prompt=case.edit,
+                clip=loaded.clip,
+                image=image,
+            )["image"]
+        return Wanted({"edited": loaded.shown(result)}, {"search": loaded.told(search["scores"])})
+
+
+class OneStep(Method):
+    """Every object from the same inversion step, with the whole edited prompt, by core nodes alone."""
+
+    kind: ClassVar[str] = "one_step"
+    does: ClassVar[str] = "DDIM inversion to one fixed step, then plain denoising with the edited prompt"
+
+    method: Literal["one_step"] = "one_step"
+    step: AtLeastOne | None = None
+    share: Share = 0.8
+
+    def begin(self, steps: int) -> int:
+        return min(self.step, steps) if self.step is not None else max(1, round(self.share * steps))
+
+    def rows(self, case: Case, common: Settings) -> int:
+        own = self.settings(common)
+        return self.begin(own.steps) * (1 + _two(own.cfg))
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        own, graph = self.settings(common), loaded.graph
+        _, encoded = loaded.encoded(case.picture)
+        levels = graph.add("BasicScheduler", model=loaded.model, scheduler=own.scheduler, steps=own.steps, denoise=1.0)
+        split = graph.add("SplitSigmas", sigmas=levels[0], step=own.steps - self.begin(own.steps))
+        sampler = graph.add("KSamplerSelect", sampler_name="euler")
+        source = loaded.text(case.source)
+        rest = {"model": loaded.model, "add_noise": False, "noise_seed": case.seed, "sampler": sampler[0]}
+        inverted = graph.add(
+            "SamplerCustom",
+            **rest,
+            cfg=1.0,
+            positive=source,
+            negative=source,
+            sigmas=graph.add("FlipSigmas", sigmas=split[1])[0],
+            latent_image=encoded,
+        )
+        edited = graph.add(
+            "SamplerCustom",
+            **rest,
+            cfg=own.cfg,
+            positive=loaded.text(case.edit),
+            negative=source,
+            sigmas=split[1],
+            latent_image=inverted[0],
+        )
+        return Wanted({"edited": loaded.shown(loaded.decoded(edited[0]))})
+
+
+class _Noised(Method):
+    """The picture's latent noised to a strength and denoised with the edited prompt, by core nodes."""
+
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    def rows(self, case: Case, common: Settings) -> int:
+        own = self.settings(common)
+        return self.own_steps(own) * _two(own.cfg)
+
+    def own_steps(self, own: Settings) -> int:
+        # KSampler takes all its steps below the strength; this takes those of the whole schedule that lie there.
+        return max(1, round(own.steps * self.strength))
+
+    def sampled(self, loaded: Loaded, case: Case, own: Settings, latent: list[Any], texts: Any = None) -> list[Any]:
+        """The edited image from a latent; ``texts``: positive and negative, if not the prompts alone."""
+        positive, negative = texts or (loaded.text(case.edit), loaded.text(own.negative))
+        made = loaded.graph.add(
+            "KSampler",
+            model=loaded.model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            seed=case.seed,
+            steps=self.own_steps(own),
+            cfg=own.cfg,
+            sampler_name=own.sampler_name,
+            scheduler=own.scheduler,
+            denoise=self.strength,
+        )
+        return loaded.decoded(made[0])
+
+
+class SDEdit(_Noised):
+    """SDEdit (Meng et al. 2022)."""
+
+    kind: ClassVar[str] = "sdedit"
+    does: ClassVar[str] = "SDEdit: the picture noised to a strength, denoised with the edited prompt"
+
+    method: Literal["sdedit"] = "sdedit"
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        _, encoded = loaded.encoded(case.picture)
+        return Wanted({"edited": loaded.shown(self.sampled(loaded, case, self.settings(common), encoded))})
+
+
+class LatentBlending(_Noised):
+    """Blended Latent Diffusion (Avrahami et al. 2023), as the host's noise mask does it."""
+
+    kind: ClassVar[str] = "latent_blending"
+    does: ClassVar[str] = "latent blending in a given mask (Set Latent Noise Mask)"
+    told_mask: ClassVar[bool] = True
+
+    method: Literal["latent_blending"] = "latent_blending"
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def lacks(self, case: Case) -> str:
+        return _no_mask(case)
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        _, encoded = loaded.encoded(case.picture)
+        masked = loaded.graph.add("SetLatentNoiseMask", samples=encoded, mask=loaded.mask(case.mask))
+        edited = self.sampled(loaded, case, self.settings(common), masked[0])
+        return Wanted({"edited": loaded.shown(edited)})
+
+
+class Inpainting(_Noised):
+    """An inpainting checkpoint with a given mask and the edited prompt (SDI's first way in OIR's App. A.2)."""
+
+    kind: ClassVar[str] = "inpainting"
+    does: ClassVar[str] = "an inpainting checkpoint in a given mask, with the whole edited prompt"
+    told_mask: ClassVar[bool] = True
+
+    method: Literal["inpainting"] = "inpainting"
+    checkpoint: Text
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def lacks(self, case: Case) -> str:
+        return _no_mask(case)
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        own, graph = self.settings(common), loaded.graph
+        image = graph.add("LoadImage", image=case.picture)[0]
+        ready = graph.add(
+            "InpaintModelConditioning",
+            positive=loaded.text(case.edit),
+            negative=loaded.text(own.negative),
+            vae=loaded.vae,
+            pixels=image,
+            mask=loaded.mask(case.mask),
+            noise_mask=True,
+        )
+        edited = self.sampled(loaded, case, own, ready[2], (ready[0], ready[1]))
+        return Wanted({"edited": loaded.shown(edited)})
+
+
+class Unchanged(Method):
+    """The picture through the VAE: the best background and the worst edit that are possible."""
+
+    kind: ClassVar[str] = "unchanged"
+    does: ClassVar[str] = "the picture through the VAE, not edited: what the other rows are to be read against"
+
+    method: Literal["unchanged"] = "unchanged"
+
+    def rows(self, case: Case, common: Settings) -> int:
+        return 0
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        _, encoded = loaded.encoded(case.picture)
+        return Wanted({"edited": loaded.shown(loaded.decoded(encoded))})
+
+
+ALL: tuple[type[Method], ...] = (
+    PartEdit,
+    Oir,
+    PromptToPrompt,
+    OneStep,
+    SDEdit,
+    LatentBlending,
+    Inpainting,
+    Unchanged,
+)
+BY_NAME = {one.kind: one for one in ALL}
+
+
+def empty_latent(loaded: Loaded, case: Case) -> list[Any]:
+    return loaded.graph.add("EmptyLatentImage", width=case.size, height=case.size, batch_size=1)[0]
+
+
+def source_rows(settings: Settings) -> int:
+    """The rows of a generated source."""
+    return settings.steps * _two(settings.cfg)
+
+
+def build_source(loaded: Loaded, case: Case, settings: Settings) -> Wanted:
+    """A generated source picture, and the part's mask in it by its token, the same for all methods.
+
+    The mask is Part Attention Mask's over four noise draws, binarised by Otsu.
+    """
+    graph = loaded.graph
+    made = graph.add(
+        "KSampler",
+        model=loaded.model,
+        positive=loaded.text(case.source),
+        negative=loaded.text(settings.negative),
+        latent_image=empty_latent(loaded, case),
+        seed=case.seed,
+        steps=settings.steps,
+        cfg=settings.cfg,
+        sampler_name=settings.sampler_name,
+        scheduler=settings.scheduler,
+        denoise=1.0,
+    )
+    pictures = {"edited": loaded.shown(loaded.decoded(made[0]))}
+    if case.mask_by_token:
+        soft = graph.add(
+            "PartAttentionMask",
+            model=loaded.model,
+            part_token=graph.add("LoadPartToken", part_token=case.token)[0],
+            positive=loaded.text(""),
+            latent_image=made[0],
+            noise_level=MASK_NOISE,
+            seed=case.seed,
+            samples=MASK_DRAWS,
+        )
+        pictures["mask"] = loaded.shown_mask(graph.add("AdaptiveOtsuThreshold", mask=soft[0], method="otsu")[0])
+    return Wanted(pictures)
+
+
+MASK_NOISE, MASK_DRAWS = 0.5, 4

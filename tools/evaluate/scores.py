@@ -1,0 +1,100 @@
+"""The metrics of an edit: Edit Metrics on the server for pictures and CLIP, the part's colour on the demo."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from .cases import Case, Pictures
+from .methods import Loaded, Scorer, Wanted
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric: its key in the results, its head in tables, its format, and what it is."""
+
+    key: str
+    head: str
+    digits: int
+    about: str
+    better: str = "↑"
+
+
+COLUMNS = (
+    Column("success", "success %", 0, "every object or part has its new colour in its exact mask (demo only)"),
+    Column("clip_fg", "CLIP fg", 2, "100 × cosine of the edited region and the phrase it should show, masked CLIP"),
+    Column("clip_bg", "CLIP bg", 2, "100 × cosine of the other region and the source prompt, masked CLIP"),
+    Column("clip_avg", "CLIP avg", 2, "mean of CLIP fg and CLIP bg"),
+    Column("clip", "CLIP", 2, "100 × cosine of the whole picture and the edited prompt"),
+    Column("psnr", "PSNR bg", 1, "dB, outside the mask, against the source; 1000 if nothing changed there"),
+    Column("ssim", "SSIM bg", 3, "outside the mask, against the source (scikit-image)"),
+    Column("ms_ssim", "MS-SSIM", 3, "of the whole picture, against the source"),
+    Column("changed", "changed %", 1, "of the pixels outside the mask, by more than 8/255", "↓"),
+    Column("lpips", "LPIPS", 3, "perceptual distance of the whole picture to the source", "↓"),
+)
+NO_LPIPS = "LPIPS is not measured: no weights of its network come with the pack or its requirements."
+NO_CLIP = "CLIP columns are empty: no CLIP is named. Set 'score_scorer' in the file."
+MASKED_CLIP = (
+    "CLIP fg and bg are masked CLIP, not Alpha-CLIP, whose weights are not used here: compare methods with each other, "
+    "not with the paper's numbers."
+)
+
+
+def build_scores(loaded: Loaded, case: Case, edited: str, scorer: Scorer | None) -> Wanted:
+    """Add the metrics of an edited picture (an uploaded file)."""
+    graph = loaded.graph
+    source, after = (graph.add("LoadImage", image=name)[0] for name in (case.picture, edited))
+    clip = loaded.scorer(scorer)
+    texts = {"source_text": case.source, "target_text": case.target} if clip is not None else {}
+    mask = loaded.mask(case.mask) if case.mask else None
+    by_region = graph.add("EditMetrics", source=source, edited=after, mask=mask, clip_scorer=clip, **texts)
+    wanted = {"scores": loaded.told(by_region["json"])}
+    if clip is not None:
+        whole = graph.add("EditMetrics", source=source, edited=after, clip_scorer=clip, target_text=case.edit)
+        wanted["whole"] = loaded.told(whole["json"])
+    return Wanted({}, wanted)
+
+
+def read_scores(texts: dict[str, str], picture: bytes, case: Case, pictures: Pictures) -> dict[str, float | None]:
+    """{key of a column: value}; None where a metric does not apply."""
+    found: dict[str, float | None] = json.loads(texts["scores"])["mean"]
+    whole: dict[str, float | None] = json.loads(texts["whole"])["mean"] if "whole" in texts else {}
+    values = {
+        "psnr": found.get("psnr_outside"),
+        "ssim": found.get("ssim_outside"),
+        "ms_ssim": found.get("ms_ssim"),
+        "changed": _hundred(found.get("changed_outside")),
+        "clip": _hundred(whole.get("clip_edited_target")),
+        "clip_fg": _hundred(found.get("clip_edited_target")) if case.mask else None,
+        "clip_bg": _hundred(found.get("clip_unedited")),
+        "success": None,
+        "lpips": None,
+    }
+    fg, bg = values["clip_fg"], values["clip_bg"]
+    values["clip_avg"] = (fg + bg) / 2 if fg is not None and bg is not None else None
+    if any(pair.colour for pair in case.pairs):
+        from .demo_world import success
+
+        with Image.open(io.BytesIO(picture)) as image:
+            values["success"] = _hundred(success(image, case, pictures))
+    return values
+
+
+def _hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def means(each: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+    """Mean of every column over the edits that have it."""
+    rows = list(each)
+    result: dict[str, float | None] = {}
+    for column in COLUMNS:
+        known = [row[column.key] for row in rows if row.get(column.key) is not None]
+        result[column.key] = fmean(known) if known else None
+    return result

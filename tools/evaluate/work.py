@@ -1,0 +1,173 @@
+"""What one job does on one server: an edit and its scores, or the generated source of a case."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..host.graph import WorkflowError
+from .cases import Case, DataError
+from .config import Plan
+from .graph import Graph
+from .methods import Inpainting, Loaded, Method, Oir, Wanted, build_source
+from .scores import build_scores, read_scores
+from .store import Store, key_of
+from .worker import JobError
+
+# Part of every key: raised when results of older versions no longer hold.
+FORMAT = 1
+SOURCE = "source"
+
+
+class Server(Protocol):
+    """What a job needs of a server; see `worker.Worker`."""
+
+    info: dict[str, Any]
+
+    def run(
+        self, prompt: dict[str, Any], uploads: dict[str, bytes], pictures: dict[str, str], texts: dict[str, str]
+    ) -> tuple[dict[str, bytes], dict[str, str], float]: ...
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """One edit of one case by one method. ``method`` None: the generated source of the case."""
+
+    case: Case
+    method: Method | None = None
+
+    @property
+    def name(self) -> str:
+        return SOURCE if self.method is None else str(self.method.name)
+
+
+class Bench:
+    """The jobs of a plan: their keys, prompts and results."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.config = plan, plan.config
+        self.store = Store(plan.output / "edits")
+
+    def key(self, job: EditJob) -> str:
+        """What an edit depends on."""
+        parts: list[Any] = [FORMAT, dataclasses.asdict(job.case), self.config.model]
+        if job.method is None:
+            return key_of(*parts, self.config.settings.model_dump(), SOURCE)
+        # The name says nothing of how an edit is made.
+        parts += [job.method.settings(self.config.settings).model_dump(), job.method.model_dump(exclude={"name"})]
+        if isinstance(job.method, Oir):
+            parts.append(_dump(self.config.search_scorer))
+        return key_of(*parts)
+
+    def score_key(self, job: EditJob) -> str:
+        return key_of(FORMAT, self.key(job), _dump(self.config.score_scorer))
+
+    def kept(self, job: EditJob) -> dict[str, Any] | None:
+        """The result of an earlier run, whole with its scores."""
+        found = self.store.read(job.case, job.name, self.key(job))
+        if found is None or (job.method is not None and found.get("score_key") != self.score_key(job)):
+            return None
+        return found
+
+    def graph(self, job: EditJob, info: dict[str, Any]) -> tuple[Graph, Wanted]:
+        """The prompt of a job on a server.
+
+        Raises:
+            WorkflowError: the server lacks a node, a model or a value.
+        """
+        graph = Graph(info)
+        # An inpainting checkpoint is loaded by its method.
+        loaded = Loaded(graph, job.method.checkpoint if isinstance(job.method, Inpainting) else self.config.model)
+        if job.method is None:
+            return graph, build_source(loaded, job.case, self.config.settings)
+        return graph, job.method.build(loaded, job.case, self.config.settings, self.config.search_scorer)
+
+    def score_graph(self, job: EditJob, edited: str, info: dict[str, Any]) -> tuple[Graph, Wanted]:
+        graph = Graph(info)
+        loaded = Loaded(graph, self.config.model)
+        return graph, build_scores(loaded, job.case, edited, self.config.score_scorer)
+
+    def check(self, jobs: list[EditJob], info: dict[str, Any]) -> list[str]:
+        """What a server lacks for these jobs, one line each; nothing runs."""
+        found: dict[str, None] = {}
+        for job in jobs:
+            case = job.case
+            if case.generated and not case.picture:
+                job = EditJob(case.with_source("picture.png", "mask.png"), job.method)
+            try:
+                self.graph(job, info)
+                if job.method is not None:
+                    self.score_graph(job, "picture.png", info)
+            except WorkflowError as error:
+                found.setdefault(f"{job.name}: {error}")
+        return list(found)
+
+    def do(self, server: Server, job: EditJob) -> dict[str, Any]:
+        """Do what is missing of a job on a server, and keep it. Returns the result.
+
+        Raises:
+            JobError, ServerGone: see `worker.Worker.run`.
+        """
+        key = self.key(job)
+        result = self.store.read(job.case, job.name, key)
+        try:
+            if result is None:
+                result = self._make(server, job, key)
+            if job.method is not None and result.get("score_key") != self.score_key(job):
+                result = self._score(server, job, result)
+        except WorkflowError as error:
+            raise JobError(str(error)) from error
+        return result
+
+    def _make(self, server: Server, job: EditJob, key: str) -> dict[str, Any]:
+        graph, wanted = self.graph(job, server.info)
+        made, said, seconds = server.run(graph.prompt, self._uploads(graph), wanted.pictures, wanted.texts)
+        result = {
+            "key": key,
+            "case": dataclasses.asdict(job.case),
+            "method": {} if job.method is None else job.method.model_dump(exclude_none=True),
+            "pictures": sorted(made),
+            "texts": said,
+            "seconds": round(seconds, 3),
+        }
+        self.store.write(job.case, job.name, result, made)
+        return result
+
+    def _score(self, server: Server, job: EditJob, result: dict[str, Any]) -> dict[str, Any]:
+        data = self.store.picture(job.case, job.name).read_bytes()
+        name = f"evaluate_{hashlib.sha256(data).hexdigest()[:20]}.png"
+        graph, wanted = self.score_graph(job, name, server.info)
+        uploads = {**self._uploads(graph, name), name: data}
+        _, said, _ = server.run(graph.prompt, uploads, wanted.pictures, wanted.texts)
+        scores = read_scores(said, data, job.case, self.plan.pictures)
+        result = {**result, "scores": scores, "score_key": self.score_key(job)}
+        self.store.write(job.case, job.name, result)
+        return result
+
+    def _uploads(self, graph: Graph, without: str = "") -> dict[str, bytes]:
+        """The pictures and masks that a prompt loads."""
+        loads = [
+            node["inputs"]["image"] for node in graph.prompt.values() if node["class_type"].startswith("LoadImage")
+        ]
+        return {name: self.plan.pictures.path(name).read_bytes() for name in dict.fromkeys(loads) if name != without}
+
+    def with_source(self, job: EditJob) -> Case | None:
+        """A case with its generated source, if that is there."""
+        result = self.store.read(job.case, SOURCE, self.key(job))
+        if result is None:
+            return None
+        picture = self.plan.pictures.keep_bytes(self.store.picture(job.case, SOURCE).read_bytes())
+        mask = ""
+        if "mask" in result["pictures"]:
+            try:
+                data = self.store.picture(job.case, SOURCE, "mask").read_bytes()
+                mask = self.plan.pictures.keep_bytes(data, mask=True)
+            except DataError:
+                mask = ""  # the token saw its part nowhere, or everywhere
+        return job.case.with_source(picture, mask)
+
+
+def _dump(model: Any) -> Any:
+    return None if model is None else model.model_dump()
