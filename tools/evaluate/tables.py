@@ -193,5 +193,8 @@ def plan_text(plan: Plan, speed: float | None) -> str:
     if speed is None:
         lines.append("hours: give --rows-per-second, or rows_per_second in the file")
     else:
-        lines.append(f"{total / speed / 3600:.1f} hours at {speed:g} rows per second on one server, without the VAE")
+        hours = total / speed / 3600
+        lines.append(
+            f"{hours:.{1 if hours >= 1 else 3}f} hours at {speed:g} rows per second on one server, without the VAE"
+        )
     return "\n".join(lines)
