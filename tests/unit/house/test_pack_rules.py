@@ -302,6 +302,7 @@ OLDEST_TRIED = {
     "mypy": "2.4.0",
     "pathspec": "1.1.1",
     "playwright": "1.49.0",
+    "pyarrow": "18.0.0",
     "pytest": "8.3.0",
     "pytest-xdist": "3.8.0",
     "ray": "2.30.0",
