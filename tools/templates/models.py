@@ -66,8 +66,9 @@ HUMAN_HEAD = PUBLISHED_TOKENS["partimage_human_head.pt"]
 HUMAN_TORSO = PUBLISHED_TOKENS["torso_custom.pt"]
 LINKED = {**{one.name: one for one in (SDXL, SDXL_TURBO, SD15, CLIP_VISION_G, SAM3)}, **PUBLISHED_TOKENS}
 
-# A whole CLIP: its address is in the note of the template that needs it.
+# A whole CLIP, and Segment Anything: their addresses are in the notes of the templates that need them.
 CLIP_FILE = "clip-vit-large-patch14.safetensors"
+SAM_FILE = "sam_vit_h_4b8939.pth"
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 
 

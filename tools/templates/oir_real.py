@@ -44,6 +44,27 @@ SD15_HOW = """### The paper's setting
 """
 
 
+SAM_FILES = """- A Segment Anything checkpoint in `models/sams`, which the editor cannot offer:
+  `sam_vit_h_4b8939.pth` from [segment-anything](https://github.com/facebookresearch/segment-anything#model-checkpoints).
+- A detector in `models/grounding`, in a folder of that name: the files of
+  [IDEA-Research/grounding-dino-base](https://huggingface.co/IDEA-Research/grounding-dino-base).
+"""
+
+SAM_MASKS = """### Masks
+
+**Grounded SAM Mask** finds an object by its name: a detector gives the box, Segment Anything the outline. **SAM Point
+Mask** takes what lies under a point, `x, y` in pixels; `reading` chooses between the part, the object and the group.
+"""
+
+
+def _shown(name: str) -> tuple[Node, ...]:
+    """A preview of the node ``name_mask``."""
+    return (
+        Node(f"{name}_view", "MaskToImage", 3, {}, {"mask": f"{name}_mask.mask"}),
+        Node(f"{name}_shown", "PreviewImage", 3, {}, {"images": f"{name}_view"}, f"Mask: {name}"),
+    )
+
+
 def _image(size: int, description: str) -> tuple[Node, ...]:
     """The user's image, inverted."""
     return (
@@ -138,4 +159,43 @@ SINGLE_OBJECT = Workflow(
     ),
 )
 
-WORKFLOWS = (SDXL, SD15, SINGLE_OBJECT)
+GROUNDED_SAM = Workflow(
+    "oir_grounded_sam",
+    (
+        Note(models.files_note(models.SDXL, models.CLIP_VISION_G, more=SAM_FILES), 0),
+        Note(HOW, 1),
+        Note(DESCRIBE.format(size=1024) + "\n" + SAM_MASKS, 3),
+        Note(TURN, 6),
+    ),
+    (
+        checkpoint(models.SDXL),
+        *SDXL_SCORER,
+        Node("sam", "LoadSAMModel", 0, {"checkpoint": models.SAM_FILE}),
+        Node("grounding", "LoadGroundingModel", 0, {"model": "grounding-dino-base"}),
+        *_image(1024, TWO_DESCRIPTION),
+        Node(
+            "cat_mask",
+            "GroundedSAMMask",
+            2,
+            {"text": "cat"},
+            {"image": "picture", "sam_model": "sam", "grounding_model": "grounding"},
+            "Mask: cat",
+        ),
+        Node(
+            "chair_mask",
+            "SAMPointMask",
+            2,
+            {"point": "700, 600", "reading": "largest"},
+            {"image": "picture", "sam_model": "sam"},
+            "Mask: under the point",
+        ),
+        *_shown("cat"),
+        *_shown("chair"),
+        pair("cat_pair", "cat", "corgi", "cat_mask.mask", CLIP),
+        pair("chair_pair", "chair", "red armchair", "chair_mask.mask", CLIP, "cat_pair"),
+        *search(MODEL, VAE, "scorer", "chair_pair", GUIDANCE),
+        *reassembly(MODEL, VAE, CLIP, "picture", GUIDANCE),
+    ),
+)
+
+WORKFLOWS = (SDXL, SD15, SINGLE_OBJECT, GROUNDED_SAM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from demo.training.defaults import CFG, SCHEDULER, STEPS
+
 from .compose import Node, Note, Workflow
 from .partedit import DEMO_PROMPT, DEMO_SAMPLING, blend, results
 
@@ -49,6 +51,20 @@ REAL_TURN = """### Settings to try
   `clip` for it.
 - `seed` of Invert Latent: other noise, another edit.
 - `paste_back`: restore the original latent outside the mask.
+"""
+
+
+CUSTOM = """## Part edit with any sampler and sigmas
+
+**Feature Blend Guider** is the edit of Feature Blend Sampler for ComfyUI's custom sampling: connect it to
+**SamplerCustomAdvanced**, with any noise, sampler and sigmas. `output_rows` chooses whether the source comes out
+with its edits.
+"""
+
+CUSTOM_TURN = """### Settings to try
+
+- `guider`: another guider underneath, such as *DualCFGGuider*. Its positive prompt is replaced by the edit prompt.
+- Sigmas from *SplitSigmas* start later: the edit stays closer to `latent_image`.
 """
 
 
@@ -174,4 +190,48 @@ REAL_IMAGE = Workflow(
     "save",
 )
 
-WORKFLOWS = (REAL_IMAGE, TWO_PARTS, SEVERAL_EDITS)
+GUIDER = Workflow(
+    "partedit_guider",
+    (Note(CUSTOM, 0), Note(CUSTOM_TURN, 3)),
+    (
+        Node("demo", "LoadDemoModel", 0),
+        _demo("token", "demo_animal_head.safetensors"),
+        Node("size", "EmptyLatentImage", 0, {"width": 256, "height": 256}),
+        Node(
+            "prompt",
+            "PartEditPrompt",
+            1,
+            {"source": "an orange cat on a meadow", "edit": "orange -> white", **DEMO_PROMPT},
+            {"clip": "demo.CLIP"},
+        ),
+        Node("negative", "CLIPTextEncode", 1, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
+        Node(
+            "guider",
+            "FeatureBlendGuider",
+            2,
+            {"cfg": CFG, "omega": DEMO_SAMPLING["omega"], "output_rows": "source and edits"},
+            {"model": "demo.MODEL", "edit_prompt": "prompt", "negative": "negative", "part_token": "token"},
+        ),
+        Node("noise", "RandomNoise", 3, {"noise_seed": 1}),
+        Node("sampler", "KSamplerSelect", 3, {"sampler_name": "dpmpp_2m"}),
+        Node("sigmas", "BasicScheduler", 3, {"scheduler": SCHEDULER, "steps": STEPS}, {"model": "demo.MODEL"}),
+        Node(
+            "run",
+            "SamplerCustomAdvanced",
+            3,
+            {},
+            {
+                "noise": "noise",
+                "guider": "guider",
+                "sampler": "sampler",
+                "sigmas": "sigmas",
+                "latent_image": "size",
+            },
+        ),
+        Node("decode", "VAEDecode", 4, {}, {"samples": "run", "vae": "demo.VAE"}),
+        Node("save", "SaveImage", 4, {"filename_prefix": "partedit"}, {"images": "decode"}, "Source and edit"),
+    ),
+    "save",
+)
+
+WORKFLOWS = (REAL_IMAGE, TWO_PARTS, SEVERAL_EDITS, GUIDER)

@@ -37,6 +37,7 @@ BORROWED = {
     "partedit_sdxl_turbo": "partedit_demo",
     "oir_sdxl": "oir_demo",
     "oir_sd15": "oir_demo",
+    "oir_grounded_sam": "oir_demo",
     "oir_single_object": "oir_single_object_demo",
     "train_token_from_word": "train_token",
     "train_token_from_painted_masks": "train_token",
