@@ -12,7 +12,7 @@ from ..core.partedit.tokens import PartToken, combine
 from . import io_types
 from .checks import checked
 from .common import aliases
-from .token_folder import FOLDER, find_token, keep_token, list_tokens
+from .token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens
 
 MAX_TOKENS = 6
 
@@ -22,6 +22,7 @@ class LoadPartToken(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = list_tokens()
         return io.Schema(
             node_id="LoadPartToken",
             display_name="Load Part Token",
@@ -33,12 +34,13 @@ class LoadPartToken(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "part_token",
-                    options=[*list_tokens(), *published_names(list_tokens())],
+                    options=[*files, *published_names(files)],
                     tooltip=(
                         f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
                         "model's family. Choosing a published token that is not installed tells you where to get it; "
                         "once it is there, it is found."
                     ),
+                    extra_dict={"partedit_tokens": described_tokens(files)},
                 ),
             ],
             outputs=[

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
 from ..core.files import safe_file_name
-from ..core.partedit.published import published_token, where_to_get
+from ..core.partedit.published import published_names, published_token, published_tokens, where_to_get
+from ..core.partedit.token_facts import token_facts
 from ..core.partedit.token_files import clean_text, load_token, save_token
-from ..core.partedit.token_names import find_listed, is_token_file
+from ..core.partedit.token_names import NOT_INSTALLED, find_listed, is_token_file
 from ..core.partedit.tokens import PartToken
 from ..core.version import VERSION
 
 FOLDER = "part_tokens"
+# Of pictures beside a token, those that every ComfyUI serves as its preview.
+PICTURES = (".webp", ".png", ".jpg", ".jpeg")
 
 
 def list_tokens() -> list[str]:
@@ -41,6 +46,49 @@ def find_token(name: str) -> Path:
             help_with = f"{shown!r} is not among the token files. Put it into {folders}."
         raise ValueError(f"part_token: {help_with}")
     return Path(path)
+
+
+def described_tokens(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the editor's picker shows of each entry of the combo widget, by its name there.
+
+    Args:
+        names: names of the token files, as `list_tokens` gives them.
+
+    Returns:
+        of a file: ``parts``, ``family``, ``iou`` (one for each part), ``held_out``, and ``preview``: the number of its
+        folder if a picture of its name lies beside it, which is how ComfyUI serves previews. Of a published token that
+        is not installed: ``parts``, ``family``, ``file``, ``folder``, ``url``, ``licence``, ``remark``, ``note``.
+        What is unknown is left out. No file is loaded.
+    """
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    described: dict[str, dict[str, Any]] = {}
+    for name in names:
+        number, path = next(((n, f / name) for n, f in enumerate(folders) if (f / name).is_file()), (0, None))
+        if path is None:
+            continue
+        facts = token_facts(path)
+        known = {"parts": facts.parts, "family": facts.family, "iou": facts.iou}
+        described[name] = {key: list(value) if key != "family" else value for key, value in known.items() if value}
+        if facts.iou:
+            described[name]["held_out"] = facts.held_out
+        # ComfyUI looks for pictures by a pattern, and does not mask these signs in a name.
+        if not set("[]*?") & set(str(path)) and any(path.with_suffix(ending).is_file() for ending in PICTURES):
+            described[name]["preview"] = number
+    missing = set(published_names(names))
+    for token in published_tokens():
+        entry = token.file + NOT_INSTALLED
+        if entry in missing:
+            more = {"remark": token.remark, "note": token.note}
+            described[entry] = {
+                "parts": [token.part],
+                "family": token.family,
+                "file": token.file,
+                "folder": f"models/{FOLDER}",
+                "url": token.url,
+                "licence": token.licence,
+                **{key: value for key, value in more.items() if value},
+            }
+    return described
 
 
 def user_folder() -> Path | None:

@@ -26,6 +26,7 @@ class PublishedToken:
         note: what else to know, or "".
         licence: of the data set it belongs to.
         shape: (rows, width) of its embedding.
+        family: model family it is for.
     """
 
     file: str
@@ -36,6 +37,7 @@ class PublishedToken:
     note: str
     licence: str
     shape: tuple[int, int]
+    family: str
 
     @property
     def stem(self) -> str:
@@ -58,6 +60,7 @@ def published_tokens() -> tuple[PublishedToken, ...]:
             entry.get("note", ""),
             index["licence"],
             (rows, width),
+            index["model_family"],
         )
         for entry in index["tokens"]
     )

@@ -11,7 +11,12 @@ const surfaces = new Map();
 
 /** Whether a node is one of this pack. */
 export function isOwn(node) {
-  return node?.constructor?.nodeData?.python_module === OWN_NODES;
+  return isOwnDefinition(node?.constructor?.nodeData);
+}
+
+/** Whether a definition, as the server sends it, is that of a node of this pack. */
+export function isOwnDefinition(definition) {
+  return definition?.python_module === OWN_NODES;
 }
 
 /** The address of a file in ComfyUI's folders, from {filename, subfolder, type}; null for anything else. */
@@ -100,9 +105,13 @@ export const restoring = {
   },
 };
 
+/** Tells all widgets in graphs. */
+export function everyone(name, ...values) {
+  surfaces.forEach((surface) => guarded(surface, name, ...values));
+}
+
 /** Start to listen; once. */
 export function listen() {
-  const everyone = (name, ...values) => surfaces.forEach((surface) => guarded(surface, name, ...values));
   api.addEventListener("partedit.live", ({ detail }) => {
     const node = detail && typeof detail === "object" ? findNode(detail.node) : null;
     const surface = node && surfaces.get(node);

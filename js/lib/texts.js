@@ -59,6 +59,20 @@ const ENGLISH = {
   overlay: "Learned map in colour, given mask outlined in white",
   overlays: "Held-out images",
   linked: "overrides is connected to another node; set the step there.",
+  choose: "Choose…",
+  chooseToken: "Choose a part token",
+  filter: "Filter",
+  close: "Close",
+  installed: "Installed",
+  published: "Published by PartEdit's authors, not installed",
+  notInstalled: "published, not installed",
+  getIt: (host) => `Download from ${host}`,
+  putInto: (file, folder) => `Save it as ${file} in ${folder}, then press R.`,
+  licence: "Licence: ",
+  family: (name) => ({ sdxl: "SDXL", sd1: "SD1.x", sd2: "SD2.x", demo: "demo model" })[name] ?? name,
+  onHeldOut: "(held-out images)",
+  onTraining: "(training images)",
+  linkedToken: "part_token is connected to another node; choose the token there.",
 };
 
 const CHINESE = {
@@ -118,6 +132,20 @@ const CHINESE = {
   overlay: "学到的图以颜色显示,给定遮罩以白色勾边",
   overlays: "留出的图像",
   linked: "overrides 已连接到其他节点,请在那里设置步数。",
+  choose: "选择…",
+  chooseToken: "选择部件词元",
+  filter: "筛选",
+  close: "关闭",
+  installed: "已安装",
+  published: "PartEdit 作者公开,尚未安装",
+  notInstalled: "已公开,未安装",
+  getIt: (host) => `从 ${host} 下载`,
+  putInto: (file, folder) => `存为 ${folder} 中的 ${file},然后按 R。`,
+  licence: "许可:",
+  family: (name) => ({ sdxl: "SDXL", sd1: "SD1.x", sd2: "SD2.x", demo: "演示模型" })[name] ?? name,
+  onHeldOut: "(留出图像)",
+  onTraining: "(训练图像)",
+  linkedToken: "part_token 已连接到其他节点,请在那里选择词元。",
 };
 
 /** The words of the editor's language; English for those that are not translated. */

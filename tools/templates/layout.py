@@ -19,11 +19,14 @@ FOOTER = 30
 TEXTS = ("SavePartToken", "EditMetrics")
 # The words of the edits and the threads between them, above the text.
 WORDS = 300
+# The chosen token with its picture, below the widgets from the start.
+TOKEN = 76
 
 
 def own_height(kind: str, sockets: int, lines: int) -> int:
-    """Height of a node as it is saved, title not counted; that of a picture belongs to it."""
-    return 40 + 22 * sockets + 26 * lines + (PICTURE if kind in PICTURES else 0)
+    """Height of a node as it is saved, title not counted; that of a picture or a token belongs to it."""
+    shown = PICTURE if kind in PICTURES else TOKEN if kind == "LoadPartToken" else 0
+    return 40 + 22 * sockets + 26 * lines + shown
 
 
 def room(kind: str, pairs: int = 1) -> int:

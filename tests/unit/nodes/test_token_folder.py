@@ -20,7 +20,7 @@ from partedit_oir.core.partedit.token_files import load_token, save_token
 from partedit_oir.core.partedit.token_names import SUFFIXES, token_stem
 from partedit_oir.core.partedit.tokens import PartToken
 from partedit_oir.nodes.part_token import LoadPartToken
-from partedit_oir.nodes.token_folder import FOLDER, find_token, keep_token, list_tokens
+from partedit_oir.nodes.token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens
 
 
 @pytest.fixture
@@ -253,3 +253,76 @@ def test_a_page_in_place_of_the_file_is_named(folder, page, suffix):
 @pytest.mark.parametrize("name", ["head.pt", "head.bin", "head.CKPT", "head.safetensors", "head"])
 def test_a_token_is_saved_without_the_suffix_of_another_kind(folder, name):
     assert keep_token(token(), name).name == "head.safetensors"
+
+
+def test_what_the_picker_shows_of_tokens_and_of_published_ones(folder):
+    """Read from the headers; a file is read again when it has changed, and never loaded."""
+    trained = {"iou": "head 0.803, left ear 0.7", "iou_measured_on": "held-out pictures"}
+    path = folder / "sub" / "two.safetensors"
+    path.parent.mkdir()
+    save_token(PartToken(torch.ones(3, 768), (1, 2), ("head", "left ear"), "demo", trained), path)
+    path.with_suffix(".png").write_bytes(b"x")
+    save_file({"embedding": torch.ones(2, 2048)}, str(folder / "plain.safetensors"))
+    save_file({"embedding": torch.ones(2, 2048)}, str(folder / "torso_custom.safetensors"))
+    (folder / "mine.pt").write_bytes(b"not read")
+    (folder / "carhood_custom.pt").write_bytes(b"not read")
+    (folder / "damaged.safetensors").write_bytes((10**12).to_bytes(8, "little") + b"{")
+    (folder / "odd[1].safetensors").write_bytes(b"")
+    (folder / "odd[1].webp").write_bytes(b"")  # ComfyUI would not find it
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    shown = LoadPartToken.define_schema().inputs[0].as_dict()["partedit_tokens"]
+    assert shown[os.path.join("sub", "two.safetensors")] == {
+        "parts": ["head", "left ear"],
+        "family": "demo",
+        "iou": [0.803, 0.7],
+        "held_out": True,
+        "preview": 0,
+    }
+    assert shown["plain.safetensors"] == {"family": "sdxl"}
+    assert shown["torso_custom.safetensors"] == {"parts": ["human torso"], "family": "sdxl"}
+    assert shown["carhood_custom.pt"] == {"parts": ["car hood"], "family": "sdxl"}
+    assert shown["mine.pt"] == shown["damaged.safetensors"] == shown["odd[1].safetensors"] == {}
+    hair = shown["partimage_human_hair.pt (published, not installed)"]
+    assert hair["file"] == "partimage_human_hair.pt" and hair["folder"] == "models/part_tokens"
+    assert hair["url"].startswith("https://") and hair["licence"].startswith("cc-by-nc-sa-4.0")
+    assert {name for name in shown if "file" in shown[name]} == set(published_names(list_tokens()))
+    assert not {"torso_custom.pt (published, not installed)", "carhood_custom.pt (published, not installed)"} & set(
+        shown
+    )
+    assert set(shown) == set(LoadPartToken.define_schema().inputs[0].options)
+    save_token(PartToken(torch.ones(2, 1024), (1,), ("tail",), "sd2"), path)
+    os.utime(path, ns=(1, 1))
+    assert described_tokens(list_tokens())[os.path.join("sub", "two.safetensors")] == {
+        "parts": ["tail"],
+        "family": "sd2",
+        "preview": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"parts": "[" * 50_000},
+        {"parts": '{"a": 1}', "iou": "a 0.5"},
+        {"parts": '["a"]', "iou": "a 7.0"},
+        {"parts": '["a"]', "iou": "b 0.500"},
+        {"parts": '["a"]', "iou": "a 1.500"},
+        {"parts": '["a.*"]', "iou": "abc 0.500"},
+        {"parts": '["a", 3, "' + "b" * 500 + '", ""]', "iou": "a\nb"},
+        {"parts": '["a\\u0000\\u001b"]', "model_family": "x" * 10_000},
+    ],
+)
+def test_hostile_headers_have_no_facts_that_are_wrong(folder, metadata):
+    save_file({"embedding": torch.ones(2, 64)}, str(folder / "odd.safetensors"), metadata)
+    shown = described_tokens(list_tokens())["odd.safetensors"]
+    assert "iou" not in shown and "held_out" not in shown
+    assert all(len(part) <= 100 and part.isprintable() for part in shown.get("parts", []))
+    assert len(shown.get("family", "")) <= 100
+
+
+def test_the_packs_own_tokens_have_pictures_and_facts():
+    shown = described_tokens(list_tokens())
+    own = {name: known for name, known in shown.items() if name.startswith("demo_")}
+    assert len(own) >= 5
+    for name, known in own.items():
+        assert len(known["parts"]) == len(known["iou"]) == 1 and known["family"] == "demo" and "preview" in known, name
