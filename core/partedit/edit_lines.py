@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 from ..text import find_words, fold, is_letter, is_unspaced
 
-_ARROW = re.compile(r"(?<![-<\\])->(?!>)")
-_ESCAPED_ARROW = re.compile(r"\\(?=->)")
-_BRACKETS = re.compile(r"(\\?)<([^<>\r\n]{1,100})>")
+# Also what editors make of '->' while one types, and what Chinese and Japanese input methods write.
+_ARROWS = "(?:->|→|⟶|[-－][＞》])"
+_ARROW = re.compile(rf"(?<![-<－＜\\]){_ARROWS}(?![>＞])")
+_ESCAPED_ARROW = re.compile(rf"\\(?={_ARROWS})")
+_NO_ARROW = re.compile(r"(?<![-<=])(?:=>|⇒)(?!>)")
+_BRACKETS = re.compile(r"(\\?)[<＜]([^<>＜＞\r\n]{1,100})[>＞]")
 _TAG = re.compile(r"<\s*(?:lora|lyco|lycoris|locon|hypernet)\s*:[^<>]*>", re.IGNORECASE)
 # Inside a part's name, besides letters and digits.
 _NAME_SIGNS = " _-'’.&/"
@@ -41,7 +44,8 @@ class EditLine:
 def read_edit_line(line: str, source: str) -> EditLine:
     """Read one line; one without ``->`` and without a name in angle brackets is the edit prompt as it stands.
 
-    A backslash keeps both as text: ``\\->``, ``\\<head>``. Angle brackets around anything but a name (``<3``,
+    ``→`` and the full-width forms of arrow and brackets count as well; ``=>`` is text, with a remark.
+    A backslash keeps them as text: ``\\->``, ``\\<head>``. Angle brackets around anything but a name (``<3``,
     ``a < b > c``, ``x<y>z``, ``<lora:…>``) are text, too.
 
     Args:
@@ -58,17 +62,19 @@ def read_edit_line(line: str, source: str) -> EditLine:
         f"note: {tag} is encoded as text and loads nothing; ComfyUI takes LoRAs from Load LoRA"
         for tag in dict.fromkeys(_TAG.findall(line))
     )
+    if found := _NO_ARROW.search(line):
+        notes += (f"note: {found.group()} is encoded as text; a replacement is written 'man -> robot'",)
     arrows = list(_ARROW.finditer(text))
     if len(arrows) > 1:
         raise ValueError(
-            f"edit: {line!r} has {len(arrows)} '->', but a line has one replacement and gives one image. Put each into "
-            r"a line of its own, or write the whole edit prompt. For '->' as text, write '\->'."
+            f"edit: {line!r} has {len(arrows)} '{arrows[-1].group()}', but a line has one replacement and gives one "
+            f"image. Put each into a line of its own, or write the whole edit prompt. {_as_text(arrows[0].group())}"
         )
     if arrows:
         old, new = (
             _ESCAPED_ARROW.sub("", side).strip() for side in (text[: arrows[0].start()], text[arrows[0].end() :])
         )
-        return EditLine(_replaced(line, source, old, new), parts, notes)
+        return EditLine(_replaced(line, source, old, arrows[0].group(), new), parts, notes)
     text = _ESCAPED_ARROW.sub("", text).strip()
     if not text:
         raise ValueError(f"edit: {line!r} names a part but no edit. Write what to turn it into: 'man -> robot {line}'.")
@@ -114,7 +120,11 @@ def _inside_word(line: str, start: int, end: int) -> bool:
     return all(sign and is_letter(sign) and not is_unspaced(sign) for sign in around)
 
 
-def _replaced(line: str, source: str, old: str, new: str) -> str:
+def _as_text(arrow: str) -> str:
+    return rf"For '{arrow}' as text, write '\{arrow}'."
+
+
+def _replaced(line: str, source: str, old: str, arrow: str, new: str) -> str:
     """The source prompt with every occurrence of ``old`` replaced."""
     for side, words, where in (
         (old, "words of the source prompt to replace", "before"),
@@ -122,8 +132,7 @@ def _replaced(line: str, source: str, old: str, new: str) -> str:
     ):
         if not side:
             raise ValueError(
-                rf"edit: {line!r} has nothing {where} '->'. Write the {words}: 'man -> robot'. For '->' as text, write "
-                r"'\->'."
+                f"edit: {line!r} has nothing {where} '{arrow}'. Write the {words}: 'man -> robot'. {_as_text(arrow)}"
             )
     kept = [match.span() for match in _PROTECTED.finditer(source)]
     spans = [
@@ -134,7 +143,7 @@ def _replaced(line: str, source: str, old: str, new: str) -> str:
     if not spans:
         raise ValueError(
             f"edit: {line!r} replaces {old!r}, which does not occur in the source prompt {source!r}. Use words of it, "
-            r"as they stand there. For '->' as text, write '\->'."
+            f"as they stand there. {_as_text(arrow)}"
         )
     for start, end in reversed(spans):
         source = source[:start] + new + source[end:]

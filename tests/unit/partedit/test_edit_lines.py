@@ -54,6 +54,11 @@ def read(line, source=SOURCE):
         ("an old <head>robot", "an old robot", ("head",)),
         (r"a robot with \<head> on its chest", "a robot with <head> on its chest", ()),
         (r"a sign that reads 'man \-> robot' <head>", "a sign that reads 'man -> robot'", ("head",)),
+        ("man → robot <head>", "a closeup of a robot outdoors", ("head",)),
+        ("man⟶robot", "a closeup of a robot outdoors", ()),
+        ("man －＞ robot ＜head＞", "a closeup of a robot outdoors", ("head",)),
+        ("man -》 robot", "a closeup of a robot outdoors", ()),
+        (r"a sign: 'man \→ robot', \＜head＞", "a sign: 'man → robot', ＜head＞", ()),
         (r"man -> sign '\->' and '\<b>'", "a closeup of a sign '->' and '<b>' outdoors", ()),
     ],
 )
@@ -69,6 +74,7 @@ def test_lines_are_read(line, text, parts):
         "I <3 robots, 1 < 2 > 0, x<y>z, 2<x>3",
         "a robot (man:1.2), \\(old\\), [x], {a|b}, a\\b",
         "a --> b, a <-> b, a <- b, a ->> b, a - > b",
+        "a => b, a ==> b, a <=> b, a >= b, a = > b, a ⇒ b, a ← b",
         "<lora:robot:0.8>, a robot",
         "a <b, c> d, <0.5>, <>, < head >, <|endoftext|>, <-x>, </b>",
         "a robot<",
@@ -107,6 +113,7 @@ def test_what_a_replacement_finds_and_leaves_alone():
         ("man ->", "edit: 'man ->' has nothing after '->'. Write the words to put there"),
         ("->", "has nothing before"),
         ("man -> <head>", "has nothing after"),
+        ("man →", "edit: 'man →' has nothing after '→'. Write the words to put there: 'man -> robot'. "),
         ("<head> -> robot", "has nothing before"),
         (
             "cat -> dog",
@@ -122,6 +129,15 @@ def test_lines_that_say_nothing_sensible_are_errors(line, words):
     with pytest.raises(ValueError) as info:
         read(line)
     assert words in str(info.value)
+
+
+@pytest.mark.parametrize("arrow", ["=>", "⇒"])
+def test_an_arrow_that_replaces_nothing_gets_a_remark(arrow):
+    line = f"man {arrow} robot"
+    assert read_edit_line(line, SOURCE).notes == (
+        f"note: {arrow} is encoded as text; a replacement is written 'man -> robot'",
+    )
+    assert not read_edit_line("a >= b, man --> robot, a <=> b", SOURCE).notes
 
 
 def test_a_replacement_needs_a_source():
