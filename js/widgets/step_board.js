@@ -151,6 +151,12 @@ class StepBoard {
     this.say(null);
   }
 
+  /** Choose by its button, which is in view: moving the sheet would bring another one under the pointer. */
+  pick(n) {
+    this.seen = `${this.at} ${n}`;
+    this.choose(n);
+  }
+
   release(n) {
     if (this.pressed) this.choose(n);
     this.pressed = false;
@@ -210,7 +216,7 @@ class StepBoard {
         ...pair.candidates.map((one) =>
           html(
             "button",
-            { type: "button", "data-step": one.n, click: () => this.choose(one.n), pointerenter: () => this.hover(one.n), pointerleave: () => this.hover(null), focus: () => this.hover(one.n), blur: () => this.hover(null) },
+            { type: "button", "data-step": one.n, click: () => this.pick(one.n), pointerenter: () => this.hover(one.n), pointerleave: () => this.hover(null), focus: () => this.hover(one.n), blur: () => this.hover(null) },
             one.picture ? html("img", { src: one.picture, alt: "", loading: "lazy", draggable: "false" }) : null,
             html("span", {}, one.n),
           ),

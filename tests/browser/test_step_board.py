@@ -95,6 +95,16 @@ def test_hover_shows_a_candidate_and_a_click_sets_the_step(editor, renderer):
     expect_overrides(editor, "")
     editor.page.wait_for_timeout(200)
     assert run.is_hidden()
+    # the sheet stays where it is under the pointer, and so does what is shown
+    executed(editor, KIND, board_of(count=12))
+    editor.page.wait_for_timeout(200)
+    sheet = board.get_by_role("group", name="Candidates")
+    tiles.nth(3).hover()
+    before = sheet.evaluate("(sheet) => sheet.scrollLeft")
+    tiles.nth(3).click()
+    expect_overrides(editor, "4, auto")
+    editor.page.wait_for_timeout(200)
+    assert sheet.evaluate("(sheet) => sheet.scrollLeft") == before and note.inner_text().startswith("step 4:")
     # the widget shows the value, and it is saved as typed text would be
     tiles.nth(0).click()
     saved = editor.page.evaluate("window.app.graph.serialize()")
