@@ -105,6 +105,7 @@ class WordThreads {
     }
     const state = this.fractions() !== this.ran ? words.pending : "";
     this.note.textContent = linked ? words.linkedWords : state || (chosen ? words.shareHelp : words.clickWord);
+    this.note.title = this.note.textContent;
   }
 
   line(edit, number) {
