@@ -96,7 +96,9 @@ def _graph(
     token: str,
     sampling: dict[str, object],
     follow: dict[str, object] | None = None,
+    decoded: bool = False,
 ) -> tuple[Node, ...]:
+    """``decoded``: the sampler gets the VAE, to show masks over decoded images; one more decode of the source."""
     width, height = size
     prompt = {"source": texts["source"], "edit": texts["edit"], **(follow or {})}
     token_values = {"part_token": token} if token else {}
@@ -106,7 +108,7 @@ def _graph(
         Node("size", "EmptyLatentImage", 0, {"width": width, "height": height}),
         Node("prompt", "PartEditPrompt", 1, prompt, {"clip": clip}),
         Node("negative", "CLIPTextEncode", 1, {"text": texts.get("negative", "")}, {"clip": clip}, "Negative prompt"),
-        blend(model, sampling),
+        blend(model, sampling, vae=vae if decoded else ""),
         *results(vae),
     )
 
@@ -124,6 +126,7 @@ DEMO = Workflow(
         "demo_robot_head.safetensors",
         DEMO_SAMPLING,
         DEMO_PROMPT,
+        decoded=True,
     ),
     "save",
 )
