@@ -201,7 +201,7 @@ GUIDER = Workflow(
             "prompt",
             "PartEditPrompt",
             1,
-            {"source": "an orange cat on a meadow", "edit": "orange -> white", **DEMO_PROMPT},
+            {"source": "an orange cat on a meadow", "edit": "an orange cat -> a white cat", **DEMO_PROMPT},
             {"clip": "demo.CLIP"},
         ),
         Node("negative", "CLIPTextEncode", 1, {"text": ""}, {"clip": "demo.CLIP"}, "Negative prompt"),
