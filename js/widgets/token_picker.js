@@ -117,7 +117,7 @@ class TokenPicker {
       return;
     }
     const token = facts(String(widget.value ?? ""));
-    const below = html("div", { class: "partedit-note", title: line(token, words) }, line(token, words) || token.name);
+    const below = html("div", { class: "partedit-note partedit-wrap", title: line(token, words) }, line(token, words) || token.name);
     this.button = html("button", { type: "button", "aria-haspopup": "dialog", click: () => this.open() }, words.choose);
     this.frame.element.replaceChildren(
       html(
