@@ -133,7 +133,6 @@ def test_ray_starts_the_servers(tmp_path, monkeypatch, made, capsys):
 
 def test_what_a_server_lacks_is_said_before_anything_runs(server, tmp_path, capsys, made):
     methods = ["unchanged", {"method": "inpainting", "checkpoint": "no_such.safetensors"}]
-    file = write(tmp_path, methods=methods, settings={"steps": 2, "sampler_name": "dpmpp2m"})
     methods.append("sdedit")
     file = write(tmp_path, methods=methods, settings={"steps": 2, "sampler_name": "dpmpp2m"})
     assert main([str(file), "--server", server.base_url]) == 2

@@ -9,6 +9,7 @@ code is passed on.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -44,11 +45,21 @@ def stop(server: subprocess.Popen[bytes], folder: str) -> None:
     os._exit(0)
 
 
+def end_with_the_keeper() -> None:
+    """In the server's process, before it starts: end when the keeper ends without stopping it (Linux only).
+
+    Ray kills the child processes of a worker it has lost, and with them the keeper.
+    """
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
 def main(arguments: list[str]) -> None:
     folder, *command = arguments
     # A handler, not SIG_IGN: the server would inherit that.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    follow = end_with_the_keeper if sys.platform == "linux" else None
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=follow)
     left_alone = threading.Event()
 
     def wait_for_the_end() -> None:

@@ -99,6 +99,16 @@ def test_a_server_that_ignores_being_told_to_stop_is_killed(tmp_path, make_host,
     assert wait_for(lambda: not any(map(running, started)))
 
 
+@linux
+def test_a_server_ends_with_its_keeper(tmp_path, make_host):
+    """Ray ends a lost worker's children by force, and with them the keeper."""
+    with Server(make_host(tmp_path / "host", FAKE), cpu=True) as server:
+        server.start(limit=60)
+        main = pids(server.tail())[0]
+        os.kill(server.process.pid, signal.SIGKILL)
+        assert wait_for(lambda: not running(main))
+
+
 def test_a_server_that_dies_shows_its_last_words(tmp_path, make_host):
     host = make_host(tmp_path / "host", "raise SystemExit('models folder is on fire')")
     with Server(host, cpu=True) as server, pytest.raises(ServerError, match="models folder is on fire"):
