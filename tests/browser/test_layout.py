@@ -152,6 +152,7 @@ def test_the_report_of_the_prompt_is_shown(editor, renderer, client):
     editor.load(WORKFLOWS["partedit_demo"])
     editor.page.evaluate(SET, FEW)
     editor.queue()
+    editor.page.get_by_text("As text").first.click()
     text = editor.page.locator(".partedit-report").filter(has_text="robot")
     text.first.wait_for()
     box = text.first.bounding_box()

@@ -209,7 +209,7 @@ GUIDER = Workflow(
             "guider",
             "FeatureBlendGuider",
             2,
-            {"cfg": CFG, "omega": DEMO_SAMPLING["omega"], "output_rows": "source and edits"},
+            {"cfg": CFG, "omega": DEMO_SAMPLING["omega"]},
             {"model": "demo.MODEL", "edit_prompt": "prompt", "negative": "negative", "part_token": "token"},
         ),
         Node("noise", "RandomNoise", 3, {"noise_seed": 1}),
@@ -229,7 +229,7 @@ GUIDER = Workflow(
             },
         ),
         Node("decode", "VAEDecode", 4, {}, {"samples": "run", "vae": "demo.VAE"}),
-        Node("save", "SaveImage", 4, {"filename_prefix": "partedit"}, {"images": "decode"}, "Source and edit"),
+        Node("save", "SaveImage", 4, {"filename_prefix": "partedit"}, {"images": "decode"}, "Edit"),
     ),
     "save",
 )
