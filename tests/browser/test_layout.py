@@ -22,6 +22,7 @@ RUNNING = [name for name, graph in WORKFLOWS.items() if any(n["type"] == "LoadDe
 FEW = {
     "FeatureBlendSampler": {"steps": 3},
     "KSampler": {"steps": 3},
+    "BasicScheduler": {"steps": 3},
     "InvertLatent": {"steps": 4},
     "TrainPartToken": {"steps": 10},
 }
