@@ -114,10 +114,12 @@ def test(options: argparse.Namespace) -> int:
     host = pick_host(existing.TEST_MODULES, options.floor)
     chosen = [f"--{name}" for name in ("fast", "soak") if getattr(options, name)]
     arguments = [*chosen, *options.arguments]
-    if options.fast and (os.cpu_count() or 1) > 1 and "-n" not in arguments:
-        # These tests share no server, so each core can have files of its own (pytest-xdist).
+    named = any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments)
+    alone = options.floor or options.soak or named or {"-n", "-s", "--pdb", "--trace"} & set(arguments)
+    if not alone and (os.cpu_count() or 1) > 1:
+        # Each worker has files, and where they need one a server, of its own (pytest-xdist).
         arguments = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", *arguments]
-    if options.floor and not any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments):
+    if options.floor and not named:
         # The oldest host only has to show that the pack loads and runs there; the other tests need not run twice.
         arguments = ["tests/host", *arguments]
     return run_python(host, ["-m", "pytest", *arguments])
