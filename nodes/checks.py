@@ -69,7 +69,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         if not schemas:
             schemas.append(cls.define_schema())
         try:
-            return execute(**{**given, **check_inputs(schemas[0], given)})
+            return execute(**{**given, **check_inputs(schemas[0], given, cls.validate_inputs)})
         except ModuleNotFoundError as error:
             better = explained(error)
             if better is None:
@@ -79,8 +79,14 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     return with_checks
 
 
-def check_inputs(schema: io.Schema, given: dict[str, Any]) -> dict[str, torch.Tensor]:
+def check_inputs(
+    schema: io.Schema, given: dict[str, Any], validate: Callable[..., Any] | None = None
+) -> dict[str, torch.Tensor]:
     """Hold the values of a node's inputs to its schema.
+
+    Args:
+        validate: the node's ``validate_inputs``. As in ComfyUI, it decides on the range of a number that it names: a
+            slider shows the useful part of it only.
 
     Returns:
         The images among them, in the one form that nodes work with.
@@ -95,6 +101,11 @@ def check_inputs(schema: io.Schema, given: dict[str, Any]) -> dict[str, torch.Te
             continue
         if entry.get_io_type() == "IMAGE":
             images[entry.id] = checked_images(given[entry.id], entry.id)
+        elif entry.get_io_type() in NUMBERS and entry.id in _named_by(validate):
+            _number(entry, given[entry.id], ranged=False)
+            answer = validate(**{entry.id: given[entry.id]}) if validate is not None else True
+            if answer is not True:
+                raise ValueError(answer)
         else:
             _check(entry, given[entry.id])
     for entry in inputs:
@@ -102,6 +113,11 @@ def check_inputs(schema: io.Schema, given: dict[str, Any]) -> dict[str, torch.Te
         if given[entry.id] is None and not entry.optional and kind in (*ABILITIES, *OWN_TYPES, *COMMON, *_CHECKS):
             raise ValueError(f"{entry.id}: is empty. Connect {_source(kind)}.")
     return images
+
+
+def _named_by(validate: Callable[..., Any] | None) -> set[str]:
+    """The inputs that a ``validate_inputs`` names; the host's own takes any and names none."""
+    return set() if validate is None else set(inspect.signature(validate).parameters) - {"kwargs", "args"}
 
 
 def _source(kind: str) -> str:
@@ -144,14 +160,17 @@ def _pairs(entry: io.Input, value: Any) -> None:
         raise ValueError(f"{entry.id}: holds no pair. Connect EditingPair.")
 
 
+NUMBERS = ("INT", "FLOAT")
 INFINITE = (float("-inf"), float("inf"))
 
 
-def _number(entry: Any, value: Any) -> None:
+def _number(entry: Any, value: Any, ranged: bool = True) -> None:
     whole = entry.get_io_type() == "INT"
     right = isinstance(value, int) if whole else isinstance(value, (int, float))
     if not right or isinstance(value, bool) or not INFINITE[0] < value < INFINITE[1]:
         raise ValueError(f"{entry.id}: expected a {'whole ' if whole else ''}number, got {_shown(value)}.")
+    if not ranged:
+        return
     low, high = entry.min, entry.max
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"{entry.id}: {value} is outside {low} to {high}.")

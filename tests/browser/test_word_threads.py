@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from support.editor import both_renderers
 from support.widgets import HOSTILE, centre, executed, node_id, roomy, widget
@@ -42,23 +43,22 @@ def test_a_click_on_a_word_sets_its_share(editor, renderer):
     assert words.locator("[data-word]").count() == 9 and words.locator("path").count() == 8
     assert "Click a word" in note.inner_text() and bar.is_hidden()
     words.get_by_role("button", name="robot: 40 %").click()
-    editor.page.wait_for_timeout(200)
-    assert bar.is_visible() and bar.input_value() == "0.4"
+    expect(bar).to_have_value("0.4")
     bar.fill("0.75")
     assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
-    assert words.get_by_role("button", name="robot: 75 %").is_visible() and "run to use it" in note.inner_text()
+    expect(words.get_by_role("button", name="robot: 75 %")).to_be_visible()
+    expect(note).to_contain_text("run to use it")
     assert editor.screenshot(f"word_threads_{renderer}").stat().st_size > 10_000
     # by the keyboard, a second word; the first one stays
     words.get_by_role("button", name="clown: 40 %").focus()
     editor.page.keyboard.press("Enter")
-    editor.page.wait_for_timeout(200)
+    expect(bar).to_have_value("0.4")  # clown's; robot's was 0.75
     bar.fill("1")
     assert editor.page.evaluate(FRACTIONS) == "robot=0.75, clown=1"
     words.get_by_role("button", name="standard", exact=True).click()
     assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
     words.locator("[data-word='0.2']").click()
-    editor.page.wait_for_timeout(200)
-    assert bar.is_hidden()  # a comma cannot be named in the input
+    expect(bar).to_be_hidden()  # a comma cannot be named in the input
     saved = editor.page.evaluate("window.app.graph.serialize()")
     assert "robot=0.75" in next(node for node in saved["nodes"] if node["type"] == KIND)["widgets_values"]
     assert editor.prompt()[node_id(editor, KIND)]["inputs"]["word_fractions"] == "robot=0.75"
