@@ -58,7 +58,7 @@ class MaskStrip:
         places = range(min(VIEWS, result.edited.shape[0]))
         sources = result.source[: min(batch, VIEWS)]
         if vae is None:
-            edited, originals = self._pictures.latent_pictures(result.edited[: len(places)]), None
+            edited = self._pictures.latent_pictures(result.edited[: len(places)])
             originals = self._pictures.latent_pictures(sources)
         elif originals is None:
             originals = vae.decode(sources)

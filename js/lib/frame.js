@@ -8,7 +8,8 @@ const OWN_EVENTS = ["pointerdown", "pointermove", "pointerup", "mousedown", "dbl
 /**
  * Adds a widget at the end of a node, a line high until it has something to show.
  *
- * Returns {element, open(height)}: open makes it that high, and the node higher if need be; the node never shrinks.
+ * Returns {element, open(height), fill(height, ...children)}: open makes it that high, and the node higher if need be;
+ * the node never shrinks. fill opens it with these children in the place of the hint; they stay if they are there.
  */
 export function addFrame(node, name, hint, idleHeight = 30) {
   addStyles();
@@ -31,7 +32,11 @@ export function addFrame(node, name, hint, idleHeight = 30) {
     node.setSize([Math.max(node.size[0], size[0]), Math.max(node.size[1], size[1])]);
     node.setDirtyCanvas?.(true, true);
   };
-  return { element, open };
+  const fill = (wanted, ...children) => {
+    if (children[0].parentNode !== element) element.replaceChildren(...children);
+    open(wanted);
+  };
+  return { element, open, fill };
 }
 
 /** Calls a function before the page is next drawn, however often it is asked. */

@@ -27,7 +27,6 @@ class MaskStrip {
 
   build() {
     const { words } = this;
-    this.hint = this.frame.element.firstChild;
     this.view = html("select", { "aria-label": words.edit, change: () => this.choose(Number(this.view.value)) });
     const names = { edit: words.onEdit, source: words.onSource, compare: words.compare };
     this.buttons = MODES.map((mode) => html("button", { type: "button", "data-mode": mode, click: () => this.switchTo(mode) }, names[mode]));
@@ -47,10 +46,7 @@ class MaskStrip {
 
   /** Take the hint's place, once there is something to show. */
   show() {
-    if (this.shownOnce) return;
-    this.shownOnce = true;
-    this.hint.replaceWith(...this.body);
-    this.frame.open(HEIGHT);
+    this.frame.fill(HEIGHT, ...this.body);
   }
 
   // --- while it samples ---------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ class StepBoard {
 
   build() {
     const { words } = this;
-    this.hint = this.frame.element.firstChild;
     this.select = html("select", { "aria-label": words.pair, change: () => this.show(Number(this.select.value)) });
     this.reset = html("button", { type: "button", click: () => this.choose(this.pair?.found ?? null, true) }, words.reset);
     this.run = html("button", { type: "button", class: "partedit-run", click: () => app.queuePrompt(0, 1) }, words.run);
@@ -67,11 +66,7 @@ class StepBoard {
   }
 
   open(pairs, steps) {
-    if (!this.opened) {
-      this.opened = true;
-      this.hint.replaceWith(...this.body);
-      this.frame.open(HEIGHT);
-    }
+    this.frame.fill(HEIGHT, ...this.body);
     this.pairs = pairs;
     this.steps = steps;
     this.at = Math.min(this.at, pairs.length - 1);

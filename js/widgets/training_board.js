@@ -41,7 +41,6 @@ class TrainingBoard {
 
   build() {
     const { words } = this;
-    this.hint = this.frame.element.firstChild;
     this.note = html("span", { class: "partedit-note partedit-grow partedit-wrap", role: "status" });
     this.stop = html("button", { type: "button", class: "partedit-run", click: () => this.ask() }, words.stopBest);
     this.stop.title = words.stopHelp;
@@ -58,11 +57,7 @@ class TrainingBoard {
 
   /** Take the hint's place, once there is something to show. */
   show(curves, pictures) {
-    if (!this.opened) {
-      this.opened = true;
-      this.hint.replaceWith(...this.body);
-      this.frame.open(HEIGHT);
-    }
+    this.frame.fill(HEIGHT, ...this.body);
     this.curves = curves;
     this.hovered = null;
     if (pictures.length) this.pictures = pictures;

@@ -43,6 +43,7 @@ class WordThreads {
     this.bar = html("div", { class: "partedit-bar" }, this.name, this.slider, this.amount, this.standard);
     this.note = html("span", { class: "partedit-note partedit-grow", role: "status" });
     this.plain = html("details", { class: "partedit-plain" }, html("summary", {}, this.words.asText), html("div", { class: "partedit-report" }));
+    this.body = [this.lines, this.bar, html("div", { class: "partedit-bar" }, this.note), this.plain];
     connect(node, this);
   }
 
@@ -59,8 +60,7 @@ class WordThreads {
     this.ran = this.fractions();
     this.chosen = null;
     this.plain.lastChild.textContent = list(output.text).join("\n");
-    this.frame.element.replaceChildren(this.lines, this.bar, html("div", { class: "partedit-bar" }, this.note), this.plain);
-    this.frame.open(LINE * Math.min(edits.length, MOST) + BELOW);
+    this.frame.fill(LINE * Math.min(edits.length, MOST) + BELOW, ...this.body);
     this.draw();
   }
 
