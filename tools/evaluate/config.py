@@ -10,10 +10,9 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ..train_tokens.plan import MAX_CONFIG_BYTES, AtLeastOne, ConfigError, Count, Entry, Text, error_lines
+from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
 from .cases import Case, DataError, Pictures, file_name
 from .methods import BY_NAME, Method, Scorer, Settings
 from .readers import DemoData, FolderData, OirBench, PartEditBench, PromptData
@@ -113,7 +112,7 @@ class ConfigFile(Entry):
     output: Text = "evaluation"
     title: Text = "Evaluation"
     model: Text = "demo"
-    size: int | None = None
+    size: PictureSize | None = None
     fit: Literal["crop", "stretch"] = "crop"
     settings: Settings = Settings()
     search_scorer: Scorer | None = None
@@ -126,13 +125,6 @@ class ConfigFile(Entry):
     retries: Count = 2
     limit_seconds: Annotated[float, Field(gt=0)] = 3600
     rows_per_second: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("size")
-    @classmethod
-    def _multiple_of_8(cls, value: int | None) -> int | None:
-        if value is not None and (value < 64 or value % 8):
-            raise ValueError(f"expected a multiple of 8, at least 64, got {value}.")
-        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,17 +162,7 @@ def read_plan(file: Path, output: Path | None = None, write: bool = True) -> Pla
     Raises:
         ConfigError: unreadable YAML, unknown keys, values of another type, or data that cannot be read.
     """
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{file}: is larger than {MAX_CONFIG_BYTES // 1024} KB, so it is not a configuration file.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
-    base = file.resolve().parent
-    try:
-        config = ConfigFile.model_validate(content, context={"base": base})
-    except ValidationError as error:
-        raise ConfigError("\n".join(error_lines(error))) from error
+    config, base = read_config(file, ConfigFile)
     folder = output or (base / config.output).resolve()
     size = config.size or (256 if config.model == "demo" else 1024)
     pictures = Pictures(folder / "inputs", size, config.fit, write)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..train_tokens.plan import AtLeastOne, Count, Entry, Share, Text
+from ..config_file import AtLeastOne, Count, Entry, Share, Text
 from .cases import Case
 from .graph import Graph, Made
 
@@ -81,6 +81,46 @@ class Loaded:
         """The image of an uploaded file, and its latent."""
         image = self.graph.add("LoadImage", image=picture)[0]
         return image, self.graph.add("VAEEncode", pixels=image, vae=self.vae)[0]
+
+    def inverted(self, latent: list[Any], case: Case, method: str, steps: int, **more: Any) -> list[Any]:
+        """The trajectory of a picture's latent; ``more``: further inputs of Invert Latent."""
+        return self.graph.add(
+            "InvertLatent",
+            model=self.model,
+            latent_image=latent,
+            source_prompt=case.source,
+            method=method,
+            steps=steps,
+            seed=case.seed,
+            clip=self.clip,
+            captioner="none",
+            **more,
+        )[0]
+
+    def sampled(
+        self,
+        latent: list[Any],
+        case: Case,
+        settings: Settings,
+        positive: list[Any],
+        negative: list[Any],
+        steps: int | None = None,
+        denoise: float = 1.0,
+    ) -> list[Any]:
+        """The latent that KSampler makes; ``steps``: other than those of the settings."""
+        return self.graph.add(
+            "KSampler",
+            model=self.model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            seed=case.seed,
+            steps=settings.steps if steps is None else steps,
+            cfg=settings.cfg,
+            sampler_name=settings.sampler_name,
+            scheduler=settings.scheduler,
+            denoise=denoise,
+        )[0]
 
     def mask(self, file: str) -> list[Any]:
         return self.graph.add("LoadImageMask", image=file, channel="red")[0]
@@ -209,19 +249,8 @@ class _Blended(Method):
             latent = empty_latent(loaded, case)
         else:
             _, encoded = loaded.encoded(case.picture)
-            trajectory = graph.add(
-                "InvertLatent",
-                model=loaded.model,
-                latent_image=encoded,
-                source_prompt=case.source,
-                method=self.inversion,
-                steps=own.steps,
-                seed=case.seed,
-                clip=loaded.clip,
-                captioner="none",
-                record_noise_maps=self.noise_maps == "as recorded"
-                and self.inversion in ("edit_friendly_ddpm", "ledits_pp"),
-            )[0]
+            recorded = self.noise_maps == "as recorded" and self.inversion in ("edit_friendly_ddpm", "ledits_pp")
+            trajectory = loaded.inverted(encoded, case, self.inversion, own.steps, record_noise_maps=recorded)
         return graph.add(
             "FeatureBlendSampler",
             model=loaded.model,
@@ -353,17 +382,8 @@ class Oir(Method):
     def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
         own, graph = self.settings(common), loaded.graph
         image, encoded = loaded.encoded(case.picture)
-        trajectory = graph.add(
-            "InvertLatent",
-            model=loaded.model,
-            latent_image=encoded,
-            source_prompt=case.source,
-            method=self.inversion,
-            steps=own.steps,
-            seed=case.seed,
-            clip=loaded.clip,
-            captioner="none",
-            fixed_point_iterations=FIXED_POINT_ITERATIONS,
+        trajectory = loaded.inverted(
+            encoded, case, self.inversion, own.steps, fixed_point_iterations=FIXED_POINT_ITERATIONS
         )
         pairs = None
         for pair in case.pairs:
@@ -382,7 +402,7 @@ class Oir(Method):
             "InversionStepSearch",
             model=loaded.model,
             vae=loaded.vae,
-            trajectory=trajectory[0],
+            trajectory=trajectory,
             pairs=pairs[0],
             clip_scorer=loaded.scorer(scorer),
             cfg=max(own.cfg, 1.0),
@@ -399,7 +419,7 @@ class Oir(Method):
                 "OIRReassemble",
                 model=loaded.model,
                 vae=loaded.vae,
-                trajectory=trajectory[0],
+                trajectory=trajectory,
                 search=search[0],
                 cfg=max(own.cfg, 1.0),
                 reassembly=self.reassembly,
@@ -474,20 +494,9 @@ class _Noised(Method):
     def sampled(self, loaded: Loaded, case: Case, own: Settings, latent: list[Any], texts: Any = None) -> list[Any]:
         """The edited image from a latent; ``texts``: positive and negative, if not the prompts alone."""
         positive, negative = texts or (loaded.text(case.edit), loaded.text(own.negative))
-        made = loaded.graph.add(
-            "KSampler",
-            model=loaded.model,
-            positive=positive,
-            negative=negative,
-            latent_image=latent,
-            seed=case.seed,
-            steps=self.own_steps(own),
-            cfg=own.cfg,
-            sampler_name=own.sampler_name,
-            scheduler=own.scheduler,
-            denoise=self.strength,
+        return loaded.decoded(
+            loaded.sampled(latent, case, own, positive, negative, steps=self.own_steps(own), denoise=self.strength)
         )
-        return loaded.decoded(made[0])
 
 
 class SDEdit(_Noised):
@@ -597,27 +606,16 @@ def build_source(loaded: Loaded, case: Case, settings: Settings) -> Wanted:
     The mask is Part Attention Mask's over four noise draws, binarised by Otsu.
     """
     graph = loaded.graph
-    made = graph.add(
-        "KSampler",
-        model=loaded.model,
-        positive=loaded.text(case.source),
-        negative=loaded.text(settings.negative),
-        latent_image=empty_latent(loaded, case),
-        seed=case.seed,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        sampler_name=settings.sampler_name,
-        scheduler=settings.scheduler,
-        denoise=1.0,
-    )
-    pictures = {"edited": loaded.shown(loaded.decoded(made[0]))}
+    positive, negative = loaded.text(case.source), loaded.text(settings.negative)
+    made = loaded.sampled(empty_latent(loaded, case), case, settings, positive, negative)
+    pictures = {"edited": loaded.shown(loaded.decoded(made))}
     if case.mask_by_token:
         soft = graph.add(
             "PartAttentionMask",
             model=loaded.model,
             part_token=graph.add("LoadPartToken", part_token=case.token)[0],
             positive=loaded.text(""),
-            latent_image=made[0],
+            latent_image=made,
             noise_level=MASK_NOISE,
             seed=case.seed,
             samples=MASK_DRAWS,

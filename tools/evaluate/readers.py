@@ -17,8 +17,8 @@ import yaml
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError, model_validator
 
+from ..config_file import AtLeastOne, Count, Entry, ExistingPath, Names, Text, error_lines
 from ..host.layout import PACK_DIR
-from ..train_tokens.plan import AtLeastOne, Count, Entry, ExistingPath, Names, Text, error_lines
 from .cases import Case, DataError, Pair, Pictures, one_line
 
 MAX_LIST_BYTES = 16 * 1024**2

@@ -33,10 +33,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config_file import ConfigError
 from ..host.existing import has_accelerator
 from ..host.layout import PACK_DIR, end_cleanly_when_told_to_stop, write_whole
 from ..host.provision import locked
-from ..train_tokens.plan import ConfigError
 from .cases import Case
 from .cluster import Cluster
 from .config import Plan, read_plan

@@ -11,14 +11,11 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     create_model,
     field_validator,
@@ -26,62 +23,13 @@ from pydantic import (
 )
 
 from ..bootstrap import load_pack
-
-MAX_CONFIG_BYTES = 1024**2
-
-
-class ConfigError(ValueError):
-    """The configuration is invalid; the message has one line per wrong entry."""
-
-
-class Entry(BaseModel):
-    """Keys and values. Unknown keys are refused, and so are values of another type: nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            raise ValueError(f"expected keys and values, got {values!r}.")
-        unknown = [str(key) for key in values if key not in cls.model_fields]
-        if unknown:
-            known = ", ".join(sorted(cls.model_fields))
-            raise ValueError(
-                f"unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}. Known keys: {known}."
-            )
-        return values
-
-
-def _text(value: Any) -> Any:
-    # YAML reads a name like 2024 as a number.
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _resolved(value: str, info: ValidationInfo) -> Path:
-    """A path of the file, which is relative to the file's own folder."""
-    return (typing.cast(dict[str, Path], info.context)["base"] / value).resolve()
-
-
-def _existing(value: str, info: ValidationInfo) -> str:
-    path = _resolved(value, info)
-    if not path.exists():
-        raise ValueError(f"{path} does not exist.")
-    return str(path)
+from ..config_file import AtLeastOne, Count, Entry, ExistingPath, Names, PictureSize, Share, Text, read_config, resolved
 
 
 def _file_name(value: str) -> str:
     from partedit_oir.core.files import safe_file_name
 
     return safe_file_name(value, "")
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-ExistingPath = Annotated[Text, AfterValidator(_existing)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Names = Annotated[list[Text], Field(min_length=1)]
 
 
 class Folder(Entry):
@@ -206,7 +154,7 @@ class ConfigFile(Entry):
     output: Text = "tokens"
     model: Text = "demo"
     prompt: Text = ""
-    size: int | None = None
+    size: PictureSize | None = None
     flip: bool = True
     crops: Count = 0
     settings: Settings = {}
@@ -220,17 +168,10 @@ class ConfigFile(Entry):
     def _demo_or_file(cls, value: str, info: ValidationInfo) -> str:
         if value == "demo":
             return value
-        path = _resolved(value, info)
+        path = resolved(value, info)
         if not path.is_file():
             raise ValueError(f"{path} does not exist. Give a checkpoint file, or 'demo'.")
         return str(path)
-
-    @field_validator("size")
-    @classmethod
-    def _multiple_of_8(cls, value: int | None) -> int | None:
-        if value is not None and (value < 64 or value % 8):
-            raise ValueError(f"expected a multiple of 8, at least 64, got {value}.")
-        return value
 
     @field_validator("tokens")
     @classmethod
@@ -264,17 +205,7 @@ def read_plan(file: Path) -> Plan:
         ConfigError: unreadable YAML, unknown keys, values of another type, missing files, or invalid names.
     """
     load_pack()
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{file}: is larger than {MAX_CONFIG_BYTES // 1024} KB, so it is not a configuration file.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
-    base = file.resolve().parent
-    try:
-        config = ConfigFile.model_validate(content, context={"base": base})
-    except ValidationError as error:
-        raise ConfigError("\n".join(error_lines(error))) from error
+    config, base = read_config(file, ConfigFile)
     output = (base / config.output).resolve()
     return Plan(
         [_task(token, config, output) for token in config.tokens], output, config.retries, config.workers, config.ray
@@ -295,28 +226,3 @@ def _task(token: Token, config: ConfigFile, output: Path) -> dict[str, Any]:
         "crops": config.crops,
         "output": str(output),
     }
-
-
-def error_lines(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> list[str]:
-    """One line per fault: the entry's place in the file, then what is expected there."""
-    lines = []
-    for found in error.errors():
-        place = (*prefix, *found["loc"])
-        reason = (found.get("ctx") or {}).get("error")
-        if isinstance(reason, ValidationError):  # the settings have their own model
-            lines += error_lines(reason, place)
-            continue
-        if reason is not None:
-            text = str(reason).removeprefix(": ")
-            field, _, rest = text.partition(": ")
-            if field.isidentifier():  # one field, found wrong by the check of the whole entry
-                place, text = (*place, field), rest
-        elif found["type"] == "missing":
-            text = "is missing."
-        elif found["type"] == "too_short":
-            text = "expected at least one entry."
-        else:
-            text = f"{found['msg'].replace('Input should be', 'expected')}, got {found['input']!r}."
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        lines.append(f"{where or 'the file'}: {text}")
-    return lines

@@ -36,8 +36,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..config_file import ConfigError
 from ..host.layout import PACK_DIR, write_whole
-from .plan import ConfigError, Plan, Ray, read_plan
+from .plan import Plan, Ray, read_plan
 from .task import run_task
 
 

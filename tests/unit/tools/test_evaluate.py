@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tools.config_file import ConfigError
 from tools.evaluate import readers
 from tools.evaluate.cases import Case, DataError, Pair, Pictures, file_name
 from tools.evaluate.config import read_plan
@@ -25,7 +26,6 @@ from tools.evaluate.scores import COLUMNS, means
 from tools.evaluate.store import Store
 from tools.evaluate.tables import markdown, plan_text, published, report
 from tools.evaluate.worker import JobError, ServerGone
-from tools.train_tokens.plan import ConfigError
 
 SIZE = 64
 

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from tools.bootstrap import load_pack
+from tools.config_file import ConfigError
 from tools.train_tokens import run as run_module
-from tools.train_tokens.plan import ConfigError, read_plan
+from tools.train_tokens.plan import read_plan
 from tools.train_tokens.run import main, run_guarded, run_here
 from tools.train_tokens.task import run_task
 
