@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from . import models
+from . import models, oir_real, partedit_sdxl
 from .blueprint import Blueprint, Shown
 from .compose import Node
-from .oir import pair
-from .oir_real import GUIDANCE, SAM3_LOADER, SDXL_SCORER
+from .oir import pair, reassembly, search
+from .oir_real import GUIDANCE, SAM3_LOADER, SDXL_SCORER, TWO_DESCRIPTION
 from .partedit import blend, checkpoint, token
 from .partedit_sdxl import REAL_SAMPLING
 
 MODEL, CLIP, VAE = "checkpoint.MODEL", "checkpoint.CLIP", "checkpoint.VAE"
 # The image comes from outside; SDXL was trained on a million pixels.
-PICTURE = (
-    Node("picture", "ImageScaleToTotalPixels", 1, {"upscale_method": "lanczos", "megapixels": 1.0}),
-    Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": VAE}),
-)
+PICTURE = Node("picture", "ImageScaleToTotalPixels", 1, {"upscale_method": "lanczos", "megapixels": 1.0})
 
 PART = Blueprint(
     "Edit a part",
@@ -23,22 +20,9 @@ PART = Blueprint(
     (
         checkpoint(models.SDXL),
         token(models.HUMAN_HEAD),
-        *PICTURE,
-        Node(
-            "invert",
-            "InvertLatent",
-            1,
-            {"method": "edit_friendly_ddpm", "steps": 50, "seed": 1},
-            {"model": MODEL, "latent_image": "encode"},
-        ),
-        Node(
-            "prompt",
-            "PartEditPrompt",
-            2,
-            {"source": "a closeup of a man outdoors", "edit": "man -> robot"},
-            {"clip": CLIP},
-        ),
-        Node("negative", "CLIPTextEncode", 2, {"text": ""}, {"clip": CLIP}, "Negative prompt"),
+        PICTURE,
+        *partedit_sdxl.inverted(1),
+        *partedit_sdxl.prompts("a closeup of a man outdoors", "man -> robot", 2),
         blend(
             MODEL,
             {**REAL_SAMPLING, "paste_back": "latent"},
@@ -89,44 +73,13 @@ OBJECTS = Blueprint(
         checkpoint(models.SDXL),
         SAM3_LOADER,
         *SDXL_SCORER,
-        *PICTURE,
-        Node("source", "PrimitiveStringMultiline", 1, {"value": "a photo of a cat and a chair in a room"}),
-        Node(
-            "invert",
-            "InvertLatent",
-            1,
-            {"steps": 50},
-            {"model": MODEL, "latent_image": "encode", "clip": CLIP, "source_prompt": "source"},
-        ),
+        PICTURE,
+        *oir_real.inverted(TWO_DESCRIPTION),
         *_object(1, "cat", "corgi"),
         *_object(2, "chair", "red armchair", "pair1"),
-        Node(
-            "search",
-            "InversionStepSearch",
-            4,
-            dict(GUIDANCE),
-            {
-                "model": MODEL,
-                "vae": VAE,
-                "trajectory": "invert.trajectory",
-                "pairs": "pair2",
-                "clip_scorer": "scorer",
-            },
-        ),
-        Node(
-            "reassemble",
-            "OIRReassemble",
-            5,
-            dict(GUIDANCE),
-            {
-                "model": MODEL,
-                "vae": VAE,
-                "trajectory": "invert.trajectory",
-                "search": "search.search",
-                "clip": CLIP,
-                "image": "picture",
-            },
-        ),
+        # Without their previews: what they show comes out of the blueprint.
+        search(MODEL, VAE, "scorer", "pair2", GUIDANCE)[0],
+        reassembly(MODEL, VAE, CLIP, "picture", GUIDANCE)[0],
     ),
     (
         Shown("image", "image", "picture.image"),

@@ -76,6 +76,13 @@ def _image(size: int, description: str) -> tuple[Node, ...]:
             {"upscale_method": "lanczos", "width": size, "height": size, "crop": "center"},
             {"image": "loaded"},
         ),
+        *inverted(description),
+    )
+
+
+def inverted(description: str) -> tuple[Node, ...]:
+    """The node ``picture``, encoded and inverted with its description."""
+    return (
         Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": VAE}),
         Node("source", "PrimitiveStringMultiline", 1, {"value": description}, {}, "Image description"),
         Node(

@@ -87,6 +87,13 @@ def _your_image(column: int) -> tuple[Node, ...]:
             {"upscale_method": "lanczos", "width": 1024, "height": 1024, "crop": "center"},
             {"image": "loaded"},
         ),
+        *inverted(column),
+    )
+
+
+def inverted(column: int) -> tuple[Node, ...]:
+    """The node ``picture``, encoded and inverted for editing."""
+    return (
         Node("encode", "VAEEncode", column, {}, {"pixels": "picture", "vae": VAE}),
         Node(
             "invert",
@@ -98,7 +105,7 @@ def _your_image(column: int) -> tuple[Node, ...]:
     )
 
 
-def _prompts(source: str, edit: str, column: int, **options: object) -> tuple[Node, ...]:
+def prompts(source: str, edit: str, column: int, **options: object) -> tuple[Node, ...]:
     return (
         Node("prompt", "PartEditPrompt", column, {"source": source, "edit": edit, **options}, {"clip": CLIP}),
         Node("negative", "CLIPTextEncode", column, {"text": ""}, {"clip": CLIP}, "Negative prompt"),
@@ -114,7 +121,7 @@ REAL_IMAGE = Workflow(
         checkpoint(models.SDXL),
         token(models.HUMAN_HEAD),
         *_your_image(1),
-        *_prompts("a closeup of a man outdoors", "man -> robot", 2),
+        *prompts("a closeup of a man outdoors", "man -> robot", 2),
         blend(MODEL, REAL_SAMPLING, 3, latent_image="", trajectory="invert.trajectory"),
         *results(VAE, 4, "Image, replayed", "partedit_real"),
     ),
@@ -129,7 +136,7 @@ SAM3_MASK = Workflow(
         *_your_image(1),
         Node("what", "CLIPTextEncode", 2, {"text": "head"}, {"clip": "sam3.CLIP"}, "What to edit"),
         Node("found", "SAM3_Detect", 2, {}, {"model": "sam3.MODEL", "image": "picture", "conditioning": "what"}),
-        *_prompts("a closeup of a man outdoors", "man -> robot", 3),
+        *prompts("a closeup of a man outdoors", "man -> robot", 3),
         blend(
             MODEL,
             REAL_SAMPLING,
@@ -194,7 +201,7 @@ FEW_STEPS = Workflow(
         checkpoint(models.SDXL_TURBO),
         token(models.HUMAN_HEAD),
         Node("size", "EmptyLatentImage", 0, {"width": 512, "height": 512}),
-        *_prompts("a closeup of a man outdoors", "man -> robot", 1),
+        *prompts("a closeup of a man outdoors", "man -> robot", 1),
         blend(
             MODEL,
             {
