@@ -48,6 +48,7 @@ def edit_steps_input() -> io.Float.Input:
     """tₑ, how long the edit is blended."""
     return io.Float.Input(
         "edit_steps",
+        display_name="edit steps",
         default=STANDARD.edit_steps,
         min=0.0,
         max=1.0,
@@ -64,6 +65,7 @@ def omega_input(
     """ω of the adaptive threshold."""
     return io.Float.Input(
         "omega",
+        display_name="omega (softness)",
         default=STANDARD.omega,
         min=OMEGA_RANGE[0],
         max=OMEGA_RANGE[1],
@@ -90,6 +92,7 @@ def fixed_threshold_input() -> io.Float.Input:
     return advanced(
         io.Float.Input(
             "fixed_threshold",
+            display_name="fixed threshold",
             default=STANDARD.fixed,
             min=0.0,
             max=1.0,
@@ -126,7 +129,10 @@ def padding_input() -> io.Combo.Input:
 
 
 def _combo(name: str, options: tuple[str, ...], default: str, tooltip: str) -> io.Combo.Input:
-    return advanced(io.Combo.Input(name, options=list(options), default=default, optional=True, tooltip=tooltip))
+    shown = name.replace("_", " ")
+    return advanced(
+        io.Combo.Input(name, display_name=shown, options=list(options), default=default, optional=True, tooltip=tooltip)
+    )
 
 
 def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
@@ -173,6 +179,7 @@ def blend_inputs(paste_back: tuple[str, ...]) -> list[io.Input]:
         advanced(
             io.Boolean.Input(
                 "keep_pooled",
+                display_name="keep pooled embedding",
                 default=STANDARD.keep_pooled,
                 optional=True,
                 tooltip="Use the source's pooled embedding for the edits: preserves the background, weakens the edit.",

@@ -27,23 +27,27 @@ class EditingPair(io.ComfyNode):
             display_name="Editing Pair",
             category="OIR",
             **aliases("OIR", "object to object", "replace object"),
-            description="Names one object, what to turn it into, and where it is. Chain several through previous_pairs "
+            description="Names one object, what to turn it into, and where it is. Chain several through previous pairs "
             "to edit several objects at once.",
             inputs=[
                 io.Clip.Input("clip", tooltip="Encodes the guided prompt."),
                 io.String.Input(
                     "source_prompt",
+                    display_name="source prompt",
                     multiline=True,
                     default="",
                     tooltip="Describes the whole image as it is; the same text for all pairs. Connect Invert Latent's "
-                    "source_prompt.",
+                    "source prompt.",
                 ),
                 io.String.Input(
                     "source_phrase",
+                    display_name="source phrase",
                     default="",
                     tooltip="The object, in the words of the source prompt. Whole words; case does not matter.",
                 ),
-                io.String.Input("target_phrase", default="", tooltip="What to turn the object into."),
+                io.String.Input(
+                    "target_phrase", display_name="target phrase", default="", tooltip="What to turn the object into."
+                ),
                 io.Mask.Input(
                     "mask",
                     tooltip="Where the object is: one mask with the image's aspect ratio, at any resolution. Painted, "
@@ -60,10 +64,11 @@ class EditingPair(io.ComfyNode):
                 ),
                 io.String.Input(
                     "guided_prompt",
+                    display_name="guided prompt",
                     multiline=True,
                     default="",
                     tooltip="Empty: the source prompt with this one phrase replaced. Your own text overrides it; OIR "
-                    "Reassemble then needs a target_prompt as well.",
+                    "Reassemble then needs a target prompt as well.",
                 ),
                 io_types.EditingPairs.Input(
                     "previous_pairs",

@@ -62,6 +62,7 @@ class FeatureBlendSampler(io.ComfyNode):
                 cfg_input(),
                 io.Combo.Input(
                     "sampler_name",
+                    display_name="sampler name",
                     options=comfy.samplers.SAMPLER_NAMES,
                     default=STANDARD.sampler,
                     tooltip="Stochastic samplers use the same noise for source and edits.",
@@ -87,13 +88,14 @@ class FeatureBlendSampler(io.ComfyNode):
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     optional=True,
-                    tooltip="Strength of the edit. Below 1: start from latent_image, or later in the trajectory, "
+                    tooltip="Strength of the edit. Below 1: start from latent image, or later in the trajectory, "
                     "instead of from pure noise.",
                 ),
                 *blend_inputs(CHOICES),
                 advanced(
                     io.Int.Input(
                         "edits_per_pass",
+                        display_name="edits per pass",
                         default=STANDARD.edits_per_pass,
                         min=0,
                         max=64,
@@ -106,12 +108,13 @@ class FeatureBlendSampler(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="With a trajectory and paste_back pixels: the original image, used instead of the decoded "
+                    tooltip="With a trajectory and paste back pixels: the original image, used instead of the decoded "
                     "one.",
                 ),
                 advanced(
                     io.Combo.Input(
                         "noise_maps",
+                        display_name="noise maps",
                         options=list(NOISE_MAPS),
                         default=NOISE_MAPS[0],
                         optional=True,

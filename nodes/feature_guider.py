@@ -43,6 +43,7 @@ class FeatureBlendGuider(io.ComfyNode):
                 omega_input(),
                 io.Combo.Input(
                     "output_rows",
+                    display_name="output rows",
                     options=list(GUIDER_ROWS),
                     default=GUIDER_ROWS[0],
                     tooltip="What the sampler returns: the edits only, or the source images followed by the edits.",

@@ -47,10 +47,11 @@ class InvertLatent(io.ComfyNode):
                 ),
                 io.String.Input(
                     "source_prompt",
+                    display_name="source prompt",
                     multiline=True,
                     default="",
                     tooltip="Describes the image as it is. Needs clip. Leave empty to use positive or a captioner. Not "
-                    "needed for edit_friendly_ddpm and ledits_pp unless record_noise_maps is on.",
+                    "needed for edit_friendly_ddpm and ledits_pp unless record noise maps is on.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -77,7 +78,7 @@ class InvertLatent(io.ComfyNode):
                         step=0.1,
                         tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. Values "
                         "other than 1 need negative. edit_friendly_ddpm and ledits_pp use it only with "
-                        "record_noise_maps (published: 3.5).",
+                        "record noise maps (published: 3.5).",
                     )
                 ),
                 io.Int.Input(
@@ -99,6 +100,7 @@ class InvertLatent(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "fixed_point_iterations",
+                        display_name="fixed point iterations",
                         default=3,
                         min=1,
                         max=20,
@@ -115,11 +117,11 @@ class InvertLatent(io.ComfyNode):
                         "Needs image and clip.",
                     )
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Encodes source_prompt."),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes source prompt."),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="Conditioning to use instead of source_prompt, for example with ControlNet.",
+                    tooltip="Conditioning to use instead of source prompt, for example with ControlNet.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is used and not 1."),
                 io.Sigmas.Input(
@@ -132,10 +134,11 @@ class InvertLatent(io.ComfyNode):
                 advanced(
                     io.Boolean.Input(
                         "record_noise_maps",
+                        display_name="record noise maps",
                         default=False,
                         optional=True,
                         tooltip="For edit_friendly_ddpm and ledits_pp. On: run the model now and keep its noise maps, "
-                        "as published; needed for noise_maps 'as recorded' in Feature Blend Sampler. Off: the sampler "
+                        "as published; needed for noise maps 'as recorded' in Feature Blend Sampler. Off: the sampler "
                         "finds them while it edits, exact at its own cfg, and inversion takes no time.",
                     )
                 ),

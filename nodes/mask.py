@@ -40,6 +40,7 @@ class PartAttentionMask(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="The image, from VAE Encode."),
                 io.Float.Input(
                     "noise_level",
+                    display_name="noise level",
                     default=0.25,
                     min=0.0,
                     max=1.0,
@@ -134,7 +135,7 @@ class AdaptiveOtsuThreshold(io.ComfyNode):
                     options=list(THRESHOLDS[:3]),
                     default=STANDARD.threshold,
                     tooltip="adaptive: 0 below k/2, 1 from omega·k, soft in between; k is Otsu's threshold. otsu: 1 "
-                    "from k on. fixed: 1 from fixed_threshold on.",
+                    "from k on. fixed: 1 from fixed threshold on.",
                 ),
                 omega_input(
                     "For adaptive: where the mask reaches 1, in multiples of k. Larger gives a wider soft band."

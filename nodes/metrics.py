@@ -63,12 +63,14 @@ class EditMetrics(io.ComfyNode):
                 ),
                 io.String.Input(
                     "source_text",
+                    display_name="source text",
                     default="",
                     optional=True,
                     tooltip="What the region showed before, for CLIP: 'a cat'.",
                 ),
                 io.String.Input(
                     "target_text",
+                    display_name="target text",
                     default="",
                     optional=True,
                     tooltip="What the region should show now, for CLIP: 'a dog'.",
@@ -89,11 +91,11 @@ class EditMetrics(io.ComfyNode):
                 io.Float.Output(display_name="ms_ssim", tooltip="Multi-scale SSIM of the whole image."),
                 io.Float.Output(
                     display_name="clip_edited",
-                    tooltip="CLIP score of the edited region and target_text; 0 without clip_scorer or text.",
+                    tooltip="CLIP score of the edited region and target text; 0 without CLIP scorer or text.",
                 ),
                 io.Float.Output(
                     display_name="clip_unedited",
-                    tooltip="CLIP score of the rest and source_text; 0 without clip_scorer or mask.",
+                    tooltip="CLIP score of the rest and source text; 0 without CLIP scorer or mask.",
                 ),
             ],
         )

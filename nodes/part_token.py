@@ -34,6 +34,7 @@ class LoadPartToken(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "part_token",
+                    display_name="part token",
                     options=[*files, *published_names(files)],
                     tooltip=(
                         f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
@@ -125,9 +126,15 @@ class SavePartToken(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io_types.PartToken.Input("part_token", tooltip="From Train Part Token or Combine Part Tokens."),
-                io.String.Input("file_name", default="my_part", tooltip="A plain name, without folder or extension."),
+                io.String.Input(
+                    "file_name",
+                    display_name="file name",
+                    default="my_part",
+                    tooltip="A plain name, without folder or extension.",
+                ),
                 io.Combo.Input(
                     "if_it_exists",
+                    display_name="if it exists",
                     options=["number it", "replace it"],
                     default="number it",
                     tooltip="number it: keep the existing file and add a number. replace it: overwrite, if it is a "

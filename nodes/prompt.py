@@ -47,6 +47,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Combo.Input(
                         "prompt_to_prompt",
+                        display_name="prompt to prompt",
                         options=list(MODES),
                         default=STANDARD.mode,
                         optional=True,
@@ -58,6 +59,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "cross_replace",
+                        display_name="cross-attention replace",
                         default=STANDARD.cross_replace,
                         min=0.0,
                         max=1.0,
@@ -70,6 +72,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "changed_words",
+                        display_name="changed words",
                         default=STANDARD.changed_words,
                         min=0.0,
                         max=1.0,
@@ -82,6 +85,7 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "self_replace",
+                        display_name="self-attention replace",
                         default=STANDARD.self_replace,
                         min=0.0,
                         max=1.0,
@@ -95,17 +99,19 @@ class PartEditPrompt(io.ComfyNode):
                 advanced(
                     io.String.Input(
                         "word_fractions",
+                        display_name="word fractions",
                         default="",
                         optional=True,
                         tooltip=(
                             "Fractions for single words or phrases of the edit: robot=0.4, red hat=0.8. They override "
-                            "cross_replace and changed_words."
+                            "cross-attention replace and changed words."
                         ),
                     )
                 ),
                 advanced(
                     io.String.Input(
                         "word_weights",
+                        display_name="word weights",
                         default="",
                         optional=True,
                         tooltip="Attention weights for words (re-weighting): smiling=2, beard=0.5.",

@@ -80,11 +80,13 @@ class OIRReassemble(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "paste_back",
+                    display_name="paste back",
                     default=False,
                     tooltip="Restore the original latent outside the masks at the end.",
                 ),
                 io.Boolean.Input(
                     "pixel_composite",
+                    display_name="pixel composite",
                     default=False,
                     tooltip="Restore the original pixels outside the masks. Needs image.",
                 ),
@@ -95,11 +97,12 @@ class OIRReassemble(io.ComfyNode):
                         min=0.0,
                         max=128.0,
                         step=1.0,
-                        tooltip="Soft edge of paste_back and pixel_composite, in pixels.",
+                        tooltip="Soft edge of paste back and pixel composite, in pixels.",
                     )
                 ),
                 io.String.Input(
                     "target_prompt",
+                    display_name="target prompt",
                     multiline=True,
                     default="",
                     tooltip="Describes the image after all edits. Empty: built from the pairs. Needs clip.",
@@ -116,9 +119,9 @@ class OIRReassemble(io.ComfyNode):
                 io.Conditioning.Input(
                     "target",
                     optional=True,
-                    tooltip="Conditioning to use instead of target_prompt.",
+                    tooltip="Conditioning to use instead of target prompt.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="The original image, for pixel_composite."),
+                io.Image.Input("image", optional=True, tooltip="The original image, for pixel composite."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited latent."),

@@ -123,7 +123,7 @@ class GroundedSAMMask(io.ComfyNode):
                 io.String.Input(
                     "text",
                     default="",
-                    tooltip="What to find; separate several names with commas. Needs grounding_model. "
+                    tooltip="What to find; separate several names with commas. Needs grounding model. "
                     "Leave empty to use only boxes or points.",
                 ),
                 io.Float.Input(
@@ -138,6 +138,7 @@ class GroundedSAMMask(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "max_objects",
+                        display_name="max objects",
                         default=1,
                         min=1,
                         max=100,

@@ -71,12 +71,18 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 advanced(
                     io.Int.Input(
-                        "first_step", default=STANDARD.first, min=1, max=999, tooltip="First inversion step to try."
+                        "first_step",
+                        display_name="first step",
+                        default=STANDARD.first,
+                        min=1,
+                        max=999,
+                        tooltip="First inversion step to try.",
                     )
                 ),
                 advanced(
                     io.Int.Input(
                         "last_step",
+                        display_name="last step",
                         default=STANDARD.last,
                         min=0,
                         max=999,
@@ -89,6 +95,7 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "batch_size",
+                        display_name="batch size",
                         default=STANDARD.batch_size,
                         min=0,
                         max=256,
@@ -99,6 +106,7 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Combo.Input(
                         "mask_mode",
+                        display_name="mask mode",
                         options=list(MASK_MODES),
                         default=STANDARD.mask_mode,
                         tooltip="masked: the scorer sees only the object, as the paper describes. published_bias: as "
@@ -108,6 +116,7 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Boolean.Input(
                         "published_first",
+                        display_name="published first",
                         default=STANDARD.published_first,
                         tooltip="Use the unchanged image as the candidate of step 1, as in the published results.",
                     )
@@ -120,16 +129,18 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "edit_weight",
+                    display_name="edit weight",
                     default=STANDARD.edit_weight,
                     min=0.1,
                     max=10.0,
                     step=0.1,
-                    tooltip="Weight of S_e, the match with the target phrase, in S = edit_weight · S_e + S_ne. Raise "
+                    tooltip="Weight of S_e, the match with the target phrase, in S = edit weight · S_e + S_ne. Raise "
                     "it if the edit hardly shows, lower it if the rest changes too much. The paper uses 1.",
                 ),
                 advanced(
                     io.Combo.Input(
                         "score_text",
+                        display_name="score text",
                         options=list(SCORE_TEXTS),
                         default=STANDARD.score_text,
                         optional=True,
@@ -141,6 +152,7 @@ class InversionStepSearch(io.ComfyNode):
                 advanced(
                     io.Boolean.Input(
                         "keep_candidates",
+                        display_name="keep candidates",
                         default=False,
                         optional=True,
                         tooltip="Output every candidate at full size as candidates. Off by default: 50 images of 1024 "
@@ -173,7 +185,7 @@ class InversionStepSearch(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="The latents of the chosen candidates, one per pair."),
                 io.Image.Output(
                     display_name="candidates",
-                    tooltip="Every candidate at full size, pair by pair, steps ascending. Needs keep_candidates.",
+                    tooltip="Every candidate at full size, pair by pair, steps ascending. Needs keep candidates.",
                 ),
             ],
         )

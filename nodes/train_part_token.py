@@ -48,6 +48,7 @@ class TrainPartToken(io.ComfyNode):
                 io.Mask.Input("masks", tooltip="Masks of the part, one per image, in the same order."),
                 io.String.Input(
                     "part_names",
+                    display_name="part names",
                     default="head",
                     tooltip="Name of the part. For several parts, one name each: head, tail.",
                 ),
@@ -73,9 +74,10 @@ class TrainPartToken(io.ComfyNode):
                     )
                     for number in range(2, MAX_PARTS + 1)
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Needed for init_words."),
+                io.Clip.Input("clip", optional=True, tooltip="Needed for init words."),
                 io.String.Input(
                     "init_words",
+                    display_name="init words",
                     default="",
                     optional=True,
                     tooltip="Word to start from, one per part, such as head. Needs clip. Empty: random start.",

@@ -23,7 +23,13 @@ def recipe_inputs() -> list[Any]:
             tooltip="Also train on mirrored copies. Turn off for left and right parts.",
         ),
         io.Int.Input(
-            "crops", default=0, min=0, max=8, optional=True, tooltip="Number of random crops to add per image."
+            "crops",
+            display_name="crops per image",
+            default=0,
+            min=0,
+            max=8,
+            optional=True,
+            tooltip="Number of random crops to add per image.",
         ),
         io.String.Input(
             "layers",
@@ -34,6 +40,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "noise_high",
+            display_name="noise high",
             default=STANDARD.noise_high,
             min=0.01,
             max=1.0,
@@ -44,6 +51,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "noise_low",
+            display_name="noise low",
             default=STANDARD.noise_low,
             min=0.0,
             max=0.99,
@@ -54,6 +62,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "noise_count",
+            display_name="noise count",
             default=STANDARD.noise_count,
             min=1,
             max=50,
@@ -78,15 +87,17 @@ def recipe_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "learning_rate",
+            display_name="learning rate",
             default=STANDARD.learning_rate,
             min=0.0001,
             max=1000.0,
             step=0.1,
             optional=True,
-            tooltip="The paper uses 30. See learning_rate_rule.",
+            tooltip="The paper uses 30. See learning rate rule.",
         ),
         io.Combo.Input(
             "learning_rate_rule",
+            display_name="learning rate rule",
             options=list(LEARNING_RATE_RULES),
             default=STANDARD.learning_rate_rule,
             optional=True,
@@ -94,10 +105,17 @@ def recipe_inputs() -> list[Any]:
             "paper.",
         ),
         io.Int.Input(
-            "batch_size", default=STANDARD.batch_size, min=1, max=64, optional=True, tooltip="Images per step."
+            "batch_size",
+            display_name="batch size",
+            default=STANDARD.batch_size,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="Images per step.",
         ),
         io.Float.Input(
             "held_out",
+            display_name="held-out share",
             default=STANDARD.held_out,
             min=0.0,
             max=0.9,
@@ -116,6 +134,7 @@ def recipe_inputs() -> list[Any]:
         ),
         io.String.Input(
             "resume_name",
+            display_name="resume name",
             default="",
             optional=True,
             tooltip="Name to save unfinished training under, so that it can resume after a stop. Empty: not saved.",

@@ -10,7 +10,7 @@ from .partedit import LARGE, saved
 HOW = """## Several objects at once (OIR)
 
 1. **Invert Latent** finds the noisy latents that lead to the image, one per step.
-2. An **Editing Pair** names one object, what to turn it into, and its mask. Pairs are chained through `previous_pairs`.
+2. An **Editing Pair** names one object, what to turn it into, and its mask. Pairs are chained through `previous pairs`.
 3. **Inversion Step Search** edits each object from several steps and scores the results: S_e, how well the object
    matches its new words, and S_ne, how well the rest is preserved. The contact sheet frames the best step.
 4. **OIR Reassemble** takes each object from its own best step, puts them together, and blends the seams.
@@ -19,11 +19,11 @@ HOW = """## Several objects at once (OIR)
 TURN = """### Settings to try
 
 - `strategy`: `coarse-to-fine` only tries steps that may score higher, `exhaustive` tries all.
-- `first_step`, `last_step`, `stride`: which steps to try at all.
+- `first step`, `last step`, `stride`: which steps to try at all.
 - `overrides`: steps set by hand, one per pair, such as `12, auto`.
-- `edit_weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
+- `edit weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
 - `reinversion`: higher blends seams better and changes the image more.
-- `paste_back`, `pixel_composite`: restore the original latent or pixels outside the masks.
+- `paste back`, `pixel composite`: restore the original latent or pixels outside the masks.
 """
 
 DEMO_NOTE = """This workflow needs no download. It generates its own image; to use yours, replace the nodes that make it
@@ -31,7 +31,7 @@ with **Load Image** and describe the image in *Image description*.
 
 Write phrases with their article, as the demo's scorer learned them: `a red cat`, not `red cat`.
 
-`cfg` and `edit_weight` of the search are set for the demo model; the paper uses an `edit_weight` of 1.
+`cfg` and `edit weight` of the search are set for the demo model; the paper uses an `edit weight` of 1.
 
 The masks are plain boxes around the objects, made with core nodes. Painted masks, a segmentation node or
 *Part Attention Mask* work as well (templates `oir_sdxl` and `oir_part_token`).
@@ -43,7 +43,7 @@ No segmentation model, no painting: **Part Attention Mask** finds each part in t
 **Adaptive Otsu Threshold** turns the soft map into a mask, and an **Editing Pair** uses it. Each part is
 edited from its own best inversion step: the cat's head becomes green, the robot's torso yellow.
 
-`noise_level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several noise draws.
+`noise level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several noise draws.
 """
 
 SINGLE = """## One object (OIR)
@@ -58,14 +58,14 @@ SINGLE = """## One object (OIR)
 The node shows every step that was tried, with its scores. Click on one to choose it, or write its step into
 `overrides`, and run again: a step that was tried is there at once.
 
-`keep_candidates` is on, so `candidates` has every one of them at full size, steps ascending.
+`keep candidates` is on, so `candidates` has every one of them at full size, steps ascending.
 """
 
 SINGLE_TURN = """### Settings to try
 
 - `strategy`: `coarse-to-fine` only tries steps that may score higher, `exhaustive` tries all.
-- `edit_weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
-- `first_step`, `last_step`, `stride`: which steps to try at all.
+- `edit weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
+- `first step`, `last step`, `stride`: which steps to try at all.
 - `latent` can go on to an upscaler or a second pass.
 """
 

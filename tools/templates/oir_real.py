@@ -21,7 +21,7 @@ mask editor work as well; SAM 3 is then not needed.
 
 DESCRIBE = """### Describe the image
 
-*Image description* must contain the `source_phrase` of each pair word for word. *Upscale Image* brings the image to
+*Image description* must contain the `source phrase` of each pair word for word. *Upscale Image* brings the image to
 {size} × {size}.
 """
 

@@ -23,12 +23,12 @@ Run it: the images on the right are source, mask and edit.
 TURN = """### Settings to try
 
 - `omega`: softness of the mask. Larger is softer.
-- `edit_steps`: how long the edit is confined to the mask (1 = all steps).
+- `edit steps`: how long the edit is confined to the mask (1 = all steps).
 - More lines in `edit` give more edits of the same source in one run.
 """
 
 DEMO_NOTE = """This workflow needs no download: the demo model and its tokens come with the pack. `omega`, `cfg` and
-`scheduler` of the sampler and `changed_words` of the prompt are set for them. For a real checkpoint, use the template
+`scheduler` of the sampler and `changed words` of the prompt are set for them. For a real checkpoint, use the template
 `partedit_sdxl`.
 
 """

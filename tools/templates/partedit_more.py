@@ -28,7 +28,7 @@ EDITS = """## Several edits at once
 Each line of `edit` is a separate edit. They share one source, so N edits cost N + 1 images instead of 2 N, and they
 are comparable: same seed, same source, same mask.
 
-If memory is short, set `edits_per_pass` of the sampler to 1 or 2. The images stay the same.
+If memory is short, set `edits per pass` of the sampler to 1 or 2. The images stay the same.
 """
 
 REAL = """## Edit part of a real image
@@ -47,24 +47,24 @@ This workflow generates its own image, so that it runs as it is. Replace the nod
 REAL_TURN = """### Settings to try
 
 - `denoise` below 1: skip the noisiest steps. The edit stays closer to the image's shapes.
-- `method`: `ledits_pp` needs fewer steps. The `ddim` methods run the model to invert, and need `source_prompt` and
+- `method`: `ledits_pp` needs fewer steps. The `ddim` methods run the model to invert, and need `source prompt` and
   `clip` for it.
 - `seed` of Invert Latent: other noise, another edit.
-- `paste_back`: restore the original latent outside the mask.
+- `paste back`: restore the original latent outside the mask.
 """
 
 
 CUSTOM = """## Part edit with any sampler and sigmas
 
 **Feature Blend Guider** is the edit of Feature Blend Sampler for ComfyUI's custom sampling: connect it to
-**SamplerCustomAdvanced**, with any noise, sampler and sigmas. `output_rows` chooses whether the source comes out
+**SamplerCustomAdvanced**, with any noise, sampler and sigmas. `output rows` chooses whether the source comes out
 with its edits.
 """
 
 CUSTOM_TURN = """### Settings to try
 
 - `guider`: another guider underneath, such as *DualCFGGuider*. Its positive prompt is replaced by the edit prompt.
-- Sigmas from *SplitSigmas* start later: the edit stays closer to `latent_image`.
+- Sigmas from *SplitSigmas* start later: the edit stays closer to `latent image`.
 """
 
 

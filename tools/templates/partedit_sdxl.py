@@ -24,7 +24,7 @@ REAL_TURN = """### Settings to try
 
 - `cfg`: lower is closer to your image.
 - `denoise` below 1: skip the noisiest steps. The edit stays closer to the image's shapes.
-- `paste_back`: restore the original outside the mask; `pixels` needs `vae`, and `image` for the exact original.
+- `paste back`: restore the original outside the mask; `pixels` needs `vae`, and `image` for the exact original.
 - `seed` of Invert Latent: other noise, another edit.
 """
 
@@ -42,7 +42,7 @@ Any other MASK works as well: painted in the mask editor, or from *Grounded SAM 
 SAM3_TURN = """### Settings to try
 
 - `threshold` of SAM3 Detect: lower finds more.
-- `edit_steps` below 1: the edit may grow beyond the mask in the last steps.
+- `edit steps` below 1: the edit may grow beyond the mask in the last steps.
 - `cfg` 12.5 is the paper's for real images; lower is closer to yours.
 """
 

@@ -30,10 +30,10 @@ segmentation node (template `train_token_from_word`). White is the part.
 
 TRAIN_TURN = """### Settings to try
 
-- `noise_low`, `noise_high`: large parts do better with a middle range, 0.25 to 0.6.
+- `noise low`, `noise high`: large parts do better with a middle range, 0.25 to 0.6.
 - `loss`: `bce_dice` if the map spills over the rest of the object, as with small parts.
-- `masks_2`, and two names in `part_names`, separated by a comma: several parts in one token.
-- `resume_name`: lets a long training resume after a stop.
+- `masks 2`, and two names in `part names`, separated by a comma: several parts in one token.
+- `resume name`: lets a long training resume after a stop.
 """
 
 DEMO_TURN = f"""

@@ -22,6 +22,8 @@ RUNTIME_FILES += [path for room in ROOMS for path in sorted((REPOSITORY / room).
 # demo/training made the model and does not ship.
 RUNTIME_FILES += sorted((REPOSITORY / "demo").glob("*.py"))
 
+HELP_PAGES = REPOSITORY / "js" / "docs"
+
 NODE_IDS = {
     "LoadPartToken",
     "CombinePartTokens",
@@ -92,9 +94,82 @@ def test_every_node_has_a_help_page_with_its_parts(schemas):
         text = path.read_text(encoding="utf-8").lower()
         for part in ("input", "output", "tip", "source"):
             assert part in text, f"{path}: nothing on {part!r}"
-        for entry in [*schema.inputs, *schema.outputs]:
-            name = (getattr(entry, "display_name", None) or entry.id).lower()
-            assert name in text or str(entry.id).lower() in text, f"{path}: {name!r} is not explained"
+        rows = [
+            cell.strip("`").lower()
+            for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+            for cell in row.split(", ")
+        ]
+        inputs, outputs = shown_names(schema)
+        for name in [*inputs.values(), *outputs]:
+            assert name.lower() in rows, f"{path}: {name!r} is not explained"
+
+
+def shown_names(schema) -> tuple[dict[str, str], list[str]]:
+    """The English names that the editor shows: of inputs by id, and of outputs."""
+    known = json.loads((REPOSITORY / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    own = known.get(schema.node_id, {})
+    inputs = {part.id: own.get("inputs", {}).get(part.id, {}).get("name", part.id) for part in schema.inputs}
+    outputs = [out.display_name or out.id for out in schema.outputs]
+    return inputs, [own.get("outputs", {}).get(str(n), {}).get("name", name) for n, name in enumerate(outputs)]
+
+
+def test_names_that_the_editor_shows_are_words_and_lead_to_the_ids_of_messages(schemas):
+    """Messages, API and saved workflows say ``cross_replace``; the node says "cross-attention replace".
+
+    So the words of an id stand in its name, in their order. More words, capitals and hyphens may make it clearer.
+    """
+    for schema in schemas.values():
+        inputs, outputs = shown_names(schema)
+        pairs = [*inputs.items(), *((out.display_name or out.id, name) for out, name in zip(schema.outputs, outputs))]
+        for identifier, name in pairs:
+            place = f"{schema.node_id}.{identifier}: {name!r}"
+            assert "_" not in name, place
+            words = iter(re.findall(r"[a-z0-9]+", name.lower()))
+            assert all(part in words for part in re.findall(r"[a-z0-9]+", identifier.lower())), place
+
+
+def test_widgets_have_the_same_name_in_every_language_without_a_translation(schemas):
+    """The editor takes a widget's name from the schema where a language has none.
+
+    Not so a socket's: its name from the schema would also hide the translated one, so sockets have theirs in locales/.
+    """
+    for schema in schemas.values():
+        inputs, _ = shown_names(schema)
+        for part in schema.inputs:
+            place = f"{schema.node_id}.{part.id}"
+            if hasattr(part, "default"):
+                assert (part.display_name or part.id) == inputs[part.id], place
+            else:
+                assert part.display_name is None, place
+
+
+def test_locales_name_nothing_that_does_not_exist(schemas):
+    known = json.loads((REPOSITORY / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    by_id = {schema.node_id: schema for schema in schemas.values()}
+    for node_id, own in known.items():
+        assert set(own.get("inputs", {})) <= {part.id for part in by_id[node_id].inputs}, node_id
+        assert set(own.get("outputs", {})) <= {str(n) for n in range(len(by_id[node_id].outputs))}, node_id
+
+
+def test_texts_beside_a_node_call_inputs_as_the_editor_shows_them(schemas):
+    """Tooltips, help pages and notes of templates say "changed words", not ``changed_words``, which nobody sees."""
+    ids = {part.id for schema in schemas.values() for part in [*schema.inputs, *schema.outputs] if "_" in str(part.id)}
+    raw = re.compile(rf"(?<![\w/.*-])({'|'.join(sorted(ids, key=len, reverse=True))})(?![\w/]|\.\w)")
+    texts = {f"{page.parent.name}/en.md": page.read_text(encoding="utf-8") for page in HELP_PAGES.glob("*/en.md")}
+    for schema in schemas.values():
+        parts = [(schema.node_id, schema.description), *((part.id, part.tooltip) for part in schema.inputs)]
+        parts += [(out.display_name or out.id, out.tooltip) for out in schema.outputs]
+        texts |= {f"{schema.node_id}.{name}": str(text) for name, text in parts}
+    for path in (REPOSITORY / "workflows").glob("*.json"):
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        notes = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+        texts[path.name] = "\n".join(notes)
+    chinese = json.loads((REPOSITORY / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    for node_id, entry in chinese.items():
+        tips = [part["tooltip"] for part in [*entry.get("inputs", {}).values(), *entry["outputs"].values()]]
+        texts[f"zh {node_id}"] = "\n".join([entry["description"], *tips])
+    found = {place: raw.findall(text) for place, text in texts.items() if raw.search(text)}
+    assert not found
 
 
 def test_help_pages_belong_to_nodes(schemas):
@@ -366,8 +441,9 @@ def test_the_readme_names_every_model_folder_and_command(pack):
 def test_settings_that_the_readme_advises_exist(schemas):
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     table = text[text.index("| you see | try |") : text.index("For a picture of your own")]
-    inputs = {entry.id for schema in schemas.values() for entry in schema.inputs}
-    named = set(re.findall(r"`([a-z_]+)`", table))
+    inputs = {name for schema in schemas.values() for name in shown_names(schema)[0].values()}
+    inputs |= {name.partition(" (")[0] for name in inputs}
+    named = set(re.findall(r"`([a-z -]+)`", table))
     assert len(named) > 4 and named <= inputs
 
 
