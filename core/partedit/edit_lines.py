@@ -19,6 +19,8 @@ _ARROW = re.compile(rf"(?<![-<－＜\\]){_ARROWS}(?![>＞])")
 _ESCAPED_ARROW = re.compile(rf"\\(?={_ARROWS})")
 _NO_ARROW = re.compile(r"(?<![-<=])(?:=>|⇒)(?!>)")
 _BRACKETS = re.compile(r"(\\?)[<＜]([^<>＜＞\r\n]{1,100})[>＞]")
+# Chinese and Japanese titles stand in these, so they stay text; an input method may have made them of '<' and '>'.
+_TITLE_BRACKETS = re.compile(r"《([^《》\r\n]{1,100})》|〈([^〈〉\r\n]{1,100})〉")
 _TAG = re.compile(r"<\s*(?:lora|lyco|lycoris|locon|hypernet)\s*:[^<>]*>", re.IGNORECASE)
 # Inside a part's name, besides letters and digits.
 _NAME_SIGNS = " _-'’.&/"
@@ -34,17 +36,19 @@ class EditLine:
         text: the edit prompt, for the text encoder.
         parts: names in angle brackets, as written; empty if there are none.
         notes: remarks for the user.
+        replaced: of ``man -> robot``, the words on either side; empty for other lines.
     """
 
     text: str
     parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def read_edit_line(line: str, source: str) -> EditLine:
     """Read one line; one without ``->`` and without a name in angle brackets is the edit prompt as it stands.
 
-    ``→`` and the full-width forms of arrow and brackets count as well; ``=>`` is text, with a remark.
+    ``→`` and the full-width forms of arrow and brackets count as well; ``=>`` and ``《head》`` are text, with a remark.
     A backslash keeps them as text: ``\\->``, ``\\<head>``. Angle brackets around anything but a name (``<3``,
     ``a < b > c``, ``x<y>z``, ``<lora:…>``) are text, too.
 
@@ -64,6 +68,10 @@ def read_edit_line(line: str, source: str) -> EditLine:
     )
     if found := _NO_ARROW.search(line):
         notes += (f"note: {found.group()} is encoded as text; a replacement is written 'man -> robot'",)
+    for title in _TITLE_BRACKETS.finditer(line):
+        name = title[1] or title[2]
+        if _is_name(name):
+            notes += (f"note: {title.group()} is encoded as text; a part of the token is written <{name}>",)
     arrows = list(_ARROW.finditer(text))
     if len(arrows) > 1:
         raise ValueError(
@@ -74,7 +82,7 @@ def read_edit_line(line: str, source: str) -> EditLine:
         old, new = (
             _ESCAPED_ARROW.sub("", side).strip() for side in (text[: arrows[0].start()], text[arrows[0].end() :])
         )
-        return EditLine(_replaced(line, source, old, arrows[0].group(), new), parts, notes)
+        return EditLine(_replaced(line, source, old, arrows[0].group(), new), parts, notes, (old, new))
     text = _ESCAPED_ARROW.sub("", text).strip()
     if not text:
         raise ValueError(f"edit: {line!r} names a part but no edit. Write what to turn it into: 'man -> robot {line}'.")

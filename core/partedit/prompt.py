@@ -18,7 +18,7 @@ from ..picture_rows import option_rows
 from ..text import fold
 from .alignment import Alignment, FollowSettings, align
 from .edit_lines import EditLine, read_edit_line
-from .words import TokenizedPrompt, tokenize_prompt
+from .words import TokenizedPrompt, tokenize_prompt, with_phrases
 
 _OFF = "prompt-to-prompt is off: fractions and weights of words have no effect"
 
@@ -193,7 +193,7 @@ def _build(
             word_fractions=_present(follow.word_fractions, words),
             word_weights=_present(follow.word_weights, words),
         )
-        alignment = align(source_words, words, own)
+        alignment = align(with_phrases(source_words, line.replaced), with_phrases(words, line.replaced), own)
         prompt = PartPrompt(line.text, encode(clip, line.text), alignment, line.parts or tuple(parts), line.notes)
         built.append(Edit((prompt,)))
     conditioning = encode(clip, source) if source_conditioning is None else source_conditioning

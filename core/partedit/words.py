@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..encoding import warned_once
-from ..text import find_words, is_punctuation, split_punctuation, split_words
+from ..text import find_words, is_punctuation, is_unspaced, split_punctuation, split_words
 
 Tokenize = Callable[[str], list[list[tuple]]]
 Spell = Callable[[Any], str]
@@ -56,17 +56,53 @@ class TokenizedPrompt:
 
         If the phrase does not occur as written, punctuation is ignored.
         """
-        wanted = [
-            Word(part, (), glued=place > 0)
-            for word in split_words(phrase)
-            for place, part in enumerate(split_punctuation(word))
-        ]
+        wanted = _plain_units(phrase)
         for punctuation in (True, False):
             text, owners = joined(self.units, punctuation)
             spans = find_words(text, joined(wanted, punctuation)[0])
             if spans:
                 return tuple(sorted({p for start, end in spans for word in owners[start:end] for p in word.positions}))
         return ()
+
+
+def _plain_units(phrase: str) -> list[Word]:
+    """A phrase cut like a prompt's units, without ComfyUI's weighting syntax and without positions."""
+    return [
+        Word(part, (), glued=place > 0)
+        for word in split_words(phrase)
+        for place, part in enumerate(split_punctuation(word))
+    ]
+
+
+def with_phrases(prompt: TokenizedPrompt, phrases: Sequence[str]) -> TokenizedPrompt:
+    """A prompt in which each of these phrases is one unit, where it is written without spaces.
+
+    Nothing tells the words of such scripts apart, so their units are characters. A phrase that somebody named is known
+    to belong together: 红色 → 蓝色 replaces a colour, not its first character.
+    """
+    units = prompt.units
+    for phrase in phrases:
+        text, owners = joined(units)
+        places = {id(unit): place for place, unit in enumerate(units)}
+        merged, kept = list[Word](), 0
+        for start, end in find_words(text, joined(_plain_units(phrase))[0]):
+            first, last = max(kept, places[id(owners[start])]), places[id(owners[end - 1])] + 1
+            merged += [*units[kept:first], *_grown_together(units[first:last])]
+            kept = last
+        units = (*merged, *units[kept:])
+    return replace(prompt, units=units)
+
+
+def _grown_together(units: Sequence[Word]) -> list[Word]:
+    """Units with those of a script without spaces joined, as far as nothing lies between them."""
+    grown = list[Word]()
+    for unit in units:
+        before = grown[-1] if grown else None
+        if before and unit.glued and is_unspaced(before.text[-1]) and is_unspaced(unit.text[0]):
+            grown[-1] = Word(before.text + unit.text, before.positions + unit.positions, before.glued)
+        else:
+            grown.append(unit)
+    return grown
 
 
 def joined(words: Sequence[Word], punctuation: bool = True) -> tuple[str, list[Word]]:

@@ -18,8 +18,8 @@ from .pretrained import brief
 
 Activation = Literal["auto", "quick_gelu", "gelu"]
 WHERE_TO_GET = (
-    "Get one from huggingface.co: model.safetensors of 'openai/clip-vit-base-patch32' or "
-    "'openai/clip-vit-large-patch14', under any name"
+    "Get one from huggingface.co: model.safetensors of 'openai/clip-vit-large-patch14', under any name. Of CLIP base, "
+    "'openai/clip-vit-base-patch32', put the files with config.json and the tokenizer's into a folder instead"
 )
 ACTIVATIONS: tuple[Activation, ...] = ("auto", "quick_gelu", "gelu")
 

@@ -27,7 +27,7 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 WHERE_TO_GET = (
     "Get one from huggingface.co, for example 'openai/clip-vit-base-patch32' (the paper searches with CLIP base) or "
-    "'openai/clip-vit-large-patch14': config.json, model.safetensors, "
+    "'openai/clip-vit-large-patch14': config.json, the weights (model.safetensors or pytorch_model.bin), "
     "preprocessor_config.json and the tokenizer files (vocab.json, merges.txt, tokenizer_config.json)"
 )
 

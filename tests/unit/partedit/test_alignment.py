@@ -70,6 +70,29 @@ def test_words_of_scripts_without_spaces_are_aligned_and_found(words):
     assert source.find("男") and not set(source.find("男")) & set(source.find("海滩"))
 
 
+def test_both_sides_of_an_arrow_are_matched_whole_in_scripts_without_spaces(clip):
+    """红色 -> 蓝色 changes the colour as a whole; 色 is not a word that stays."""
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
+
+    def alignment(source, line):
+        return build_edit_prompt(clip, source, [line], FollowSettings()).edits[0].prompts[0].alignment
+
+    found = alignment("一个红色的机器人", "红色 -> 蓝色")
+    shares = {thread.text: thread.share for thread in found.threads}
+    assert shares["蓝色"] == pytest.approx(0.4) and "色" not in shares
+    assert {share for text, share in shares.items() if text != "蓝色"} == {1.0}
+    assert "红色 -> 蓝色" in found.text
+    # Every token of the new word takes over from the tokens of the old one.
+    place = [thread.text for thread in found.threads].index("蓝色")
+    assert [found.source_words[n][0] for n in found.threads[place].sources] == ["红色"]
+    twice = alignment("红色的猫和蓝色的狗", "红色 -> 蓝色")
+    assert [(t.text, round(t.share, 1)) for t in twice.threads if "色" in t.text] == [("蓝色", 0.4), ("蓝色", 1.0)]
+    assert [t.text for t in alignment("一个红的猫", "红 -> (红红:1.2)").threads if "红" in t.text] == ["红红"]
+    # With spaces words are known, and stay apart.
+    assert [t.share for t in alignment("a red robot", "red robot -> blue robot").threads] == pytest.approx([1, 0.4, 1])
+
+
 def test_a_korean_word_is_found_before_its_particle(words):
     """And the whole word is meant: a particle is not a word of its own."""
     prompt = words("빨간 로봇이 해변에 있다")

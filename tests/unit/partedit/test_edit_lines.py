@@ -140,6 +140,15 @@ def test_an_arrow_that_replaces_nothing_gets_a_remark(arrow):
     assert not read_edit_line("a >= b, man --> robot, a <=> b", SOURCE).notes
 
 
+@pytest.mark.parametrize("line", ["with a robotic 《head》", "man -> robot 〈head〉"])
+def test_brackets_of_titles_stay_text_with_a_remark(line):
+    """An input method makes them of '<' and '>'; but 《红楼梦》 is the title of a book."""
+    found = read_edit_line(line, SOURCE)
+    assert found.parts == () and line[-6:] in found.text
+    assert found.notes == (f"note: {line[-6:]} is encoded as text; a part of the token is written <head>",)
+    assert not read_edit_line("man -> robot ＜head＞", SOURCE).notes
+
+
 def test_a_replacement_needs_a_source():
     with pytest.raises(ValueError, match="does not occur in the source prompt ''"):
         read("man -> robot", "")
