@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageSequence
 
-from tools.host.graph import set_inputs, to_prompt
+from tools.host.graph import BYPASSED, set_inputs, to_prompt
 
 NAME = "word_token_test"
 INPUT = Path(__file__).resolve().parents[2] / "workflows" / "input"
@@ -43,6 +44,8 @@ def shortened(prompt: dict[str, Any]) -> dict[str, Any]:
         "PartEditPrompt": {"source": "a red robot", "edit": "a blue robot"},
         "FeatureBlendSampler": {"steps": 3},
     }
+    if not named(prompt, "TrainPartToken"):  # bypassed
+        del changes["TrainPartToken"]
     changed = set_inputs(prompt, changes)
     for key in named(changed, "EmptyLatentImage"):
         changed[key]["inputs"].update(width=256, height=256, batch_size=1)
@@ -97,3 +100,36 @@ def test_a_token_from_painted_masks(client, server, object_info, repository, tmp
     prompt[scale]["inputs"]["width"] = 256
     prompt = shortened(prompt)
     check(client.run(prompt), prompt, server, 3)
+
+
+def test_masks_are_seen_before_anything_is_trained(client, object_info, repository):
+    """As the note says, by running the selected *Masks: check them*. With the training bypassed, the masks are made as
+    well, but the editor shows an error.
+
+    The editor sends the selected node as the only target.
+    """
+    if "SAM3_Detect" not in object_info:
+        pytest.skip("this ComfyUI has no SAM 3")
+    graph = template(repository, "train_token_from_word")
+    prompt = on_the_demo(to_prompt(graph, object_info))
+    (shown,) = (key for key in named(prompt, "PreviewImage") if prompt[key]["_meta"]["title"] == "Masks: check them")
+    body = {"prompt": prompt, "client_id": client.client_id, "partial_execution_targets": [shown]}
+    number = client.post_json("/prompt", body)["prompt_id"]
+    entry = finished(client, number)
+    assert entry["status"]["status_str"] == "success" and set(entry["outputs"]) == {shown}
+
+    next(node for node in graph["nodes"] if node["type"] == "TrainPartToken")["mode"] = BYPASSED
+    bypassed = on_the_demo(to_prompt(graph, object_info))
+    answer = client.post_json("/prompt", {"prompt": bypassed, "client_id": client.client_id})
+    (error,) = answer["node_errors"].values()
+    assert error["class_type"] == "SavePartToken" and error["errors"][0]["details"] == "part_token"
+    assert shown in finished(client, answer["prompt_id"])["outputs"]
+
+
+def finished(client: Any, number: str) -> dict[str, Any]:
+    for _ in range(600):
+        entry = client.get_json(f"/history/{number}").get(number)
+        if entry is not None and entry["status"]["completed"]:
+            return entry
+        time.sleep(0.1)
+    raise AssertionError("the run did not end")

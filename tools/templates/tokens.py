@@ -46,10 +46,11 @@ WORD = """## A part token from a word, without painting
 
 1. The checkpoint generates ten images from the prompt.
 2. **SAM3 Detect** finds the part you name in *Part, by name* in each of them. It often knows parts ("head of the
-   horse") that detectors of objects do not. Check *Masks* before training.
+   horse") that detectors of objects do not.
 3. **Train Part Token** learns from them, **Save Part Token** saves the token, and the rest edits with it.
 
-Run it once with **Train Part Token** bypassed to check the masks first.
+Check the masks before training: click *Masks: check them* and press the run button of the toolbar above it. Only what
+that node needs runs; the images and masks are then kept for the whole run.
 """
 
 GROUNDED = """### With Grounded SAM
