@@ -13,8 +13,8 @@ import torch
 
 from demo.training.pictures import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Look, article, draw_scene, random_scene
 from demo.training.studio import Studio, grid
+from tools.evaluate.judge import accuracy, judge, load_judge
 
-from .judge import accuracy, judge, load_judge
 from .results import write_result
 from .scores import psnr
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from demo.training.pictures import article, draw_scene, plain_pair
 from demo.world import ANIMALS, BACKGROUNDS, COLOURS, OBJECTS, PARTS, Look, Picture, Scene
-
-from .judge import GRID, INPUT, Verdict
+from tools.evaluate.judge import GRID, INPUT, Verdict
 
 EDITS = 60
 # What happens to the left and to the right object, in turn: every mixture is there equally often.

@@ -15,9 +15,9 @@ prompts. All except SDEdit, which cannot use them, get the masks:
 The last three run on a grid of levels. The table lists each level, and ``best`` the one with the highest success on
 both objects (then MS-SSIM). It is chosen on the test edits themselves, which favours those methods.
 
-Success is decided by the judge (``bench.judge``), which never saw the image model. The region of an object is its exact
-mask in the source. The object counts as edited if, inside the region, the target kind has more pixels than any other
-kind, fills at least a third of it, and mostly has the target colour; ``both`` requires this of both objects.
+Success is decided by the judge (``tools.evaluate.judge``), which never saw the image model. The region of an object is
+its exact mask in the source. The object counts as edited if, inside the region, the target kind has more pixels than
+any other kind, fills at least a third of it, and mostly has the target colour; ``both`` requires this of both objects.
 ``both_kept`` also requires 20 dB outside the masks, because repainting the whole image is not an edit. ``generator`` is
 the ceiling of this rule, the edited scene drawn by the generator; ``source`` its floor, the unchanged image; ``vae`` is
 what the autoencoder alone does to the image. Distances are to the original image: MS-SSIM and ``feature_distance`` (a
@@ -42,9 +42,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from tools.bootstrap import load_pack
+from tools.evaluate.judge import Judge, judge, load_judge
 from tools.host.layout import write_whole
 
-from .judge import Judge, judge, load_judge
 from .object_cases import EDITS, ObjectEdit, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
 from .perceptual import feature_distance

@@ -23,8 +23,8 @@ from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA, SCHEDULER, STEPS
 from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
 from demo.training.pictures import BACKGROUNDS, COLOURS, article
 from demo.training.studio import Studio, grid
+from tools.evaluate.judge import judge, load_judge
 
-from .judge import judge, load_judge
 from .results import write_result
 from .scores import at_judge_size, outside
 

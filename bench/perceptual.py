@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .judge import INPUT, Judge
+from tools.evaluate.judge import INPUT, Judge
 
 
 @torch.no_grad()

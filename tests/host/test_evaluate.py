@@ -131,13 +131,47 @@ def test_ray_starts_the_servers(tmp_path, monkeypatch, made, capsys):
     assert sorted(made.values()) == [1] * 4 and "goes to the next server" in capsys.readouterr().out
 
 
+def test_peers_beside_a_server_and_what_is_missing_for_some(server, tmp_path, capsys, made):
+    """Graphs and diffusers on the same weights; a method whose own files are not there is a line in the table."""
+    methods = [
+        {"method": "edit_friendly_ddpm", "skip": 0.5},
+        "pnp_inversion",
+        {"method": "latent_blending", "objects": "guided prompt"},
+        {"method": "latent_blending", "objects": "target phrase", "name": "phrases"},
+        "ledits_pp",
+        "diffedit",
+        "inpaint_pipeline",
+        {"method": "virtual_inversion", "strength": 1.0},
+        {"method": "instruct_pix2pix", "folder": "no_such_folder"},
+        {"method": "inpainting", "checkpoint": "no_such.safetensors"},
+        {"method": "oir", "name": "oir, no reassembly", "fixed_step": 2, "reassembly": 0.0, "reinversion": 0.0},
+    ]
+    data = [{"name": name, "demo": {"kind": name, "count": 1}} for name in ("parts", "objects", "generated")]
+    file = write(tmp_path, data=data, methods=methods, settings={"steps": 4, "sampler_name": "dpmpp_2m"})
+    assert main([str(file), "--server", server.base_url]) == 0, capsys.readouterr()
+    values = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    for one in values["data"]:
+        rows = {row["method"]: row for row in one["rows"]}
+        assert "no InstructPix2Pix in" in rows["instruct_pix2pix"]["lacks"][0]
+        assert "does not offer 'no_such.safetensors'" in rows["inpainting"]["lacks"][0]
+        done = {name: row for name, row in rows.items() if name not in ("instruct_pix2pix", "inpainting")}
+        assert [row["edits"] for row in done.values()] == [1] * 9, (one["name"], rows)
+        # Told a mask, a method keeps what is outside it; the edit of everything does not.
+        known = {name: row["scores"]["psnr"] for name, row in done.items()}
+        assert min(known["latent_blending"], known["inpaint_pipeline"]) > known["ledits_pp"], known
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "no InstructPix2Pix in" in text and "no_such.safetensors" in text
+    assert made.pop(("parts", values["data"][0]["edits"][0]["name"], "diffedit")) == 1
+
+
 def test_what_a_server_lacks_is_said_before_anything_runs(server, tmp_path, capsys, made):
     methods = ["unchanged", {"method": "inpainting", "checkpoint": "no_such.safetensors"}]
     methods.append("sdedit")
     file = write(tmp_path, methods=methods, settings={"steps": 2, "sampler_name": "dpmpp2m"})
     assert main([str(file), "--server", server.base_url]) == 2
     said = capsys.readouterr().err
-    assert "inpainting: CheckpointLoaderSimple.ckpt_name: the server does not offer 'no_such.safetensors'" in said
+    left_out = "inpainting would be left out: CheckpointLoaderSimple.ckpt_name: the server does not offer"
+    assert f"{left_out} 'no_such.safetensors'" in said
     assert "KSampler.sampler_name: the server does not offer 'dpmpp2m'. It has: dpmpp_2m" in said and not made
 
 

@@ -75,6 +75,9 @@ class RayWorker:
     ) -> tuple[dict[str, bytes], dict[str, str], float]:
         return self._call("run", prompt, uploads, pictures, texts)
 
+    def peer(self, request: dict[str, Any]) -> tuple[bytes, float]:
+        return self._call("peer", request)
+
     def reopen(self, patience: float) -> bool:
         with contextlib.suppress(ServerGone):
             self.open()

@@ -10,11 +10,12 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
 from .cases import Case, DataError, Pictures, file_name
-from .methods import BY_NAME, Method, Scorer, Settings
+from .methods import ALL, Method, Scorer, Settings
+from .peer_methods import PEERS
 from .readers import DemoData, FolderData, OirBench, PartEditBench, PromptData
 
 
@@ -68,18 +69,21 @@ def _spread(entry: Any) -> list[dict[str, Any]]:
     return spread
 
 
-def _method(entry: Any) -> Method:
+BY_NAME = {one.kind: one for one in (*ALL, *PEERS)}
+
+
+def _method(entry: Any, context: Any) -> Method:
     kind = entry.get("method") if isinstance(entry, dict) else None
     if kind not in BY_NAME:
         raise ValueError(f"method: expected one of {', '.join(BY_NAME)}, got {kind!r}.")
-    found = BY_NAME[kind].model_validate(entry)
+    found = BY_NAME[kind].model_validate(entry, context=context)
     return found if found.name else found.model_copy(update={"name": kind})
 
 
-def _methods(values: Any) -> list[Method]:
+def _methods(values: Any, info: ValidationInfo) -> list[Method]:
     if not isinstance(values, list) or not values:
         raise ValueError("expected a list of methods.")
-    methods = [_method(one) for entry in values for one in _spread(entry)]
+    methods = [_method(one, info.context) for entry in values for one in _spread(entry)]
     names = [file_name(str(method.name)).casefold() for method in methods]
     for method, name in zip(methods, names):
         if names.count(name) > 1:

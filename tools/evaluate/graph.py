@@ -12,6 +12,10 @@ from ..host.graph import WorkflowError, input_specs
 UPLOADED = {("LoadImage", "image"), ("LoadImageMask", "image")}
 
 
+class MissingFile(WorkflowError):
+    """The server does not have a file that a method can be left out for."""
+
+
 @dataclass(frozen=True)
 class Made:
     """A node of a graph; ``made["edited"]`` is a link to the output of that name, ``made[0]`` to the first."""

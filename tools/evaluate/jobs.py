@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from .worker import JobError, ServerGone
+from .worker import JobError, MissingError, ServerGone
 
 
 class Runner(Protocol):
@@ -27,12 +27,13 @@ _FAILED_STARTS = 3
 
 @dataclass
 class Outcome(Generic[Job]):
-    """One finished job: what `share`'s ``work`` returned, or why it failed."""
+    """One finished job: what `share`'s ``work`` returned, why it failed, or what is missing for it."""
 
     job: Job
     place: str
     value: Any = None
     error: str = ""
+    missing: str = ""
 
 
 class NoServerLeft(RuntimeError):
@@ -86,6 +87,8 @@ def share(
             job, attempt = taken
             try:
                 finish(Outcome(job, runner.place, work(runner, job)))
+            except MissingError as error:
+                finish(Outcome(job, runner.place, missing=str(error)))
             except JobError as error:
                 finish(Outcome(job, runner.place, error=str(error)))
             except ServerGone as error:

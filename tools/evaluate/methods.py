@@ -199,11 +199,13 @@ class Method(Entry):
         raise NotImplementedError
 
 
-def _no_mask(case: Case) -> str:
+def needs_mask(case: Case) -> str:
+    """Why a method that is told a mask cannot edit a case; "" if it can."""
     return "" if case.mask or case.mask_by_token else "no mask"
 
 
-def _two(cfg: float) -> int:
+def with_guidance(cfg: float) -> int:
+    """UNet rows of a picture: two with guidance, one at a scale of 1."""
     return 1 if cfg == 1 else 2
 
 
@@ -218,6 +220,9 @@ class _Blended(Method):
     A case with a picture replays its inversion; a generated one samples both from the case's seed.
     """
 
+    #: Methods for given pictures invert generated ones as well.
+    always_inverts: ClassVar[bool] = False
+
     inversion: Inversion = "ledits_pp"
     prompt_to_prompt: Literal["auto", "replace", "refine", "off"] = "auto"
     cross_replace: Share = 1.0
@@ -228,8 +233,18 @@ class _Blended(Method):
     def rows(self, case: Case, common: Settings) -> int:
         own = self.settings(common)
         # The source and one edit. A picture has to be inverted first.
-        inverted = 0 if case.generated else _inversion_rows(self.inversion, own.steps)
-        return inverted + 2 * own.steps * _two(own.cfg)
+        inverted = 0 if self._samples(case) else _inversion_rows(self.inversion, own.steps)
+        return inverted + 2 * own.steps * with_guidance(own.cfg)
+
+    def _samples(self, case: Case) -> bool:
+        """Whether the source is sampled again, and not inverted."""
+        return case.generated and not self.always_inverts
+
+    def _invert(self, loaded: Loaded, case: Case, own: Settings) -> list[Any]:
+        """The trajectory of the case's picture."""
+        _, encoded = loaded.encoded(case.picture)
+        recorded = self.noise_maps == "as recorded" and self.inversion in ("edit_friendly_ddpm", "ledits_pp")
+        return loaded.inverted(encoded, case, self.inversion, own.steps, record_noise_maps=recorded)
 
     def _sampled(self, loaded: Loaded, case: Case, common: Settings, **blend: Any) -> Made:
         own, graph = self.settings(common), loaded.graph
@@ -245,12 +260,10 @@ class _Blended(Method):
             part=case.part,
         )
         trajectory = latent = None
-        if case.generated:
+        if self._samples(case):
             latent = empty_latent(loaded, case)
         else:
-            _, encoded = loaded.encoded(case.picture)
-            recorded = self.noise_maps == "as recorded" and self.inversion in ("edit_friendly_ddpm", "ledits_pp")
-            trajectory = loaded.inverted(encoded, case, self.inversion, own.steps, record_noise_maps=recorded)
+            trajectory = self._invert(loaded, case, own)
         return graph.add(
             "FeatureBlendSampler",
             model=loaded.model,
@@ -266,6 +279,12 @@ class _Blended(Method):
             noise_maps=self.noise_maps,
             **blend,
         )
+
+    def _everywhere(self, loaded: Loaded, case: Case, common: Settings, **more: Any) -> Wanted:
+        """The edit with nothing confined to a part."""
+        everywhere = loaded.graph.add("SolidMask", value=1.0, width=64, height=64)
+        made = self._sampled(loaded, case, common, mask=everywhere[0], threshold="none", **more)
+        return Wanted({"edited": loaded.shown(loaded.decoded(made["edited"]))})
 
 
 class PartEdit(_Blended):
@@ -288,7 +307,7 @@ class PartEdit(_Blended):
 
     def lacks(self, case: Case) -> str:
         if self.given_mask:
-            return _no_mask(case)
+            return needs_mask(case)
         return "" if case.token else "no part token"
 
     def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
@@ -325,9 +344,65 @@ class PromptToPrompt(_Blended):
     method: Literal["prompt_to_prompt"] = "prompt_to_prompt"
 
     def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
-        everywhere = loaded.graph.add("SolidMask", value=1.0, width=64, height=64)
-        made = self._sampled(loaded, case, common, mask=everywhere[0], threshold="none")
-        return Wanted({"edited": loaded.shown(loaded.decoded(made["edited"]))})
+        return self._everywhere(loaded, case, common)
+
+
+class EditFriendly(_Blended):
+    """Edit-friendly DDPM (Huberman-Spiegelglas et al. 2024), with the paper's guidance and skipped steps.
+
+    The picture's recorded noise maps are replayed with the edited prompt, from a level at which it is still visible.
+    """
+
+    kind: ClassVar[str] = "edit_friendly_ddpm"
+    does: ClassVar[str] = "edit-friendly DDPM: the picture's recorded noise maps replayed with the edited prompt"
+    always_inverts: ClassVar[bool] = True
+
+    method: Literal["edit_friendly_ddpm"] = "edit_friendly_ddpm"
+    inversion: Literal["edit_friendly_ddpm"] = "edit_friendly_ddpm"
+    noise_maps: Literal["as recorded"] = "as recorded"
+    prompt_to_prompt: Literal["off"] = "off"
+    source_guidance: Annotated[float, Field(ge=1, le=30)] = 3.5
+    skip: Annotated[float, Field(ge=0, lt=1)] = 0.36
+
+    def rows(self, case: Case, common: Settings) -> int:
+        own = self.settings(common)
+        edited = max(1, round(own.steps * (1 - self.skip)))
+        return own.steps * with_guidance(self.source_guidance) + 2 * edited * with_guidance(own.cfg)
+
+    def _invert(self, loaded: Loaded, case: Case, own: Settings) -> list[Any]:
+        _, encoded = loaded.encoded(case.picture)
+        negative = None if self.source_guidance == 1 else loaded.text(own.negative)
+        return loaded.inverted(
+            encoded,
+            case,
+            self.inversion,
+            own.steps,
+            record_noise_maps=True,
+            cfg=self.source_guidance,
+            negative=negative,
+        )
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        return self._everywhere(loaded, case, common, denoise=round(1 - self.skip, 6))
+
+
+class PnPInversion(_Blended):
+    """Direct inversion (PnP Inversion, Ju et al. 2024) with prompt-to-prompt.
+
+    The source row is set to the DDIM-inverted latents at every step; the edit is left to itself, but for the attention
+    that it takes from the source row.
+    """
+
+    kind: ClassVar[str] = "pnp_inversion"
+    does: ClassVar[str] = "PnP Inversion: the inverted source is corrected at every step, prompt-to-prompt for the edit"
+    always_inverts: ClassVar[bool] = True
+
+    method: Literal["pnp_inversion"] = "pnp_inversion"
+    inversion: Literal["ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point"] = "ddim_current_timestep"
+    noise_maps: Literal["as recorded"] = "as recorded"
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        return self._everywhere(loaded, case, common)
 
 
 class Oir(Method):
@@ -371,7 +446,7 @@ class Oir(Method):
 
     def rows(self, case: Case, common: Settings) -> int:
         own = self.settings(common)
-        two, steps, count = _two(own.cfg), own.steps, len(case.pairs) or 1
+        two, steps, count = with_guidance(own.cfg), own.steps, len(case.pairs) or 1
         rows = _inversion_rows(self.inversion, steps) + count * two * sum(self.candidates(steps))
         if self._reassembles(case):
             level, again = round(self.reassembly * steps), round(self.reinversion * steps)
@@ -447,7 +522,7 @@ class OneStep(Method):
 
     def rows(self, case: Case, common: Settings) -> int:
         own = self.settings(common)
-        return self.begin(own.steps) * (1 + _two(own.cfg))
+        return self.begin(own.steps) * (1 + with_guidance(own.cfg))
 
     def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
         own, graph = self.settings(common), loaded.graph
@@ -485,7 +560,7 @@ class _Noised(Method):
 
     def rows(self, case: Case, common: Settings) -> int:
         own = self.settings(common)
-        return self.own_steps(own) * _two(own.cfg)
+        return self.own_steps(own) * with_guidance(own.cfg)
 
     def own_steps(self, own: Settings) -> int:
         # KSampler takes all its steps below the strength; this takes those of the whole schedule that lie there.
@@ -512,54 +587,89 @@ class SDEdit(_Noised):
         return Wanted({"edited": loaded.shown(self.sampled(loaded, case, self.settings(common), encoded))})
 
 
-class LatentBlending(_Noised):
+class _InMask(_Noised):
+    """In a given mask; with several objects in one of the three ways of OIR's App. A.2."""
+
+    told_mask: ClassVar[bool] = True
+
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+    #: ``together``: all masks at once and the whole edited prompt. The other two edit each object alone, in its own
+    #: mask, and put the results together: with its ``guided prompt`` (the source prompt with this object's new words)
+    #: or its ``target phrase`` alone.
+    objects: Literal["together", "guided prompt", "target phrase"] = "together"
+
+    def lacks(self, case: Case) -> str:
+        if self.objects != "together" and not case.masked_pairs:
+            return needs_mask(case) or ("" if self._alone(case) else "no objects (before, after) with a mask each")
+        return needs_mask(case)
+
+    @staticmethod
+    def _alone(case: Case) -> bool:
+        return case.mask_by_token and len(case.pairs) == 1
+
+    def rows(self, case: Case, common: Settings) -> int:
+        count = 1 if self.objects == "together" else max(1, len(case.pairs))
+        return count * super().rows(case, common)
+
+    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+        own = self.settings(common)
+        if self.objects == "together":
+            return Wanted({"edited": loaded.shown(self.one(loaded, case, own, case.edit, case.mask))})
+        whole = loaded.graph.add("LoadImage", image=case.picture)[0]
+        for pair in case.pairs:
+            guided = self.objects == "guided prompt"
+            text = case.source.replace(pair.before, pair.after, 1) if guided else pair.after
+            whole = loaded.graph.add(
+                "ImageCompositeMasked",
+                destination=whole,
+                source=self.one(loaded, case, own, text, pair.mask),
+                x=0,
+                y=0,
+                resize_source=False,
+                mask=loaded.mask(pair.mask),
+            )[0]
+        return Wanted({"edited": loaded.shown(whole)})
+
+    def one(self, loaded: Loaded, case: Case, own: Settings, text: str, mask: str) -> list[Any]:
+        """The picture with one mask filled."""
+        raise NotImplementedError
+
+
+class LatentBlending(_InMask):
     """Blended Latent Diffusion (Avrahami et al. 2023), as the host's noise mask does it."""
 
     kind: ClassVar[str] = "latent_blending"
     does: ClassVar[str] = "latent blending in a given mask (Set Latent Noise Mask)"
-    told_mask: ClassVar[bool] = True
 
     method: Literal["latent_blending"] = "latent_blending"
-    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def lacks(self, case: Case) -> str:
-        return _no_mask(case)
-
-    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
+    def one(self, loaded: Loaded, case: Case, own: Settings, text: str, mask: str) -> list[Any]:
         _, encoded = loaded.encoded(case.picture)
-        masked = loaded.graph.add("SetLatentNoiseMask", samples=encoded, mask=loaded.mask(case.mask))
-        edited = self.sampled(loaded, case, self.settings(common), masked[0])
-        return Wanted({"edited": loaded.shown(edited)})
+        masked = loaded.graph.add("SetLatentNoiseMask", samples=encoded, mask=loaded.mask(mask))
+        return self.sampled(loaded, case, own, masked[0], (loaded.text(text), loaded.text(own.negative)))
 
 
-class Inpainting(_Noised):
-    """An inpainting checkpoint with a given mask and the edited prompt (SDI's first way in OIR's App. A.2)."""
+class Inpainting(_InMask):
+    """An inpainting checkpoint in a given mask (SDI in OIR's App. A.2)."""
 
     kind: ClassVar[str] = "inpainting"
-    does: ClassVar[str] = "an inpainting checkpoint in a given mask, with the whole edited prompt"
-    told_mask: ClassVar[bool] = True
+    does: ClassVar[str] = "an inpainting checkpoint in a given mask"
 
     method: Literal["inpainting"] = "inpainting"
     checkpoint: Text
-    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def lacks(self, case: Case) -> str:
-        return _no_mask(case)
-
-    def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
-        own, graph = self.settings(common), loaded.graph
-        image = graph.add("LoadImage", image=case.picture)[0]
+    def one(self, loaded: Loaded, case: Case, own: Settings, text: str, mask: str) -> list[Any]:
+        graph = loaded.graph
         ready = graph.add(
             "InpaintModelConditioning",
-            positive=loaded.text(case.edit),
+            positive=loaded.text(text),
             negative=loaded.text(own.negative),
             vae=loaded.vae,
-            pixels=image,
-            mask=loaded.mask(case.mask),
+            pixels=graph.add("LoadImage", image=case.picture)[0],
+            mask=loaded.mask(mask),
             noise_mask=True,
         )
-        edited = self.sampled(loaded, case, own, ready[2], (ready[0], ready[1]))
-        return Wanted({"edited": loaded.shown(edited)})
+        return self.sampled(loaded, case, own, ready[2], (ready[0], ready[1]))
 
 
 class Unchanged(Method):
@@ -582,13 +692,14 @@ ALL: tuple[type[Method], ...] = (
     PartEdit,
     Oir,
     PromptToPrompt,
+    EditFriendly,
+    PnPInversion,
     OneStep,
     SDEdit,
     LatentBlending,
     Inpainting,
     Unchanged,
 )
-BY_NAME = {one.kind: one for one in ALL}
 
 
 def empty_latent(loaded: Loaded, case: Case) -> list[Any]:
@@ -597,7 +708,7 @@ def empty_latent(loaded: Loaded, case: Case) -> list[Any]:
 
 def source_rows(settings: Settings) -> int:
     """The rows of a generated source."""
-    return settings.steps * _two(settings.cfg)
+    return settings.steps * with_guidance(settings.cfg)
 
 
 def build_source(loaded: Loaded, case: Case, settings: Settings) -> Wanted:

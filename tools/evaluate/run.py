@@ -61,7 +61,9 @@ class Progress:
         made = self.count - self.kept
         left = (time.monotonic() - self.started) / made * (self.total - self.count)
         seconds = "" if outcome.value is None else f" {outcome.value['seconds']:.1f} s"
-        text = f"FAILED: {outcome.error}" if outcome.error else f"{seconds.strip()} on {outcome.place}"
+        text = f"{seconds.strip()} on {outcome.place}"
+        if outcome.error or outcome.missing:
+            text = f"FAILED: {outcome.error}" if outcome.error else f"left out: {outcome.missing}"
         end = f", {_time(left)} left" if self.count < self.total else ""
         print(f"[{self.count}/{self.total}] {job.case.data}, {job.case.name}, {job.name}: {text}{end}", flush=True)
 
@@ -87,14 +89,20 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
     opened = open_all(runners)
     every = [EditJob(case, method) for case in plan.cases for method in plan.methods if not method.lacks(case)]
     sources = [EditJob(case) for case in plan.cases if case.generated]
+    absent: dict[str, str] = {}
     for runner in opened:
         # All servers lack the same things mostly; the others are asked for one job of each method.
         few = list({(job.case.data, job.name): job for job in every}.values())
         asked = [*sources, *every] if runner is opened[0] else [*sources[:1], *few]
-        if problems := bench.check(asked, runner.info):
+        problems, missing = bench.check(asked, runner.info)
+        absent |= missing
+        if problems:
+            problems += [f"{name} would be left out: {why}" for name, why in missing.items()]
             raise ConfigError("\n".join(f"{runner.place}: {problem}" for problem in problems))
 
-    failed = _share(bench, sources, opened)
+    for name, why in absent.items():
+        print(f"{name} is left out: {why}", flush=True)
+    failed, _ = _share(bench, sources, opened)
     cases: dict[tuple[str, str], Case] = {}
     results: Results = {}
     jobs: list[EditJob] = []
@@ -104,7 +112,7 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
             final = bench.with_source(EditJob(case))
         for method in plan.methods:
             place = (case.data, case.name, str(method.name))
-            why = method.lacks(case)
+            why = method.lacks(case) or absent.get(str(method.name), "")
             if not why and final is not None and final.generated and not final.mask and _needs_mask(method):
                 why = "the token saw its part nowhere in the generated source"
             if why:
@@ -116,10 +124,13 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
             else:
                 jobs.append(EditJob(final, method))
         cases[(case.data, case.name)] = final or case
-    errors = _share(bench, jobs, opened)
+    errors, lacking = _share(bench, jobs, opened)
     for job in jobs:
         place = (job.case.data, job.case.name, job.name)
-        results[place] = {"error": errors[place]} if place in errors else bench.kept(job) or {}
+        if place in lacking:
+            results[place] = {"lacks": lacking[place]}
+        else:
+            results[place] = {"error": errors[place]} if place in errors else bench.kept(job) or {}
     return cases, results
 
 
@@ -127,22 +138,29 @@ def _needs_mask(method: Any) -> bool:
     return method.told_mask or getattr(method, "given_mask", False)
 
 
-def _share(bench: Bench, jobs: list[EditJob], runners: Sequence[Any]) -> dict[tuple[str, str, str], str]:
-    """Do those of the jobs that are not done yet; returns the errors of those that failed."""
+Reasons = dict[tuple[str, str, str], str]
+
+
+def _share(bench: Bench, jobs: list[EditJob], runners: Sequence[Any]) -> tuple[Reasons, Reasons]:
+    """Do those of the jobs that are not done yet; returns why some failed, and what others lack."""
     waiting = [job for job in jobs if bench.kept(job) is None]
     progress = Progress(len(jobs), len(jobs) - len(waiting))
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there from an earlier run", flush=True)
-    errors: dict[tuple[str, str, str], str] = {}
+    errors: Reasons = {}
+    lacking: Reasons = {}
 
     def done(outcome: Outcome[EditJob]) -> None:
+        place = (outcome.job.case.data, outcome.job.case.name, outcome.job.name)
         if outcome.error:
-            errors[(outcome.job.case.data, outcome.job.case.name, outcome.job.name)] = outcome.error
+            errors[place] = outcome.error
+        if outcome.missing:
+            lacking[place] = outcome.missing
         progress(outcome.job, outcome)
 
     if waiting:
         share(waiting, runners, bench.do, done, bench.config.retries)
-    return errors
+    return errors, lacking
 
 
 def open_all(runners: Sequence[Any]) -> list[Any]:

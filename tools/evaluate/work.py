@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from ..host.graph import WorkflowError
 from .cases import Case, DataError
 from .config import Plan
-from .graph import Graph
+from .graph import Graph, MissingFile
 from .methods import Inpainting, Loaded, Method, Oir, Wanted, build_source
+from .peer_methods import Peer
 from .scores import build_scores, read_scores
 from .store import Store, key_of
 from .worker import JobError
@@ -29,6 +30,8 @@ class Server(Protocol):
     def run(
         self, prompt: dict[str, Any], uploads: dict[str, bytes], pictures: dict[str, str], texts: dict[str, str]
     ) -> tuple[dict[str, bytes], dict[str, str], float]: ...
+
+    def peer(self, request: dict[str, Any]) -> tuple[bytes, float]: ...
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,13 @@ class Bench:
             WorkflowError: the server lacks a node, a model or a value.
         """
         graph = Graph(info)
-        # An inpainting checkpoint is loaded by its method.
-        loaded = Loaded(graph, job.method.checkpoint if isinstance(job.method, Inpainting) else self.config.model)
+        if isinstance(job.method, Inpainting):
+            try:
+                loaded = Loaded(graph, job.method.checkpoint)
+            except WorkflowError as error:
+                raise MissingFile(str(error)) from error
+        else:
+            loaded = Loaded(graph, self.config.model)
         if job.method is None:
             return graph, build_source(loaded, job.case, self.config.settings)
         return graph, job.method.build(loaded, job.case, self.config.settings, self.config.search_scorer)
@@ -89,20 +97,31 @@ class Bench:
         loaded = Loaded(graph, self.config.model)
         return graph, build_scores(loaded, job.case, edited, self.config.score_scorer)
 
-    def check(self, jobs: list[EditJob], info: dict[str, Any]) -> list[str]:
-        """What a server lacks for these jobs, one line each; nothing runs."""
+    def check(self, jobs: list[EditJob], info: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+        """What a server lacks for these jobs, one line each; nothing runs.
+
+        Returns:
+            What is wrong, and {method: what is missing} of methods that are left out where their own files are not.
+        """
         found: dict[str, None] = {}
+        absent: dict[str, str] = {}
         for job in jobs:
             case = job.case
             if case.generated and not case.picture:
                 job = EditJob(case.with_source("picture.png", "mask.png"), job.method)
             try:
-                self.graph(job, info)
+                if not isinstance(job.method, Peer):
+                    self.graph(job, info)
+            except MissingFile as error:
+                absent.setdefault(job.name, str(error))
+            except WorkflowError as error:
+                found.setdefault(f"{job.name}: {error}")
+            try:
                 if job.method is not None:
                     self.score_graph(job, "picture.png", info)
             except WorkflowError as error:
-                found.setdefault(f"{job.name}: {error}")
-        return list(found)
+                found.setdefault(f"metrics: {error}")
+        return list(found), absent
 
     def do(self, server: Server, job: EditJob) -> dict[str, Any]:
         """Do what is missing of a job on a server, and keep it. Returns the result.
@@ -122,8 +141,12 @@ class Bench:
         return result
 
     def _make(self, server: Server, job: EditJob, key: str) -> dict[str, Any]:
-        graph, wanted = self.graph(job, server.info)
-        made, said, seconds = server.run(graph.prompt, self._uploads(graph), wanted.pictures, wanted.texts)
+        if isinstance(job.method, Peer):
+            picture, seconds = server.peer(self._request(job.method, job.case))
+            made, said = {"edited": picture}, dict[str, str]()
+        else:
+            graph, wanted = self.graph(job, server.info)
+            made, said, seconds = server.run(graph.prompt, self._uploads(graph), wanted.pictures, wanted.texts)
         result = {
             "key": key,
             "case": dataclasses.asdict(job.case),
@@ -134,6 +157,13 @@ class Bench:
         }
         self.store.write(job.case, job.name, result, made)
         return result
+
+    def _request(self, method: Peer, case: Case) -> dict[str, Any]:
+        """What `peers.process` is asked for."""
+        files = {"picture": case.picture, "mask": case.mask if method.told_mask else ""}
+        pictures = {name: self.plan.pictures.path(file).read_bytes() if file else b"" for name, file in files.items()}
+        fixed = {"method": method.kind, "model": self.config.model, "size": self.plan.pictures.size, "seed": case.seed}
+        return {**fixed, **pictures, **method.request(case, self.config.settings)}
 
     def _score(self, server: Server, job: EditJob, result: dict[str, Any]) -> dict[str, Any]:
         data = self.store.picture(job.case, job.name).read_bytes()

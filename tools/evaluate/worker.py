@@ -18,10 +18,15 @@ from ..host.client import Client, PromptError
 from ..host.layout import RUNTIME, Host
 from ..host.link import link_pack
 from ..host.server import Server, ServerError
+from .peers.client import PeerGone, PeerProcess
 
 
 class JobError(RuntimeError):
     """The prompt itself is wrong: it would fail on any server."""
+
+
+class MissingError(JobError):
+    """Weights or a package that a method needs are not there; the rest of the run goes on without the method."""
 
 
 class ServerGone(RuntimeError):
@@ -44,6 +49,7 @@ class Worker:
         self.client: Client | None = None
         self.uploaded: set[str] = set()
         self.info: dict[str, Any] = {}
+        self.peers = PeerProcess(cpu, threads, limit)
 
     def open(self) -> dict[str, Any]:
         """Start or reach the server; returns its /object_info.
@@ -51,7 +57,7 @@ class Worker:
         Raises:
             ServerGone: it cannot be started or reached.
         """
-        self.close()
+        self._stop_server()
         try:
             if self.address:
                 self.client = Client(self.address)
@@ -64,7 +70,7 @@ class Worker:
             self.info = self.client.object_info()
             return self.info
         except (ServerError, OSError, ValueError) as error:
-            self.close()
+            self._stop_server()
             raise ServerGone(f"{self.address or 'a server'} cannot be used: {error}") from error
 
     @property
@@ -109,6 +115,29 @@ class Worker:
         except (OSError, KeyError, IndexError, ValueError) as error:
             raise ServerGone(f"{type(error).__name__}: {error}") from error
 
+    def peer(self, request: dict[str, Any]) -> tuple[bytes, float]:
+        """Run an edit by diffusers, in a process beside the server (see `peers.process`).
+
+        Returns:
+            The edited picture as a file, and seconds.
+
+        Raises:
+            MissingError: the package or the weights are not on this machine.
+            JobError: the pipeline failed, or its process ended twice.
+        """
+        try:
+            answer = self.peers.ask(request)
+        except PeerGone:
+            try:
+                answer = self.peers.ask(request)
+            except PeerGone as error:
+                raise JobError(str(error)) from error
+        if "missing" in answer:
+            raise MissingError(answer["missing"])
+        if "error" in answer:
+            raise JobError(answer["error"])
+        return answer["picture"], answer["seconds"]
+
     def _upload(self, name: str, data: bytes) -> None:
         assert self.client is not None
         with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +161,11 @@ class Worker:
             time.sleep(1)
 
     def close(self) -> None:
-        """Stop a server that was started here; safe to call twice."""
+        """Stop what was started here; safe to call twice."""
+        self.peers.close()
+        self._stop_server()
+
+    def _stop_server(self) -> None:
         server, self.server, self.client = self.server, None, None
         if server is not None:
             server.stop()

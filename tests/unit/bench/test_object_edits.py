@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench import object_cases, object_edits, object_methods
-from bench.judge import COLOUR_NAMES, LABELS, Verdict
 from demo.training.pictures import draw_scene
 from support.stand_ins import (
     FakeScorer,
@@ -22,6 +21,7 @@ from support.stand_ins import (
     relative_error,
     sd1_shaped_model,
 )
+from tools.evaluate.judge import COLOUR_NAMES, LABELS, Verdict
 
 
 def truth(picture):
@@ -133,7 +133,7 @@ def test_blending_keeps_the_latent_outside_the_masks(bench, setting):
 
 def test_figures_of_the_source_and_of_the_drawn_edit(pack, monkeypatch):
     """The floor and the ceiling of the rule, with a judge that knows the truth; distances are to the source."""
-    from bench.judge import Judge
+    from tools.evaluate.judge import Judge
 
     edit = object_cases.edit_case(0)
     before, after = draw_scene(edit.scene), edit.drawn_after()
@@ -200,8 +200,8 @@ def test_a_cut_run_is_kept_beside_the_last_whole_one(pack, tmp_path, monkeypatch
 
 
 def test_feature_distance_grows_with_the_change():
-    from bench.judge import Judge
     from bench.perceptual import feature_distance
+    from tools.evaluate.judge import Judge
 
     torch.manual_seed(0)
     source = torch.rand(64, 64, 3)

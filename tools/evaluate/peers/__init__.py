@@ -1,0 +1,1 @@
+"""Published methods from diffusers, on the weights that the servers use, in a process of their own."""
