@@ -12,9 +12,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from comfy.utils import repeat_to_batch_size
@@ -55,10 +57,12 @@ class Probe:
     Attributes:
         contexts: the layers to read, and what is read there: a context for each group of parts that share one.
         cache: keys of a layer are computed once; None recomputes them (weights may change under hooks).
+        counts: the contexts' ``log_counts`` on each device.
     """
 
     contexts: Mapping[LayerKey, tuple[ProbeContext, ...]]
     cache: dict[tuple[LayerKey, int, torch.device], torch.Tensor] | None = field(default_factory=dict)
+    counts: dict[tuple[LayerKey, int, torch.device], torch.Tensor] = field(default_factory=dict)
 
     def keys(self, unet: Any, layer: LayerKey, group: int, like: torch.Tensor) -> torch.Tensor:
         """(K, heads·d) or (B, K, heads·d) keys of the rows of one of the contexts in ``layer``."""
@@ -81,9 +85,13 @@ class Probe:
             keys = self.keys(unet, layer, group, query)
             keys = keys[None] if keys.ndim == 2 else keys
             logits = _logits(query, repeat_to_batch_size(keys, query.shape[0]), heads)
-            probabilities = (logits + context.log_counts.to(logits)).softmax(dim=-1)
-            found = probabilities[..., list(context.part_columns)].sum(dim=1)  # over heads: (B, h·w, p)
-            yield found.transpose(1, 2).reshape(query.shape[0], -1, *grid), context.parts
+            at = (layer, group, logits.device)
+            if at not in self.counts:
+                self.counts[at] = context.log_counts.to(logits)
+            found = (logits + self.counts[at]).softmax(dim=-1).sum(dim=1)  # over heads: (B, h·w, K)
+            # One by one, because a list of columns would be copied to the device in every layer.
+            maps = torch.stack([found[..., column] for column in context.part_columns], dim=1)
+            yield maps.reshape(query.shape[0], -1, *grid), context.parts
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -93,6 +101,13 @@ def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
 def _logits(query: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor:
     q, k = _split(query, heads), _split(keys, heads)
     return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+
+
+def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B, h·w, heads·d) of (B, h·w, heads·d) and (B, L, heads·d), by torch's fused kernels, which never store the
+    probabilities, sum in single precision, and give exactly -y for -values."""
+    q, k, v = (x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (query, keys, values))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 # --- prompt-to-prompt ------------------------------------------------------------------------------------
@@ -121,41 +136,59 @@ class PromptStep:
     weights: torch.Tensor | None = None
     gate: torch.Tensor | None = None
 
-    @property
-    def active(self) -> bool:
-        return self.gate is not None and bool((self.gate != 0).any())
+    @cached_property
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """S and o in A_edit ← A_edit·(1 + o) + A_source S, which is the equation above sorted by whose attention it is.
 
-    def probabilities(
-        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
-    ) -> torch.Tensor:
-        """(B, heads, h·w, length) attention of the edit rows."""
-        edit, replaced = self._both(q_source, k_source, q, k, heads)
-        if replaced is None:
-            return edit
-        assert self.gate is not None
-        gate = self.gate.to(edit)
-        return gate * replaced + (1 - gate) * edit
-
-    def change(
-        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
-    ) -> torch.Tensor:
-        """(B, heads, h·w, length) that :meth:`probabilities` adds to A_edit: exactly 0 where nothing is exchanged, and
-        where the rows and prompts of source and edit are equal. The step must be active."""
-        edit, replaced = self._both(q_source, k_source, q, k, heads)
-        assert replaced is not None and self.gate is not None
-        return self.gate.to(edit) * (replaced - edit)
-
-    def _both(
-        self, q_source: torch.Tensor, k_source: torch.Tensor, q: torch.Tensor, k: torch.Tensor, heads: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A_edit and R, None for a step that is not active."""
-        edit = _logits(q, k[:, slice(*self.columns)], heads).softmax(dim=-1)
-        if not self.active:
-            return edit, None
+        (source_length, length) and (length,), both 0 for a prompt that follows nothing. Attention is linear in the
+        values, so factors on columns become factors on values, and no probabilities are needed.
+        """
+        if self.gate is None:
+            length = self.columns[1] - self.columns[0]
+            return torch.zeros(self.source_length, length), torch.zeros(length)
         assert self.mapper is not None and self.keep is not None and self.weights is not None
-        source = _logits(q_source, k_source[:, : self.source_length], heads).softmax(dim=-1)
-        keep = self.keep.to(edit)
-        return edit, self.weights.to(edit) * (keep * edit + (1 - keep) * (source @ self.mapper.to(edit)))
+        from_source = self.gate * self.weights * (1 - self.keep)
+        return self.mapper * from_source, self.gate * (self.weights * self.keep - 1)
+
+    @cached_property
+    def active(self) -> bool:
+        """Whether anything is exchanged at this step."""
+        return any(bool(factor.any()) for factor in self.factors)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether nothing of the edit's own attention is left."""
+        return bool((self.factors[1] == -1).all())
+
+    def source_values(self, v: torch.Tensor) -> torch.Tensor:
+        """(B, source_length, heads·d): what source queries find at the source's keys. ``v``: (B, L, heads·d)."""
+        return self._factors_on(v)[0] @ v[:, slice(*self.columns)]
+
+    def exchanged(self, q_source, k_source, q, k, v, heads: int, own: float = 0.0) -> torch.Tensor:
+        """(B, h·w, heads·d) float32: A_edit·(o + own) + A_source S, on the values.
+
+        With ``own`` = 0 it is what prompt-to-prompt adds to the ordinary attention: exactly 0 where nothing is
+        exchanged, and where rows and prompts of source and edit are equal, because the two terms then have the same
+        probabilities and opposite values. With ``own`` = 1 it is the whole attention of the prompt.
+        """
+        columns = slice(*self.columns)
+        factor = self._factors_on(v)[1] + own
+        out = _attention(q, k[:, columns], factor[:, None] * v[:, columns], heads).float()
+        if self.active:
+            source = k_source[:, : self.source_length]
+            out = out + _attention(q_source, source, self.source_values(v), heads).float()
+        return out
+
+    def _factors_on(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors on a device, copied there once a step and not in every layer."""
+        at = (like.device, like.dtype)
+        if at not in self._copies:
+            self._copies[at] = tuple(factor.to(like) for factor in self.factors)
+        return self._copies[at]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -169,6 +202,11 @@ class EditStep:
     def rewrites_cross(self) -> bool:
         return len(self.prompts) > 1 or any(p.active for p in self.prompts)
 
+    @property
+    def takes_source_attention(self) -> bool:
+        """Whether an edit with one prompt has nothing but its source's attention, on values of its own."""
+        return len(self.prompts) == 1 and self.prompts[0].active and self.prompts[0].whole
+
     def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
         """What prompt-to-prompt adds to the ordinary attention of an edit with one prompt, (B, h·w, heads·d) float32.
 
@@ -176,16 +214,13 @@ class EditStep:
         that changes nothing equals its source in half precision, too.
         """
         (prompt,) = self.prompts
-        attention = prompt.change(q_source, k_source, q, k, heads)
-        return (attention @ _split(v[:, slice(*prompt.columns)], heads)).transpose(1, 2).flatten(2)
+        return prompt.exchanged(q_source, k_source, q, k, v, heads)
 
     def attend(self, q_source, k_source, q, k, v, heads: int, shares: torch.Tensor | None) -> torch.Tensor:
         """Output (B, h·w, heads·d) float32 before ``to_out``; ``shares``: see `CallMasks.shares`."""
         out = 0.0
         for number, prompt in enumerate(self.prompts):
-            attention = prompt.probabilities(q_source, k_source, q, k, heads)
-            values = _split(v[:, slice(*prompt.columns)], heads)
-            one = (attention @ values).transpose(1, 2).flatten(2)
+            one = prompt.exchanged(q_source, k_source, q, k, v, heads, own=1.0)
             if len(self.prompts) > 1:
                 one = one * (1.0 / len(self.prompts) if shares is None else shares[number].to(one))
             out = out + one
@@ -325,6 +360,25 @@ def _append(options: dict[str, Any], name: str, patch: Callable[..., Any]) -> No
     options["patches"] = patches
 
 
+def _with_source_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: BlendCall, numbers: set[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values with which these edits' rows get their source's attention on values of their own.
+
+    So the model's own attention does the exchange, and none is computed twice.
+    """
+    if not numbers or not call.positive:
+        return q, k, v
+    q, k, v = q.clone(), k.clone(), v.clone()
+    for number, edit, source, rows in call.pairs():
+        if number in numbers:
+            values = edit.prompts[0].source_values(v[rows])
+            q[rows], k[rows] = q[source], k[source]
+            # The host repeats a shorter prompt's keys, so its values are repeated, too.
+            v[rows] = values.repeat(1, v.shape[1] // values.shape[1], 1)
+    return q, k, v
+
+
 def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKey], call: BlendCall) -> dict[str, Any]:
     """A copy of one call's ``transformer_options`` with the probe, prompt-to-prompt and blending installed.
 
@@ -345,12 +399,18 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             for rows in call.source_rows():
                 for maps, parts in call.probe.read(unet, layer, q[rows], heads, grid):
                     call.masks.collect(maps, parts)
-        out = occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
         if not rewriting:
-            return out
-        out = out.clone()
+            return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
+        done: set[int] = set()
+        if occupant:
+            out = occupant(q, k, v, extra_options).clone()
+        else:
+            done = {number for number, edit in enumerate(call.edits) if edit.takes_source_attention}
+            out = plain_attention(*_with_source_attention(q, k, v, call, done), extra_options)
+        if extra_options.get("attn_precision") == torch.float32:
+            q, k, v = q.float(), k.float(), v.float()
         for number, edit, source, rows in call.pairs():
-            if not edit.rewrites_cross:
+            if number in done or not edit.rewrites_cross:
                 continue
             if len(edit.prompts) == 1:
                 change = edit.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
@@ -360,8 +420,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, shares)
             if occupant:
                 # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
-                ordinary = _logits(q[rows], k[rows], heads).softmax(dim=-1) @ _split(v[rows], heads)
-                new = out[rows].float() + new - ordinary.transpose(1, 2).flatten(2)
+                new = out[rows].float() + new - _attention(q[rows], k[rows], v[rows], heads).float()
             out[rows] = new.to(out.dtype)
         return out
 
@@ -389,11 +448,20 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             )
             return n
         groups = n.reshape(call.chunks, 1 + len(call.edits), call.batch, *n.shape[1:])
-        mask = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
-        source, edits = groups[:, :1], groups[:, 1:]
         # lerp, because a mask of 0 or 1 must give exactly one of the two, and two that are equal must stay so: an edit
         # that changes nothing would otherwise leave its source by the rounding of half precision.
-        return torch.cat([source, torch.lerp(source, edits, mask)], dim=1).reshape(n.shape)
+        return torch.lerp(groups[:, :1], groups, for_all_rows(mask, n)).reshape(n.shape)
+
+    ready: dict[tuple[int, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def for_all_rows(mask: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        """(1, 1 + N, B, h·w, 1): the mask, and ones for the source, made once a call for all layers of a size."""
+        at = (id(mask), n.dtype)
+        if at not in ready:
+            edits = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
+            # The mask is kept, too, so that no other one gets its id.
+            ready[at] = mask, torch.cat([torch.ones_like(edits[:, :1]), edits], dim=1)
+        return ready[at][1]
 
     if touched:
         chain_cross(options, touched, cross)

@@ -51,7 +51,8 @@ class MapSum:
         grid = (maps.shape[-2], maps.shape[-1])
         if len(parts) < count:
             some, maps = maps, maps.new_zeros(maps.shape[0], count, *grid)
-            maps[:, list(parts)] = some
+            for number, part in enumerate(parts):
+                maps[:, part] = some[:, number]
         self._sums[grid] = self._sums[grid] + maps if grid in self._sums else maps
         for part in parts:
             self._layers[part] += 1

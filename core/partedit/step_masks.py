@@ -132,6 +132,8 @@ class StepMasks:
         with self._lock:
             if self._current is None and self._sum.complete:
                 maps = self._sum.mean(self.size)
+                if self.settings.map_size == "latent":
+                    maps = maps.cpu()  # small: one copy costs less than each number that is asked of the device below
                 found, levels = [], []
                 for group in self._groups:
                     one = maps[:, list(group)].sum(dim=1)
@@ -237,10 +239,15 @@ class StepMasks:
     ) -> torch.Tensor | None:
         if self._previous is None:
             return None
-        groups = [self._group(part.parts) for part in self.edits[number].prompts]
-        each = torch.stack([self._to_layer(self._previous[g], grid, area, device) for g in groups])
-        total = each.sum(dim=0, keepdim=True)
-        return torch.where(total > 1e-4, each / total.clamp(min=1e-4), torch.full_like(each, 1 / len(groups)))
+        key = ("shares", number, grid, area, device)
+        with self._lock:
+            if key not in self._resized:
+                groups = [self._group(part.parts) for part in self.edits[number].prompts]
+                each = torch.stack([self._to_layer(self._previous[g], grid, area, device) for g in groups])
+                total = each.sum(dim=0, keepdim=True)
+                even = torch.full_like(each, 1 / len(groups))
+                self._resized[key] = torch.where(total > 1e-4, each / total.clamp(min=1e-4), even)
+            return self._resized[key]
 
     def _to_layer(
         self, masks: torch.Tensor, grid: tuple[int, int], area: tuple[int, ...], device: torch.device

@@ -52,6 +52,8 @@ class BlendWrappers:
         self._positive: set[Any] | None = None
         self._areas: dict[Any, tuple[int, ...]] = {}
         self._edits: tuple[EditStep, ...] = ()
+        self._sigmas: torch.Tensor | None = None
+        self._levels: list[float] = []
         self._split = False
         self._calls, self._told = 0, False
         # With one image, no row can get another image's data.
@@ -107,13 +109,19 @@ class BlendWrappers:
     def _begin(self, conds: dict[str, list[dict]], sigma: float, sigmas: torch.Tensor | None) -> None:
         if self._positive is None:
             self._positive = self._find_positive(conds)
-        levels = [] if sigmas is None else [float(s) for s in sigmas]
+        levels = self._levels_of(sigmas)
         steps = max(1, len(levels) - 1)
         # Solvers may evaluate between levels; such an evaluation belongs to its step.
         step = max([i for i, level in enumerate(levels[:steps]) if level >= sigma * (1 - 1e-5)], default=0)
         self.masks.begin(step, steps)
         self._probed = set()
         self._edits = edit_steps(self.prompt, self.joined, step, steps)
+
+    def _levels_of(self, sigmas: torch.Tensor | None) -> list[float]:
+        """The run's noise levels as numbers, fetched from the device once and not at every step."""
+        if sigmas is not self._sigmas:
+            self._sigmas, self._levels = sigmas, [] if sigmas is None else sigmas.tolist()
+        return self._levels
 
     def _find_positive(self, conds: dict[str, list[dict]]) -> set[Any]:
         """Ids of the entries with the prompts; also records the area of each entry."""
