@@ -14,12 +14,11 @@ from ..core.partedit.published import published_names, published_token, publishe
 from ..core.partedit.token_facts import token_facts
 from ..core.partedit.token_files import clean_text, load_token, save_token
 from ..core.partedit.token_names import NOT_INSTALLED, find_listed, is_token_file
+from ..core.partedit.token_pictures import ENDINGS, keep_picture
 from ..core.partedit.tokens import PartToken
 from ..core.version import VERSION
 
 FOLDER = "part_tokens"
-# Of pictures beside a token, those that every ComfyUI serves as its preview.
-PICTURES = (".webp", ".png", ".jpg", ".jpeg")
 
 
 def list_tokens() -> list[str]:
@@ -72,7 +71,7 @@ def described_tokens(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         if facts.iou:
             described[name]["held_out"] = facts.held_out
         # ComfyUI looks for pictures by a pattern, and does not mask these signs in a name.
-        if not set("[]*?") & set(str(path)) and any(path.with_suffix(ending).is_file() for ending in PICTURES):
+        if not set("[]*?") & set(str(path)) and any(path.with_suffix(ending).is_file() for ending in ENDINGS):
             described[name]["preview"] = number
     missing = set(published_names(names))
     for token in published_tokens():
@@ -100,7 +99,7 @@ def user_folder() -> Path | None:
 
 
 def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str = "") -> Path:
-    """Save a token into the user's token folder under a plain name.
+    """Save a token into the user's token folder under a plain name, and its picture beside it.
 
     Args:
         name: see `safe_file_name`; the extension of a token file is dropped.
@@ -120,9 +119,10 @@ def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str 
         raise ValueError(f"file_name: ComfyUI has no models/{FOLDER} folder to save to. Create it and restart ComfyUI.")
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.safetensors", 1
+    same = False
     if replace and path.exists():
         try:
-            load_token(path)
+            same = load_token(path).has_rows_of(token)
         except ValueError as error:
             raise ValueError(
                 f"file_name: {path} exists and is not a part token, so it was not replaced. Choose another name."
@@ -134,4 +134,6 @@ def keep_token(token: PartToken, name: str, *, replace: bool = False, note: str 
     if note.strip():
         metadata["note"] = clean_text(note)
     save_token(replace_fields(token, metadata=metadata), path)
+    if token.picture or not same:
+        keep_picture(token.picture, path)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from comfy_api.latest import io
 
 from ..core.files import safe_file_name
+from ..core.partedit.token_pictures import small_picture
 from ..core.training import inputs as training_inputs
 from ..core.training.augment import augmented_views
+from ..core.training.maps import best_seen
 from ..core.training.plots import overlays, plot
 from ..core.training.settings import TrainingSettings
 from ..core.training.training import checked_inputs, train_part_token
@@ -148,6 +151,8 @@ class TrainPartToken(io.ComfyNode):
         judged = report.held_out or sorted(set(sources))
         shown = overlays([pictures[index] for index in judged], report.maps, targets[judged])
         text = report.as_json()
+        best = best_seen(report.maps, targets[judged])
+        token = replace(token, picture=small_picture(shown[best]))
         shows = {"text": (text,), "partedit_training": board.output(report, shown)}
         return io.NodeOutput(token, plot(report), shown, text, ui=shows)
 

@@ -37,6 +37,7 @@ class PartToken:
             that is not recorded. Empty: recorded for no part.
         paddings: for each part, the padding it was trained with (one of `PADDINGS` but "auto"); "" where that is not
             recorded. Empty: recorded for no part.
+        picture: of the part as the token finds it, see `token_pictures.small_picture`; empty if there is none.
     """
 
     embedding: torch.Tensor
@@ -46,6 +47,7 @@ class PartToken:
     metadata: dict[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     paddings: tuple[str, ...] = ()
+    picture: bytes = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows = self.embedding
@@ -83,6 +85,10 @@ class PartToken:
                     f"part token: was trained with the padding {padding[:40]!r}; known ones are "
                     f"{', '.join(PADDINGS[1:])}. It may come from a newer version of this pack."
                 )
+
+    def has_rows_of(self, other: PartToken) -> bool:
+        """Whether both are the same token, whatever is recorded of it."""
+        return torch.equal(self.embedding.float().cpu(), other.embedding.float().cpu())
 
     @property
     def parts(self) -> int:

@@ -99,3 +99,8 @@ def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
             union = (found | wanted).sum()
             result[picture, part] = 1.0 if union == 0 else (found & wanted).sum() / union
     return result.mean(dim=0)
+
+
+def best_seen(maps: torch.Tensor, masks: torch.Tensor) -> int:
+    """The picture on which the maps (n, P, h, w) agree best with the masks (n, P, H, W), by `map_iou`."""
+    return max(range(len(maps)), key=lambda n: float(map_iou(maps[n : n + 1], masks[n : n + 1]).mean()))

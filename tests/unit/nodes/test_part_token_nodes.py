@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tools.bootstrap import load_pack
 
@@ -19,6 +21,7 @@ from partedit_oir.core.partedit.token_files import load_token
 from partedit_oir.core.partedit.tokens import PartToken
 from partedit_oir.core.training.augment import augmented_views
 from partedit_oir.core.training.inputs import paired, part_names
+from partedit_oir.core.training.maps import best_seen
 from partedit_oir.nodes.part_token import LoadPartToken, SavePartToken
 from partedit_oir.nodes.token_folder import FOLDER
 from partedit_oir.nodes.train_part_token import TrainPartToken
@@ -68,12 +71,24 @@ def test_train_save_and_load(model, folder):
     assert plot.min() >= 0 and plot.max() <= 1 and shown.min() >= 0 and shown.max() <= 1
     saved, name = SavePartToken.execute(token, "my square", "number it", "from squares").result
     assert saved is token and name == "my square.safetensors"
+    # Beside it, the held-out image on which it finds the part best, as the node shows it.
+    with Image.open(folder / "my square.webp") as file:
+        picture = torch.from_numpy(np.asarray(file.convert("RGB")).copy()) / 255
+    assert picture.shape == (128, 136, 3)
+    assert min(float((picture - one).abs().mean()) for one in shown) < 0.04
     assert LoadPartToken.validate_inputs(part_token=name) is True
     loaded = LoadPartToken.execute(name).result[0]
     assert torch.equal(loaded.embedding, token.embedding) and loaded.names == ("square",)
     assert loaded.paddings == ("zero",), "auto reads it as it was trained"
     assert loaded.metadata["note"] == "from squares" and loaded.metadata["pack_version"]
     assert "square 0." in loaded.metadata["iou"]
+
+
+def test_the_picture_of_a_token_is_of_the_image_where_it_is_best():
+    maps, masks = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 32, 32)
+    masks[..., :16, :16] = 1
+    maps[0, 0, 4:, 4:] = maps[1, 0, :4, :4] = maps[2, 0, :6, :6] = 1
+    assert best_seen(maps, masks) == 1
 
 
 def test_saving_never_overwrites_by_itself(folder):

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tools.bootstrap import load_pack
@@ -18,6 +19,7 @@ from partedit_oir.core.files import safe_file_name
 from partedit_oir.core.partedit.published import published_names, published_tokens
 from partedit_oir.core.partedit.token_files import load_token, save_token
 from partedit_oir.core.partedit.token_names import SUFFIXES, token_stem
+from partedit_oir.core.partedit.token_pictures import small_picture
 from partedit_oir.core.partedit.tokens import PartToken
 from partedit_oir.nodes.part_token import LoadPartToken
 from partedit_oir.nodes.token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens
@@ -326,3 +328,59 @@ def test_the_packs_own_tokens_have_pictures_and_facts():
     assert len(own) >= 5
     for name, known in own.items():
         assert len(known["parts"]) == len(known["iou"]) == 1 and known["family"] == "demo" and "preview" in known, name
+
+
+# --- the picture beside a saved token --------------------------------------------------------------------------
+
+
+def seen(shade):
+    picture = small_picture(torch.full((300, 400, 3), shade))
+    return PartToken(torch.full((2, 16), 1 + shade), (1,), ("head",), "demo", picture=picture)
+
+
+def shade_of(path):
+    with Image.open(path) as image:
+        assert image.format == "WEBP" and image.size == (192, 144)
+        return image.convert("L").getpixel((90, 70)) / 255
+
+
+def test_a_picture_is_saved_beside_its_token_and_shown_by_the_picker(folder):
+    path = keep_token(seen(0.25), "mine")
+    assert shade_of(path.with_suffix(".webp")) == pytest.approx(0.25, abs=0.03)
+    assert described_tokens(list_tokens())["mine.safetensors"]["preview"] == 0
+    assert sorted(os.listdir(folder)) == ["mine.safetensors", "mine.webp"]
+    second = keep_token(seen(0.75), "mine")
+    assert second.stem == "mine_2" and shade_of(second.with_suffix(".webp")) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_replaced_token_does_not_keep_the_picture_of_the_one_before(folder):
+    picture = keep_token(seen(0.25), "mine").with_suffix(".webp")
+    keep_token(seen(0.75), "mine", replace=True)
+    assert shade_of(picture) == pytest.approx(0.75, abs=0.03)
+    # The same token once more, loaded from its file and so without a picture: still the right one.
+    keep_token(load_token(folder / "mine.safetensors"), "mine", replace=True, note="for horses")
+    assert shade_of(picture) == pytest.approx(0.75, abs=0.03)
+    keep_token(token(), "mine", replace=True)
+    assert not picture.exists()
+    # A token deleted by hand leaves its picture behind; a new one of that name does not get it.
+    keep_token(seen(0.25), "other").unlink()
+    assert keep_token(token(), "other").stem == "other" and not (folder / "other.webp").exists()
+
+
+@pytest.mark.parametrize("ending", [".webp", ".png", ".jpg"])
+def test_somebody_s_own_picture_stays(folder, ending):
+    own = folder / f"mine{ending}"
+    Image.new("RGB", (8, 8), "green").save(own)
+    before = own.read_bytes()
+    for one in (seen(0.25), token()):
+        keep_token(one, "mine", replace=True)
+        assert own.read_bytes() == before and len(os.listdir(folder)) == 2
+
+
+def test_a_token_is_saved_even_if_its_picture_cannot_be(folder, caplog):
+    (folder / "mine.webp.part").mkdir()  # where it would be written
+    path = keep_token(seen(0.25), "mine")
+    assert load_token(path).names == ("head",) and not (folder / "mine.webp").exists()
+    assert "the picture of mine.safetensors was not saved" in caplog.text
+    (folder / "odd.webp").write_bytes(b"RIFF nonsense")
+    assert keep_token(seen(0.25), "odd").is_file() and (folder / "odd.webp").read_bytes() == b"RIFF nonsense"
