@@ -40,6 +40,8 @@ class EditScores:
         clip_edited_target, clip_edited_source: edited image's masked region against the target and source text.
         clip_before_target: the same region of the source image against the target text.
         clip_unedited: rest of the edited image against the source text; clip_unedited_before: that of the source.
+        clip_unedited_regions: rest of the edited image against the rest of the source, image to image (αCLIP_BG of
+            PartEdit's section 4.1, with the scorer at hand).
         changed_outside: fraction of the pixels outside the mask that changed by more than 8/255 in any channel.
     """
 
@@ -56,6 +58,7 @@ class EditScores:
     clip_before_target: float | None = None
     clip_unedited: float | None = None
     clip_unedited_before: float | None = None
+    clip_unedited_regions: float | None = None
 
     def finite(self) -> dict[str, float | None]:
         """The scores by name, for JSON and means, which have no infinity: identical images count as `EQUAL_DB`."""
@@ -196,9 +199,12 @@ def _clip_scores(
             values["clip_before_target"] = scorer.score(old, target_text, region)
         if source_text.strip():
             values["clip_edited_source"] = scorer.score(new, source_text, region)
-    if region is not None and (region < 1).any() and source_text.strip():
-        values["clip_unedited"] = scorer.score(new, source_text, 1 - region)
-        values["clip_unedited_before"] = scorer.score(old, source_text, 1 - region)
+    if region is not None and (region < 1).any():
+        if source_text.strip():
+            values["clip_unedited"] = scorer.score(new, source_text, 1 - region)
+            values["clip_unedited_before"] = scorer.score(old, source_text, 1 - region)
+        rest_before, rest_after = (scorer.image_features(picture, 1 - region) for picture in (old, new))
+        values["clip_unedited_regions"] = float(rest_before @ rest_after)
     return values
 
 

@@ -29,6 +29,7 @@ LABELS = {
     "clip_edited_source": "CLIP, edited region and source text",
     "clip_unedited": "CLIP, other region and source text",
     "clip_unedited_before": "CLIP, same before the edit",
+    "clip_unedited_regions": "CLIP, other region after and before the edit",
 }
 
 

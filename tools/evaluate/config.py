@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
 from .cases import Case, DataError, Pictures, file_name
 from .methods import ALL, Method, Scorer, Settings
+from .networks import Networks
 from .peer_methods import PEERS
 from .readers import DemoData, FolderData, OirBench, PartEditBench, PromptData
 
@@ -121,6 +122,7 @@ class ConfigFile(Entry):
     settings: Settings = Settings()
     search_scorer: Scorer | None = None
     score_scorer: Scorer | None = None
+    networks: Networks = Networks()
     data: Annotated[list[Data], Field(min_length=1)]
     methods: Annotated[list[Any], BeforeValidator(_methods)]
     servers: Addresses = []

@@ -218,23 +218,32 @@ class OirBench(Entry):
 
 
 class PartFields(Entry):
-    """What PartEdit-Bench calls its columns. The first five are those that the authors' demo reads."""
+    """What PartEdit-Bench calls its columns, by its data set card."""
 
     prompt: Text = "prompt_original"
     subject: Text = "subject"
-    token: Text = "token_cls"
     edit: Text = "edit"
+    part: Text = "part"
+    # What the part belongs to; an older revision names the token in one column.
+    kind: Text = "class_name"
+    token: Text = "token_cls"
     seed: Text = "seed"
-    image: Text = "image"
-    mask: Text = "mask"
+    image: Text = "original_image"
+    mask: Text = "gt_mask"
 
 
 class PartEditBench(Entry):
-    """PartEdit-Bench, a parquet file of one split; a row without a picture is generated from its prompt and seed."""
+    """PartEdit-Bench, a parquet file of one split.
+
+    A row is an edit of its own picture in its own mask. With ``generate``, and for a row without a picture, the source
+    is made from prompt and seed, by this checkpoint and ComfyUI's noise: another picture than the row's, so its mask is
+    found by the token.
+    """
 
     file: ExistingPath
     fields: PartFields = PartFields()
     tokens: dict[str, str] = {}
+    generate: bool = False
     limit: AtLeastOne | None = None
 
     def cases(self, data: str, pictures: Pictures) -> Iterator[Case]:
@@ -242,20 +251,39 @@ class PartEditBench(Entry):
         names = self.fields
         for number, row in enumerate(read_parquet(Path(self.file), self.limit)):
             where = f"{Path(self.file).name}, row {number}"
-            source, subject, kind, change = (
-                one_line(_field(row, name, where)) for name in (names.prompt, names.subject, names.token, names.edit)
+            source, subject, change = (
+                one_line(_field(row, name, where)) for name in (names.prompt, names.subject, names.edit)
             )
-            if kind not in files:
-                known = ", ".join(sorted(files))
-                raise DataError(f"{where}: no token is known for {kind!r}. Add it to 'tokens'. Known: {known}.")
+            token = self._token(row, files, where)
             edit = edited_prompt(source, [(subject, change)], where)
-            image, mask = (_picture_bytes(row.get(name), f"{where}.{name}") for name in (names.image, names.mask))
-            picture = pictures.keep_bytes(image) if image else ""
-            region = pictures.keep_bytes(mask, mask=True) if mask else ""
+            picture = region = ""
+            if not self.generate and (image := _picture_bytes(row.get(names.image), f"{where}.{names.image}")):
+                picture = pictures.keep_bytes(image)
+                mask = _picture_bytes(row.get(names.mask), f"{where}.{names.mask}")
+                region = pictures.keep_bytes(mask, mask=True) if mask else ""
             seed = int(row.get(names.seed) or 0)
             pairs = (Pair(subject, change, region),)
             name = f"{number:03d} {subject} {change}"
-            yield Case(data, name, source, edit, picture, region, pairs, files[kind], seed=seed)
+            yield Case(data, name, source, edit, picture, region, pairs, token, seed=seed)
+
+    def _token(self, row: Mapping[str, Any], files: Mapping[str, str], where: str) -> str:
+        """The file of a row's token, by its token's name, or by what its part and class are called."""
+        names = self.fields
+        given = {name: one_line(row[name]) for name in (names.token, names.kind, names.part) if row.get(name)}
+        kind, part = given.get(names.kind, ""), given.get(names.part, "")
+        tried = [given.get(names.token, ""), kind, f"{kind} {part}", f"{row.get(names.subject, '')} {part}", part]
+        for text in tried:
+            key = text.strip().lower().replace(" ", "_").replace("-", "_")
+            for name in (text, key):
+                if name in files:
+                    return files[name]
+        if not given:
+            columns = f"{names.token!r}, {names.kind!r} or {names.part!r}"
+            raise DataError(f"{where}: has none of {columns}; it has: {', '.join(row)}. Set them under 'fields'.")
+        said = ", ".join(f"{name} {value!r}" for name, value in given.items())
+        raise DataError(
+            f"{where}: no token is known for {said}. Add one of these to 'tokens'. Known: {', '.join(sorted(files))}."
+        )
 
 
 def published_token_files() -> dict[str, str]:

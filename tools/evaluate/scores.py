@@ -13,6 +13,7 @@ from PIL import Image
 
 from .cases import Case, Pictures
 from .methods import Loaded, Scorer, Wanted
+from .networks import Measures
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,24 @@ class Column:
 
 
 COLUMNS = (
-    Column("success", "success %", 0, "every object or part has its new colour in its exact mask (demo only)"),
-    Column("clip_fg", "CLIP fg", 2, "100 × cosine of the edited region and the phrase it should show, masked CLIP"),
-    Column("clip_bg", "CLIP bg", 2, "100 × cosine of the other region and the source prompt, masked CLIP"),
-    Column("clip_avg", "CLIP avg", 2, "mean of CLIP fg and CLIP bg"),
+    Column("success", "success %", 0, "every object or part has its new colour where it should (demo only)"),
+    Column("alpha_fg", "αCLIP fg", 2, "100 × cosine of the edited region and the phrase it should show, Alpha-CLIP"),
+    Column("alpha_bg", "αCLIP bg", 2, "100 × cosine of the other region in the edit and in the source, Alpha-CLIP"),
+    Column("alpha_avg", "αCLIP avg", 2, "mean of αCLIP fg and αCLIP bg"),
+    Column("clip_fg", "masked CLIP fg", 2, "100 × cosine of the edited region and the phrase it should show"),
+    Column("clip_bg", "masked CLIP bg", 2, "100 × cosine of the other region in the edit and in the source"),
+    Column("clip_avg", "masked CLIP avg", 2, "mean of masked CLIP fg and masked CLIP bg"),
     Column("clip", "CLIP", 2, "100 × cosine of the whole picture and the edited prompt"),
     Column("psnr", "PSNR bg", 1, "dB, outside the mask, against the source; 1000 if nothing changed there"),
     Column("ssim", "SSIM bg", 3, "outside the mask, against the source (scikit-image)"),
     Column("ms_ssim", "MS-SSIM", 3, "of the whole picture, against the source"),
     Column("changed", "changed %", 1, "of the pixels outside the mask, by more than 8/255", "↓"),
-    Column("lpips", "LPIPS", 3, "perceptual distance of the whole picture to the source", "↓"),
+    Column("lpips", "LPIPS", 3, "perceptual distance of the whole picture to the source (AlexNet, version 0.1)", "↓"),
+    Column("dino", "DINO", 3, "1 − cosine of the class tokens of picture and source", "↓"),
 )
-NO_LPIPS = "LPIPS is not measured: no weights of its network come with the pack or its requirements."
-NO_CLIP = "CLIP columns are empty: no CLIP is named. Set 'score_scorer' in the file."
+NO_CLIP = "The columns of CLIP are empty: no CLIP is named. Set 'score_scorer' in the file."
 MASKED_CLIP = (
-    "CLIP fg and bg are masked CLIP, not Alpha-CLIP, whose weights are not used here: compare methods with each other, "
-    "not with the paper's numbers."
+    "Masked CLIP stands for Alpha-CLIP: {why} Compare its columns within a table, not with the paper's numbers."
 )
 
 
@@ -61,7 +64,9 @@ def build_scores(loaded: Loaded, case: Case, edited: str, scorer: Scorer | None)
     return Wanted({}, wanted)
 
 
-def read_scores(texts: dict[str, str], picture: bytes, case: Case, pictures: Pictures) -> dict[str, float | None]:
+def read_scores(
+    texts: dict[str, str], picture: bytes, case: Case, pictures: Pictures, measures: Measures
+) -> dict[str, float | None]:
     """{key of a column: value}; None where a metric does not apply."""
     found: dict[str, float | None] = json.loads(texts["scores"])["mean"]
     whole: dict[str, float | None] = json.loads(texts["whole"])["mean"] if "whole" in texts else {}
@@ -72,17 +77,19 @@ def read_scores(texts: dict[str, str], picture: bytes, case: Case, pictures: Pic
         "changed": _hundred(found.get("changed_outside")),
         "clip": _hundred(whole.get("clip_edited_target")),
         "clip_fg": _hundred(found.get("clip_edited_target")) if case.mask else None,
-        "clip_bg": _hundred(found.get("clip_unedited")),
+        "clip_bg": _hundred(found.get("clip_unedited_regions")),
         "success": None,
-        "lpips": None,
     }
-    fg, bg = values["clip_fg"], values["clip_bg"]
-    values["clip_avg"] = (fg + bg) / 2 if fg is not None and bg is not None else None
-    if any(pair.colour for pair in case.pairs):
-        from .demo_world import success
+    with Image.open(io.BytesIO(picture)) as image:
+        mask = pictures.open(case.mask) if case.mask else None
+        values |= measures(pictures.open(case.picture), image, mask, case.target)
+        if any(pair.colour for pair in case.pairs):
+            from .demo_world import success
 
-        with Image.open(io.BytesIO(picture)) as image:
             values["success"] = _hundred(success(image, case, pictures))
+    for name in ("clip", "alpha"):
+        fg, bg = values[f"{name}_fg"], values[f"{name}_bg"]
+        values[f"{name}_avg"] = (fg + bg) / 2 if fg is not None and bg is not None else None
     return values
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from .cases import Case
 from .config import DataSet, Plan
-from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, NO_LPIPS, means
+from .networks import Measures
+from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, means
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -30,7 +31,11 @@ def report(
     """
     config = plan.config
     clip = config.score_scorer is not None or config.model == "demo"
-    notes = [MASKED_CLIP if clip else NO_CLIP, NO_LPIPS]
+    missing = dict(Measures(config.networks).missing)
+    notes = []
+    if why := missing.pop("alpha_clip", ""):
+        notes.append(MASKED_CLIP.format(why=why) if clip else NO_CLIP)
+    notes += missing.values()
     if clip and config.score_scorer is None:
         notes.insert(0, "CLIP is the demo's own small one, trained on the demo's pictures.")
     return {
@@ -101,7 +106,7 @@ def _mean(values: list[float]) -> float | None:
 
 def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of one data set's own table, as texts; a column without any value is still there, and empty."""
-    compared = published().get(data["compare"], {}).get("columns", [])
+    compared = _measured_as(data, published().get(data["compare"], {}).get("columns", []))
     shown = [c for c in COLUMNS if c.key in compared or any(row["scores"][c.key] is not None for row in data["rows"])]
     head = ["method", "mask given", "edits", *(f"{c.head} {c.better}" for c in shown), "UNet rows", "s"]
     rows = []
@@ -116,6 +121,15 @@ def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         seconds = "" if row["seconds_per_edit"] is None else f"{row['seconds_per_edit']:.1f}"
         rows.append([row["method"], "yes" if row["told_mask"] else "no", count, *cells, work, seconds])
     return head, rows
+
+
+def _measured_as(data: dict[str, Any], compared: list[str]) -> list[str]:
+    """The columns to compare with: masked CLIP's in the place of Alpha-CLIP's where that is missing."""
+    return [key if _known(data, key) else key.replace("alpha_", "clip_") for key in compared]
+
+
+def _known(data: dict[str, Any], key: str) -> bool:
+    return any(row["scores"][key] is not None for row in data["rows"])
 
 
 def _cell(row: dict[str, Any], key: str, digits: int) -> str:

@@ -12,6 +12,7 @@ from .cases import Case, DataError
 from .config import Plan
 from .graph import Graph, MissingFile
 from .methods import Inpainting, Loaded, Method, Oir, Wanted, build_source
+from .networks import Measures
 from .peer_methods import Peer
 from .scores import build_scores, read_scores
 from .store import Store, key_of
@@ -19,6 +20,8 @@ from .worker import JobError
 
 # Part of every key: raised when results of older versions no longer hold.
 FORMAT = 1
+# Part of every score's key: raised when what is measured changes.
+SCORES = 2
 SOURCE = "source"
 
 
@@ -52,6 +55,7 @@ class Bench:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.config = plan, plan.config
         self.store = Store(plan.output / "edits")
+        self.measures = Measures(plan.config.networks)
 
     def key(self, job: EditJob) -> str:
         """What an edit depends on."""
@@ -65,7 +69,7 @@ class Bench:
         return key_of(*parts)
 
     def score_key(self, job: EditJob) -> str:
-        return key_of(FORMAT, self.key(job), _dump(self.config.score_scorer))
+        return key_of(SCORES, self.key(job), _dump(self.config.score_scorer), self.measures.key)
 
     def kept(self, job: EditJob) -> dict[str, Any] | None:
         """The result of an earlier run, whole with its scores."""
@@ -171,7 +175,7 @@ class Bench:
         graph, wanted = self.score_graph(job, name, server.info)
         uploads = {**self._uploads(graph, name), name: data}
         _, said, _ = server.run(graph.prompt, uploads, wanted.pictures, wanted.texts)
-        scores = read_scores(said, data, job.case, self.plan.pictures)
+        scores = read_scores(said, data, job.case, self.plan.pictures, self.measures)
         result = {**result, "scores": scores, "score_key": self.score_key(job)}
         self.store.write(job.case, job.name, result)
         return result

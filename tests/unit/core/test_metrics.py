@@ -95,6 +95,9 @@ class Scorer:
     def score(self, image, text, mask=None, mode="masked"):
         return float(image[..., 0].mean() if mask is None else image[..., 0][mask > 0.5].mean())
 
+    def image_features(self, image, mask=None, mode="masked"):
+        return torch.tensor([1.0, self.score(image, "", mask)])
+
 
 def test_clip_scores_look_at_the_right_region():
     source, edited = torch.zeros(16, 16, 3), torch.zeros(16, 16, 3)
@@ -104,6 +107,10 @@ def test_clip_scores_look_at_the_right_region():
     score = edit_scores(source, edited, mask, Scorer(), "a cat", "a dog")
     assert score.clip_edited_target == 0.75 and score.clip_before_target == 0.5
     assert score.clip_unedited == 0.25 and score.clip_unedited_before == 0
+    # The other region of the two images with each other: 1 · 1 + 0 · 0.25.
+    assert score.clip_unedited_regions == 1
+    source[:, 8:, 0] = 1
+    assert edit_scores(source, edited, mask, Scorer(), "a cat", "a dog").clip_unedited_regions == 1.25
     assert edit_scores(source, edited, mask, Scorer(), "", "a dog").clip_unedited is None
 
 
