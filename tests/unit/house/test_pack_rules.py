@@ -373,6 +373,7 @@ def test_requirements_agree_with_pyproject_and_leave_torch_alone():
 OLDEST_TRIED = {
     "diffusers": "0.32.0",
     "hypothesis": "6.100.0",
+    "lpips": "0.1.4",
     "matplotlib": "3.8.4",
     "mypy": "2.4.0",
     "pathspec": "1.1.1",
