@@ -187,9 +187,8 @@ def train_tokens(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    arguments = [
-        f"--{name}" for name in ("demo", "quick", "plan", "no-ray", "cpu") if vars(options)[name.replace("-", "_")]
-    ]
+    switches = ("demo", "quick", "token", "plan", "no-ray", "cpu")
+    arguments = [f"--{name}" for name in switches if vars(options)[name.replace("-", "_")]]
     if options.config is not None:
         config = Path(options.config).absolute()
         if not config.is_file():
@@ -258,6 +257,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("config", metavar="CONFIG.yaml", nargs="?")
     one.add_argument("--demo", action="store_true", help="the demo model on its own world, instead of a file")
     one.add_argument("--quick", action="store_true", help="with --demo: few edits and steps, under 3 minutes")
+    one.add_argument("--token", action="store_true", help="with --demo: studies of a part's token, instead of edits")
     one.add_argument("--plan", action="store_true", help="only show what would run: pictures, UNet rows, hours")
     one.add_argument("--output", metavar="DIR", help="folder for everything, instead of the file's")
     one.add_argument("--server", action="append", default=[], metavar="ADDRESS", help="use this server; repeatable")

@@ -18,17 +18,13 @@ import torch.nn.functional as F
 
 from demo.training.parts import DEMO_PARTS, LAYERS, part_masks, single_scenes
 from demo.training.studio import Studio, grid
+from tools.evaluate.tokens.engine import iou
 
 from .results import write_result
 
 PICTURES, BATCH, LEVELS = 100, 20, (0.3, 0.5, 0.7)
 HELD_OUT = 9_000_000  # seeds no training script uses
 CELL = 2.0  # the demo's layers read one value for 2 × 2 latent pixels
-
-
-def iou(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """(N,) intersection over union of boolean (N, H, W) masks."""
-    return (found & true).flatten(1).sum(1) / (found | true).flatten(1).sum(1).clamp(min=1)
 
 
 def masks_of(images: np.ndarray, latents: torch.Tensor, maps: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from demo.training.common import prepare_cpu
 from demo.training.parts import (
@@ -45,9 +44,11 @@ from demo.training.parts import (
 )
 from demo.training.studio import Studio
 from demo.world import Picture
+from tools.evaluate.tokens import engine
+from tools.evaluate.tokens.engine import scores
 
 from .charts import COLOURS, INK, Level, Line, chart
-from .part_tokens import HELD_OUT, PICTURES, iou
+from .part_tokens import HELD_OUT, PICTURES
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .published_training import QUERIES, PublishedRecipe, PublishedTraining
 from .results import write_result
@@ -92,13 +93,8 @@ class PartData:
 
 def queries(studio: Studio, latents: torch.Tensor, levels: dict[str, Any], seed: int) -> Any:
     """QueryCache of latents at the demo's token layers, with the empty prompt."""
-    from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
-    from partedit_oir.core.unet import all_cross_layers
-
-    layers = choose_layers(all_cross_layers(studio.model), LAYERS)
-    sigmas = noise_levels(studio.model, levels["noise_low"], levels["noise_high"], levels["noise_count"])
-    return build_query_cache(studio.model, latents, studio.text(""), layers, sigmas, seed=seed, rows=4)
+    layers = engine.layers_of(studio.model, LAYERS)
+    return engine.queries(studio.model, studio.text(""), latents, layers, levels, seed)
 
 
 def prepare(studio: Studio, part: DemoPart, count: int) -> PartData:
@@ -111,20 +107,8 @@ def prepare(studio: Studio, part: DemoPart, count: int) -> PartData:
     return PartData(part, latents, masks, training, pictures, held, queries(studio, held, JUDGED, NOISE_SEED))
 
 
-def scores(maps: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """Mean IoU of maps (N, 1, h, w) with masks (N, H, W), by threshold."""
-    from partedit_oir.core.partedit.masks import normalise, threshold
-
-    soft = normalise(F.interpolate(maps, truth.shape[-2:], mode="bicubic").clamp(min=0)[:, 0])
-    return {method: float(iou(threshold(soft, method)[0] >= 0.5, truth).mean()) for method in ("adaptive", "otsu")}
-
-
 def token_scores(data: PartData, rows: torch.Tensor, latent: int = 32) -> dict[str, float]:
-    from partedit_oir.core.training.maps import cached_part_maps
-
-    everything = range(data.held_out.pictures)
-    with torch.no_grad():
-        return scores(cached_part_maps(data.held_out, rows, everything, size=(latent, latent)), data.truth)
+    return scores(engine.part_maps(data.held_out, rows, "background", (latent, latent)), data.truth)
 
 
 def train(studio: Studio, data: PartData, pictures: list[int], **changes: Any) -> torch.Tensor:
@@ -132,7 +116,7 @@ def train(studio: Studio, data: PartData, pictures: list[int], **changes: Any) -
     from partedit_oir.core.training.training import train_on_cache
 
     views = [*pictures, *(COUNTS[-1] + index for index in pictures)]
-    cache = dataclasses.replace(data.training, queries={k: q[views] for k, q in data.training.queries.items()})
+    cache = engine.subset(data.training, pictures=views)
     settings = dataclasses.replace(token_settings(data.part), **changes)
     rows, _ = train_on_cache(cache, data.masks[views], settings, init_scale=float(studio.text("")[0][0].std()))
     return rows

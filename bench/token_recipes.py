@@ -29,15 +29,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.training.common import prepare_cpu
 from demo.training.parts import DEMO_PARTS, FIRST, LAYERS, LEVELS, DemoPart, part_masks, single_scenes, training_views
 from demo.training.studio import Studio
+from tools.evaluate.tokens import engine
 
 from . import results
-from .part_tokens import HELD_OUT, iou
+from .part_tokens import HELD_OUT
 
 NAME = "token_recipes"
 TRAINING_PICTURES, PICTURES, STEPS, SEEDS = 20, 40, 300, 1
@@ -62,58 +62,20 @@ WITH_DICE: dict[str, dict[str, Any]] = {
 
 def queries(studio: Studio, latents: torch.Tensor, levels: dict[str, Any], seed: int) -> Any:
     """QueryCache of latents at every layer of the sets, with the empty prompt."""
-    from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
-
-    keys = {key for choice in LAYER_SETS.values() for key in chosen_layers(studio, choice)}
-    sigmas = noise_levels(studio.model, levels["noise_low"], levels["noise_high"], levels["noise_count"])
-    return build_query_cache(studio.model, latents, studio.text(""), sorted(keys), sigmas, seed=seed, rows=4)
-
-
-def chosen_layers(studio: Studio, choice: str) -> tuple[Any, ...]:
-    from partedit_oir.core.partedit.layers import choose_layers
-    from partedit_oir.core.unet import all_cross_layers
-
-    return choose_layers(all_cross_layers(studio.model), choice)
-
-
-def subset(cache: Any, layers: Sequence[Any], level: int | None = None) -> Any:
-    """The same cache with some layers only and, if asked, one noise level."""
-    pick = slice(None) if level is None else slice(level, level + 1)
-    return dataclasses.replace(
-        cache,
-        queries={layer: cache.queries[layer][:, pick] for layer in layers},
-        key_weights={layer: cache.key_weights[layer] for layer in layers},
-        heads={layer: cache.heads[layer] for layer in layers},
-        grids={layer: cache.grids[layer] for layer in layers},
-        sigmas=cache.sigmas[pick],
-    )
+    keys = {key for choice in LAYER_SETS.values() for key in engine.layers_of(studio.model, choice)}
+    return engine.queries(studio.model, studio.text(""), latents, sorted(keys), levels, seed)
 
 
 def scores(cache: Any, rows: torch.Tensor, truth: torch.Tensor, padding: str) -> dict[str, float]:
     """Mean IoU over the cache's pictures and noise levels, by threshold; ``padding`` as in `layer_maps`."""
-    from partedit_oir.core.partedit.masks import normalise, threshold
-    from partedit_oir.core.training.maps import cached_part_maps
-
-    found: dict[str, list[float]] = {"adaptive": [], "otsu": []}
-    for level in range(len(cache.sigmas)):
-        with torch.no_grad():
-            maps = cached_part_maps(subset(cache, cache.layers, level), rows, range(cache.pictures), padding, (32, 32))
-        soft = normalise(F.interpolate(maps, truth.shape[-2:], mode="bicubic").clamp(min=0)[:, 0])
-        for method, each in found.items():
-            each.append(float(iou(threshold(soft, method)[0] >= 0.5, truth).mean()))
-    return {method: float(np.mean(each)) for method, each in found.items()}
+    return engine.mean_scores(engine.level_scores(cache, rows, truth, padding, (32, 32)))
 
 
 def train(
     cache: Any, masks: torch.Tensor, part: DemoPart, scale: float, seed: int, steps: int, **changes: Any
 ) -> tuple[torch.Tensor, str]:
     """Rows of a token, and the padding that they were trained with."""
-    from partedit_oir.core.training.settings import TrainingSettings
-    from partedit_oir.core.training.training import train_on_cache
-
-    settings = TrainingSettings(part_names=(part.label,), steps=steps, held_out=0.0, seed=seed, **changes)
-    rows, _ = train_on_cache(cache, masks, settings, init_scale=scale)
-    return rows, settings.trained_padding
+    return engine.train(cache, masks, scale, part_names=(part.label,), steps=steps, seed=seed, **changes)
 
 
 @dataclasses.dataclass
@@ -188,8 +150,8 @@ def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -
         cache = queries(studio, latents, levels, 0)
         for name in run.layer_sets:
             choice, setting = LAYER_SETS[name], f"{stretch}, {name}"
-            layers = chosen_layers(studio, choice)
-            trained_on, seen = subset(cache, layers), subset(judged, layers)
+            layers = engine.layers_of(studio.model, choice)
+            trained_on, seen = engine.subset(cache, layers), engine.subset(judged, layers)
             for recipe, changes in run.recipes.items():
                 for seed in run.missing(part.label, setting, recipe):
                     started = time.perf_counter()

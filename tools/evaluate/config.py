@@ -10,6 +10,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
@@ -131,6 +132,15 @@ class ConfigFile(Entry):
     retries: Count = 2
     limit_seconds: Annotated[float, Field(gt=0)] = 3600
     rows_per_second: Annotated[float, Field(gt=0)] | None = None
+
+
+def is_token_file(file: Path) -> bool:
+    """Whether a file asks for a token laboratory; a file that cannot be read does not."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == "token"
 
 
 @dataclasses.dataclass(frozen=True)

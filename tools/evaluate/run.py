@@ -39,7 +39,7 @@ from ..host.layout import PACK_DIR, end_cleanly_when_told_to_stop, write_whole
 from ..host.provision import locked
 from .cases import Case
 from .cluster import Cluster
-from .config import Plan, read_plan
+from .config import Plan, is_token_file, read_plan
 from .jobs import NoServerLeft, Outcome, share
 from .page import page
 from .tables import markdown, plan_text, report, table
@@ -238,6 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, nargs="?")
     parser.add_argument("--demo", action="store_true", help="the demo model on its own world, instead of a file")
     parser.add_argument("--quick", action="store_true", help="with --demo: few edits and steps, under 3 minutes")
+    parser.add_argument("--token", action="store_true", help="with --demo: the token laboratory instead of edits")
     parser.add_argument("--plan", action="store_true", help="only show what would run")
     parser.add_argument("--output", type=Path, help="folder for everything, instead of the file's")
     parser.add_argument("--server", action="append", default=[], metavar="ADDRESS", help="use this server; repeatable")
@@ -249,13 +250,21 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give either a YAML file, or --demo")
     if options.quick and not options.demo:
         parser.error("--quick goes with --demo")
+    if options.token and (not options.demo or options.quick):
+        parser.error("--token goes with --demo alone; in a file of your own, write 'kind: token'")
     if options.rows_per_second is not None and not options.rows_per_second > 0:
         parser.error(f"--rows-per-second: expected a positive number, got {options.rows_per_second:g}")
     config, output = options.config, options.output and options.output.absolute()
     if options.demo:
-        name = "demo_quick" if options.quick else "demo"
+        name = "demo_token" if options.token else "demo_quick" if options.quick else "demo"
         config, output = CONFIGS / f"{name}.yaml", output or PACK_DIR / "output" / f"evaluate_{name}"
     try:
+        if is_token_file(config):
+            from .tokens.run import run_token
+
+            if options.plan or options.server:
+                parser.error("a token laboratory runs in this process: --plan and --server do not go with it")
+            return run_token(config, output, options.cpu)
         plan = read_plan(config, output, write=not options.plan)
         if options.plan:
             print(plan_text(plan, options.rows_per_second or plan.config.rows_per_second))
@@ -267,7 +276,9 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             cases, results = evaluate(plan, runners)
         values = write_report(plan, cases, results)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, ValueError) as error:
+        if not isinstance(error, ConfigError | OSError) and not is_token_file(config):
+            raise
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     except NoServerLeft as error:

@@ -23,7 +23,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     """
     from ..bootstrap import boot_host, load_pack
 
-    boot_host(cpu=bool(task.get("cpu")) or not _has_accelerator())
+    boot_host(cpu=bool(task.get("cpu")) or not has_accelerator())
     # Importing this fixes the device; `load_pack` alone would fix it to the CPU.
     import comfy.model_management  # noqa: F401
 
@@ -42,8 +42,9 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     output, name = Path(task["output"]), task["name"]
     output.mkdir(parents=True, exist_ok=True)
     log(f"{name}: process {os.getpid()}, loading {task['model']}")
-    model, vae, positive = _load_model(task)
-    images, masks = _pictures(task)
+    model, clip, vae = load_checkpoint(task["model"])
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize(task["prompt"]))
+    images, masks = read_pictures(task)
     log(f"{name}: {images.shape[0]} images of {images.shape[2]} x {images.shape[1]}")
     settings = TrainingSettings(part_names=(task["part"],), **task["settings"])
     views, view_masks, sources = augmented_views(images, masks, task["flip"], task["crops"], settings.seed)
@@ -76,7 +77,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     return result
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
     """Without this check, ComfyUI would assume a CUDA device."""
     import torch
 
@@ -84,22 +85,25 @@ def _has_accelerator() -> bool:
     return any(kind is not None and kind.is_available() for kind in kinds)
 
 
-def _load_model(task: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """MODEL, VAE and the conditioning the images are encoded with."""
-    if task["model"] == "demo":
+def load_checkpoint(name: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint file, or of the demo model.
+
+    Raises:
+        ValueError: the file has no text encoder or no VAE.
+    """
+    if name == "demo":
         from partedit_oir.demo.loader import load_demo_model
 
-        model, clip, vae = load_demo_model()
-    else:
-        import comfy.sd
+        return load_demo_model()
+    import comfy.sd
 
-        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(task["model"])
-        if clip is None or vae is None:
-            raise ValueError(f"model: {task['model']} has no text encoder or no VAE. Use a full checkpoint.")
-    return model, vae, clip.encode_from_tokens_scheduled(clip.tokenize(task["prompt"]))
+    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(name)
+    if clip is None or vae is None:
+        raise ValueError(f"model: {name} has no text encoder or no VAE. Use a full checkpoint.")
+    return model, clip, vae
 
 
-def _pictures(task: dict[str, Any]) -> tuple[Any, Any]:
+def read_pictures(task: dict[str, Any]) -> tuple[Any, Any]:
     """Images (N, S, S, 3) and masks (N, 1, S, S) of a task."""
     from .datasets import load_pairs, read_part_imagenet, read_pascal_part, write_pairs
 
