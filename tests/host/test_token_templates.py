@@ -123,7 +123,10 @@ def test_masks_are_seen_before_anything_is_trained(client, object_info, reposito
     body = {"prompt": prompt, "client_id": client.client_id, "partial_execution_targets": [shown]}
     number = client.post_json("/prompt", body)["prompt_id"]
     entry = finished(client, number)
-    assert entry["status"]["status_str"] == "success" and set(entry["outputs"]) == {shown}
+    assert entry["status"]["status_str"] == "success" and shown in entry["outputs"]
+    # The prompt's alignment may be among them, from the cache.
+    assert {prompt[key]["class_type"] for key in entry["outputs"]} <= {"PreviewImage", "PartEditPrompt"}
+    assert len([key for key in named(prompt, "PreviewImage") if key in entry["outputs"]]) == 1
 
     next(node for node in graph["nodes"] if node["type"] == "TrainPartToken")["mode"] = BYPASSED
     bypassed = on_the_demo(to_prompt(graph, object_info))
