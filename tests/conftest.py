@@ -146,3 +146,13 @@ def client(server: Server) -> Client:
 def object_info(client: Client) -> dict[str, Any]:
     """GET /object_info."""
     return client.object_info()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have recorded as ``cost``: measured in this run and asserted nowhere, so that a change is seen."""
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
+    lines = [value for one in reports if one.when == "call" for name, value in one.user_properties if name == "cost"]
+    if lines:
+        terminalreporter.section("cost")
+        for line in lines:
+            terminalreporter.write_line(line)

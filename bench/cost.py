@@ -1,0 +1,487 @@
+"""What the methods cost beyond the UNet rows that they cannot avoid, as ratios of runs side by side.
+
+    python run.py bench cost [--clock cpu] [--rounds 5] [--only edit,search] [--device cuda]
+
+On a CPU the demo checkpoint at 256² to 512²; on a GPU an SDXL UNet of full size with drawn weights in half precision
+at up to 1024² (`--width 320 --side 128`), to which the sections ``real``, ``search`` and ``decode`` do not apply. Every
+figure is the median of ratios: in each round both runs follow each other, and the order alternates. ``--clock cpu``
+counts this process's CPU time on one thread, which other load on the machine changes little; ``wall`` is for a quiet
+machine and for GPUs. Sections:
+
+- ``edit``: a part edit (source and one edit, with a token read at every step) against plain sampling of the same four
+  rows (two prompts, each with and without text), with prompt-to-prompt as by default and without; over sizes, steps and
+  images in the batch.
+- ``edits``: N edits of one source in one run against N runs.
+- ``six_rows``: plain sampling of six rows and forty maps resized to 1024² a step, as in the published scheme.
+- ``maps``: thresholds at 1024² against thresholds at the latent's size.
+- ``real``: an edit of a real image, DDIM inversion included, and with maps from the source row, which needs none.
+- ``search``: each search strategy against trying every candidate: UNet rows and time, ten steps.
+- ``training``: a training step on cached queries against one UNet pass, which a step without the cache needs at least.
+- ``decode``: decoding a picture, against one UNet row.
+- ``memory``: peak memory of an edit against that of its rows.
+- ``start``: seconds until the pack is imported, after ComfyUI has been.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools.bootstrap import boot_host, load_pack
+
+from .peak_memory import REPOSITORY, Peak
+from .results import write_result
+
+NAME = "cost"
+CFG = 7.5
+SEARCH_STEPS, TRAINING_STEPS = 10, 20
+PUBLISHED_ROWS, PUBLISHED_MAPS, PUBLISHED_SIDE = 6, 40, 1024
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How seconds are counted: ``wall``, or ``cpu`` for the CPU time of this process."""
+
+    kind: str
+    device: torch.device
+
+    def seconds(self, work: Work) -> float:
+        """Of one run of ``work``."""
+        self._wait()
+        now = time.process_time if self.kind == "cpu" else time.perf_counter
+        start = now()
+        work()
+        self._wait()
+        return now() - start
+
+    def ratio(self, work: Work, base: Work, rounds: int) -> dict[str, float]:
+        """Median, lowest and highest of ``work`` / ``base`` over ``rounds`` pairs of runs, after one of each."""
+        work(), base()
+        found, seconds = [], []
+        for number in range(rounds):
+            first, second = (work, base) if number % 2 == 0 else (base, work)
+            one, two = self.seconds(first), self.seconds(second)
+            ours, theirs = (one, two) if number % 2 == 0 else (two, one)
+            found.append(ours / theirs)
+            seconds.append(ours)
+        return {
+            "ratio": round(median(found), 4),
+            "lowest": round(min(found), 4),
+            "highest": round(max(found), 4),
+            "seconds": round(median(seconds), 4),
+        }
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Subject:
+    """A model with a source prompt, edits of it and a part token.
+
+    Attributes:
+        side: of the latent; steps, batch: of the runs.
+    """
+
+    def __init__(self, model: Any, token: Any, prompt: Any, negative: Any, side: int, steps: int = 4) -> None:
+        self.model, self.token, self.prompt, self.negative = model, token, prompt, negative
+        self.side, self.steps, self.batch = side, steps, 1
+
+    def at(self, **changes: int) -> Subject:
+        """The same at another ``side``, ``steps`` or ``batch``."""
+        other = Subject(self.model, self.token, self.prompt, self.negative, self.side, self.steps)
+        other.batch = self.batch
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
+
+    def edits(self, count: int, follow: bool = True) -> Any:
+        """The EditPrompt with the first ``count`` edits; ``follow``: with prompt-to-prompt."""
+        prompt = self.prompt.subset(0, count)
+        if follow:
+            return prompt
+        each = (replace(one, prompts=tuple(replace(p, alignment=None) for p in one.prompts)) for one in prompt.edits)
+        return replace(prompt, edits=tuple(each))
+
+    def edit(self, prompt: Any, trajectory: Any = None, **settings: Any) -> Any:
+        """Run a part edit."""
+        from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
+        from partedit_oir.core.partedit.settings import BlendInputs, BlendSettings
+
+        inputs = BlendInputs(prompt, self.token, settings=BlendSettings(**settings))
+        latent = None if trajectory is not None else {"samples": self._empty(self.batch)}
+        return feature_blend(
+            self.model, inputs, self.negative, latent, SampleSettings(steps=self.steps, cfg=CFG), trajectory
+        )
+
+    def rows(self, count: int) -> torch.Tensor:
+        """Plain sampling of the source and the first edits: ``count`` prompts, each with and without text."""
+        import comfy.sample
+
+        prompts = [self.prompt.source, *(edit.prompts[0].conditioning for edit in self.prompt.edits)][:count]
+        text = torch.cat([entries[0][0] for entries in prompts]).repeat_interleave(self.batch, dim=0)
+        pooled = torch.cat([entries[0][1]["pooled_output"] for entries in prompts]).repeat_interleave(self.batch, dim=0)
+        latent = self._empty(count * self.batch)
+        noise = comfy.sample.prepare_noise(latent, 0)
+        positive = [[text, {"pooled_output": pooled}]]
+        return comfy.sample.sample(
+            self.model, noise, self.steps, CFG, "euler", "normal", positive, self.negative, latent, disable_pbar=True
+        )
+
+    def _empty(self, rows: int) -> torch.Tensor:
+        return torch.zeros(rows, 4, self.side, self.side)
+
+
+# --- subjects --------------------------------------------------------------------------------------------
+
+
+def demo_subject() -> tuple[Subject, Any]:
+    """The demo checkpoint, and its studio."""
+    from demo.training.parts import DEMO_PARTS
+    from demo.training.studio import Studio
+
+    studio, part = Studio(), DEMO_PARTS[0]
+    from partedit_oir.core.partedit.alignment import FollowSettings
+    from partedit_oir.core.partedit.prompt import build_edit_prompt
+
+    name = part.names[0]
+    colours = ("blue", "green", "yellow", "orange", "purple", "black", "white", "pink")
+    edits = [f"a {colour} {name} in the snow" for colour in colours]
+    prompt = build_edit_prompt(studio.clip, f"a red {name} in the snow", edits, FollowSettings())
+    return Subject(studio.model, studio.token(part), prompt, studio.text(""), 32), studio
+
+
+def drawn_subject(width: int, side: int, device: str) -> Subject:
+    """An SDXL UNet with drawn weights, drawn prompts and a drawn token."""
+    from .token_cost import CONTEXT, POOLED, drawn_model
+
+    model = drawn_model(width, device)
+    from partedit_oir.core.partedit.alignment import Alignment
+    from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
+    from partedit_oir.core.partedit.tokens import PartToken
+
+    generator = torch.Generator().manual_seed(2)
+
+    def text() -> Any:
+        pooled = torch.randn((1, POOLED), generator=generator)
+        return [[torch.randn((1, 77, CONTEXT), generator=generator), {"pooled_output": pooled}]]
+
+    shares = torch.ones(77, dtype=torch.float64)
+    shares[4:6] = 0.4  # the changed words', by default
+    follow = Alignment(torch.eye(77), torch.zeros(77), torch.ones(77), shares, 0.0, "")
+    edits = tuple(Edit((PartPrompt(f"edit {n}", text(), follow),)) for n in range(8))
+    prompt = EditPrompt("source", text(), edits)
+    token = PartToken(torch.randn((2, CONTEXT), generator=generator), (1,), ("part",))
+    return Subject(model, token, prompt, text(), side)
+
+
+# --- sections --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every section gets; ``sides`` are of latents, the last one is the main one."""
+
+    subject: Subject
+    studio: Any
+    clock: Clock
+    rounds: int
+    sides: Sequence[int]
+
+    def compare(self, name: str, x: float | str, work: Work, base: Work) -> dict[str, Any]:
+        """One figure of a section: ``name`` is the curve it belongs to, ``x`` its position."""
+        found = {"name": name, "x": x, **self.clock.ratio(work, base, self.rounds)}
+        print(f"{name} {x}: {found['ratio']}", flush=True)
+        return found
+
+
+def edit(bench: Bench) -> list[dict[str, Any]]:
+    def against_rows(name: str, x: float, one: Subject, follow: bool = True) -> dict[str, Any]:
+        prompt = one.edits(1, follow)
+        return bench.compare(name, x, lambda: one.edit(prompt), lambda: one.rows(2))
+
+    base, found = bench.subject, []
+    for side in bench.sides:
+        found.append(against_rows("size", side * 8, base.at(side=side)))
+        found.append(against_rows("size, without prompt-to-prompt", side * 8, base.at(side=side), follow=False))
+    small = base.at(side=bench.sides[0])
+    found += [against_rows("steps", steps, small.at(steps=steps)) for steps in (2, 4, 8, 16)]
+    found += [against_rows("images in the batch", batch, small.at(batch=batch)) for batch in (1, 2, 4)]
+    return found
+
+
+def edits(bench: Bench) -> list[dict[str, Any]]:
+    one = bench.subject.at(side=bench.sides[0])
+    single = one.edits(1)
+
+    def separately(count: int) -> None:
+        for _ in range(count):
+            one.edit(single)
+
+    return [
+        bench.compare("edits", count, lambda n=count: one.edit(one.edits(n)), lambda n=count: separately(n))
+        for count in (1, 2, 4, 8)
+    ]
+
+
+def six_rows(bench: Bench) -> list[dict[str, Any]]:
+    import torch.nn.functional as F
+
+    one = bench.subject.at(side=bench.sides[-1])
+    prompt = one.edits(1)
+    grid = torch.rand(PUBLISHED_MAPS, 1, one.side // 2, one.side // 2, device=bench.clock.device)
+    size = (PUBLISHED_SIDE, PUBLISHED_SIDE)
+
+    def published() -> None:
+        one.rows(PUBLISHED_ROWS // 2)
+        for _ in range(one.steps):
+            F.interpolate(grid, size=size, mode="bilinear").mean(dim=0)
+
+    return [bench.compare("six rows and forty maps", one.side * 8, published, lambda: one.edit(prompt))]
+
+
+def maps(bench: Bench) -> list[dict[str, Any]]:
+    one = bench.subject.at(side=bench.sides[-1])
+    prompt = one.edits(1)
+    return [
+        bench.compare(
+            "maps of 1024", one.side * 8, lambda: one.edit(prompt, map_size="published"), lambda: one.edit(prompt)
+        )
+    ]
+
+
+def real(bench: Bench) -> list[dict[str, Any]]:
+    from partedit_oir.core.inversion.invert import invert
+    from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+
+    one = bench.subject.at(side=bench.sides[0], steps=8)
+    image = one.rows(1)
+    sigmas = spaced_sigmas(model_sampling_of(one.model), one.steps)
+
+    def inverted(method: str) -> Any:
+        return invert(one.model, image, one.prompt.source, sigmas=sigmas, method=method)
+
+    def whole(method: str) -> None:
+        one.edit(one.edits(1), inverted(method))
+
+    return [
+        bench.compare(f"real image, {method}", one.side * 8, lambda m=method: whole(m), lambda: one.edit(one.edits(1)))
+        for method in ("ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp")
+    ]
+
+
+def search(bench: Bench) -> list[dict[str, Any]]:
+    from demo.training.pictures import draw_scene
+    from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+    from partedit_oir.core.oir.candidates import STRATEGIES
+    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+
+    from .object_cases import edit_case
+    from .object_methods import Bench as ObjectBench
+
+    objects, case = ObjectBench("fp32"), edit_case(0)
+    objects.sigmas = spaced_sigmas(model_sampling_of(objects.model), SEARCH_STEPS)
+    trajectory, pairs = objects.start(case, draw_scene(case.scene))
+    decode, rows = picture_decoder(objects.studio.vae), {}
+
+    def run(strategy: str) -> None:
+        settings = SearchSettings(strategy=strategy)
+        found = search_steps(objects.model, trajectory, pairs[:1], decode, objects.scorer, settings)
+        rows[strategy] = found.unet_rows
+
+    return [
+        {
+            **bench.compare(f"search, {strategy}", SEARCH_STEPS, lambda s=strategy: run(s), lambda: run("exhaustive")),
+            "rows": rows[strategy],
+        }
+        for strategy in STRATEGIES
+        if strategy != "exhaustive"
+    ]
+
+
+def training(bench: Bench) -> list[dict[str, Any]]:
+    from partedit_oir.core.partedit.layers import choose_layers
+    from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
+    from partedit_oir.core.training.settings import TrainingSettings
+    from partedit_oir.core.training.training import train_on_cache
+    from partedit_oir.core.unet import all_cross_layers
+
+    one = bench.subject.at(side=bench.sides[0], steps=1)
+    settings = TrainingSettings(steps=TRAINING_STEPS, evaluate_every=TRAINING_STEPS)
+    layers = choose_layers(all_cross_layers(one.model), settings.layers)
+    sigmas = noise_levels(one.model, settings.noise_low, settings.noise_high, 1)
+    latents = torch.randn((2, 4, one.side, one.side), generator=torch.Generator().manual_seed(1))
+    cache = build_query_cache(one.model, latents, one.prompt.source, layers, sigmas)
+    masks = torch.zeros(2, 1, one.side * 8, one.side * 8)
+    masks[..., : one.side * 4] = 1
+
+    def steps() -> None:
+        train_on_cache(cache, masks, settings, device=one.model.load_device)
+
+    def passes() -> None:
+        build_query_cache(one.model, latents, one.prompt.source, layers, sigmas)
+
+    found = bench.compare(f"{TRAINING_STEPS} training steps, against two passes", one.side * 8, steps, passes)
+    return [{**found, "a_step_in_passes": round(found["ratio"] * 2 / TRAINING_STEPS, 4)}]
+
+
+def decode(bench: Bench) -> list[dict[str, Any]]:
+    from partedit_oir.demo.loader import load_demo_scorer
+
+    one = bench.subject.at(side=bench.sides[0], steps=4)
+    image, scorer = one.rows(1), load_demo_scorer()
+    picture = bench.studio.decode(image)[0]
+    mask = torch.zeros(picture.shape[:2])
+    mask[64:192, 64:192] = 1
+
+    def in_rows(name: str, work: Work) -> dict[str, Any]:
+        found = bench.compare(f"{name}, against eight rows", one.side * 8, work, lambda: one.rows(1))
+        return {**found, "in_rows": round(found["ratio"] * 8, 2)}
+
+    return [
+        in_rows("decoding", lambda: bench.studio.decode(image)),
+        in_rows("scoring", lambda: scorer.score(picture, "a blue cat", mask=mask, mode="masked")),
+    ]
+
+
+def memory(bench: Bench) -> list[dict[str, Any]]:
+    found = []
+    for side in bench.sides:
+        one, kind = bench.subject.at(side=side, steps=2), bench.clock.device.type
+        prompt = one.edits(1)
+        peaks = {}
+        for name, work in (("rows", lambda o=one: o.rows(2)), ("edit", lambda o=one, p=prompt: o.edit(p))):
+            work()
+            with Peak(kind) as peak:
+                work()
+            peaks[name] = peak.bytes
+        ratio = round(peaks["edit"] / max(peaks["rows"], 1), 3)
+        found.append(
+            {"name": "memory", "x": side * 8, "ratio": ratio, "bytes": peaks["edit"], "bytes_rows": peaks["rows"]}
+        )
+        print(f"memory {side * 8}: {ratio}", flush=True)
+    return found
+
+
+def start(bench: Bench) -> list[dict[str, Any]]:
+    script = (
+        "import time; from tools.bootstrap import boot_host, load_pack; boot_host(); "
+        "import comfy.sd, comfy.samplers, comfy_api.latest; start = time.process_time(); load_pack(); "
+        "print('start', time.process_time() - start)"
+    )
+    seconds = []
+    for _ in range(max(3, bench.rounds)):
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+        )
+        seconds.append(float(done.stdout.split("start ")[-1]))
+    print(f"start: {median(seconds):.3f} s", flush=True)
+    return [{"name": "start", "x": "import", "seconds": round(median(seconds), 3)}]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
+    "edit": edit,
+    "edits": edits,
+    "six_rows": six_rows,
+    "maps": maps,
+    "real": real,
+    "search": search,
+    "training": training,
+    "decode": decode,
+    "memory": memory,
+    "start": start,
+}
+WITH_DEMO = ("real", "search", "decode")
+
+
+def plot(figures: dict[str, list[dict[str, Any]]]) -> np.ndarray:
+    """(H, W, 3) uint8: the growth of the cost of an edit over size, steps, batch and number of edits."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from .charts import COLOURS
+
+    panels = {
+        "size of the image": ("size", "size, without prompt-to-prompt"),
+        "steps": ("steps",),
+        "images in the batch": ("images in the batch",),
+        "edits in one run, against as many runs": ("edits",),
+    }
+    points = [one for section in figures.values() for one in section]
+    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for name, colour in zip(names, COLOURS[4:], strict=False):
+            line = [one for one in points if one["name"] == name]
+            if not line:
+                continue
+            places, middle = [one["x"] for one in line], np.array([one["ratio"] for one in line])
+            reach = [middle - [one["lowest"] for one in line], np.array([one["highest"] for one in line]) - middle]
+            axes.errorbar(places, middle, reach, marker="o", capsize=4, color=colour, label=name)
+            axes.set_xticks(places, [str(place) for place in places])
+        axes.set(
+            title=title, ylabel="time / time of the rows alone" if names != ("edits",) else "time / time of N runs"
+        )
+        axes.axhline(1.0, color="#787878", ls="--", lw=1)
+        axes.grid(axis="y", alpha=0.4)
+        if axes.get_legend_handles_labels()[0] and len(names) > 1:
+            axes.legend(frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def measure(bench: Bench, sections: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """The figures of these sections."""
+    return {name: SECTIONS[name](bench) for name in sections}
+
+
+def demo_bench(clock: str, rounds: int, sides: Sequence[int]) -> Bench:
+    """The bench on the demo checkpoint and the CPU."""
+    subject, studio = demo_subject()
+    return Bench(subject, studio, Clock(clock, torch.device("cpu")), rounds, sides)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs per figure")
+    parser.add_argument("--only", default="", help=f"sections, by comma: {', '.join(SECTIONS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--width", type=int, default=320, help="with cuda: channels of the first level; SDXL has 320")
+    parser.add_argument("--side", type=int, default=128, help="with cuda: side of the latents; 128 for 1024 pixels")
+    args = parser.parse_args()
+    chosen = [name.strip() for name in args.only.split(",") if name.strip()] or list(SECTIONS)
+    if wrong := set(chosen) - set(SECTIONS):
+        parser.error(f"--only: {', '.join(sorted(wrong))} is not one of {', '.join(SECTIONS)}")
+    cpu = args.device == "cpu"
+    boot_host(cpu=cpu)
+    if args.clock == "cpu":
+        torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    load_pack()
+    if cpu:
+        bench = demo_bench(args.clock, args.rounds, (32, 48, 64))
+    else:
+        chosen = [name for name in chosen if name not in WITH_DEMO]
+        subject = drawn_subject(args.width, args.side, args.device)
+        sides = (args.side // 2, args.side * 3 // 4, args.side)
+        bench = Bench(subject, None, Clock("wall", torch.device("cuda")), args.rounds, sides)
+    figures = measure(bench, chosen)
+    device = "CPU" if cpu else torch.cuda.get_device_name()
+    settings = {"device": device, "threads": torch.get_num_threads(), "clock": args.clock, "rounds": args.rounds}
+    name = NAME if cpu else f"{NAME}_gpu"
+    write_result(name, {"settings": settings, **figures}, plot(figures), whole=not args.only)
+
+
+if __name__ == "__main__":
+    main()
