@@ -47,6 +47,7 @@ class Case:
         token: file name of a part token, or "".
         part: which part of a token of several.
         size: width and height in pixels.
+        judged: object and part whose new colour the demo's judge can see, where no exact mask is known.
         generated: the model makes the source from ``source`` and ``seed``; ``picture`` is that source once it is made.
     """
 
@@ -62,6 +63,7 @@ class Case:
     seed: int = 0
     size: int = 0
     generated: bool = False
+    judged: tuple[str, str] | None = None
 
     @property
     def mask_by_token(self) -> bool:
@@ -81,8 +83,8 @@ class Case:
         """The case with its generated source, and the mask of the part in it ("" if none was found)."""
         pairs = self.pairs
         if mask and len(pairs) == 1:
-            # Found by a token, so no exact mask: success by colour is not measured in it.
-            pairs = (replace(pairs[0], mask=mask, colour=""),)
+            # Found by a token, so no exact mask: success by colour is measured by the demo's judge, or not at all.
+            pairs = (replace(pairs[0], mask=mask, colour=pairs[0].colour if self.judged else ""),)
         return replace(self, picture=picture, mask=mask or self.mask, pairs=pairs)
 
 

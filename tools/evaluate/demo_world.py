@@ -86,16 +86,42 @@ def generated_parts(data: str, count: int, seed: int, pictures: Pictures) -> Ite
             pairs=(Pair(before, after, "", new),),
             token=f"{part.file}.safetensors",
             seed=1000 * seed + k,
+            judged=(name, part.part),
         )
 
 
 def success(image: Image.Image, case: Case, pictures: Pictures) -> float | None:
-    """1 if every object or part has its new colour in its mask, 0 if one has not; None if no colour is asked for."""
-    if not case.masked_pairs or not all(pair.colour for pair in case.pairs):
+    """1 if every object or part has its new colour in its exact mask, 0 if one has not; None if no colour is asked for.
+
+    In a generated picture, whose exact masks nobody knows, the judge finds the part in the source and reads its colour
+    in the edit; None where it sees no such part.
+
+    Raises:
+        JudgeError: the judge cannot be used.
+    """
+    if not all(pair.colour for pair in case.pairs) or not case.pairs:
+        return None
+    if case.generated:
+        return _judged(pictures.open(case.picture), image, case) if case.judged and case.picture else None
+    if not case.masked_pairs:
         return None
     pixels = np.asarray(image.convert("RGB"))
     regions = [np.asarray(pictures.open(pair.mask)) > 127 for pair in case.pairs]
     return float(all(nearest_colour(pixels, one) == pair.colour for one, pair in zip(regions, case.pairs)))
+
+
+def _judged(source: Image.Image, edited: Image.Image, case: Case) -> float | None:
+    from .judge import judge, the_judge
+
+    both = [np.asarray(one.convert("RGB").resize((INPUT, INPUT))) for one in (source, edited)]
+    before, after = judge(the_judge(), np.stack(both))
+    assert case.judged is not None
+    part = before.where(*case.judged)
+    return float(after.attribute(part)[0] == case.pairs[0].colour) if part.sum() >= LEAST_CELLS else None
+
+
+# The judge's pictures, and how many of its 64 × 64 cells a part has to fill to be judged.
+INPUT, LEAST_CELLS = 256, 6
 
 
 def _mask(pictures: Pictures, region: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterable
@@ -85,8 +86,10 @@ def read_scores(
         values |= measures(pictures.open(case.picture), image, mask, case.target)
         if any(pair.colour for pair in case.pairs):
             from .demo_world import success
+            from .judge import JudgeError
 
-            values["success"] = _hundred(success(image, case, pictures))
+            with contextlib.suppress(JudgeError):  # said once, in the report
+                values["success"] = _hundred(success(image, case, pictures))
     for name in ("clip", "alpha"):
         fg, bg = values[f"{name}_fg"], values[f"{name}_bg"]
         values[f"{name}_avg"] = (fg + bg) / 2 if fg is not None and bg is not None else None

@@ -36,6 +36,8 @@ def report(
     if why := missing.pop("alpha_clip", ""):
         notes.append(MASKED_CLIP.format(why=why) if clip else NO_CLIP)
     notes += missing.values()
+    if any(case.judged for data in plan.data for case in data.cases):
+        notes.append(_about_judge())
     if clip and config.score_scorer is None:
         notes.insert(0, "CLIP is the demo's own small one, trained on the demo's pictures.")
     return {
@@ -48,6 +50,20 @@ def report(
         "methods": {str(m.name): {"does": m.does, **m.model_dump(exclude_none=True)} for m in plan.methods},
         "data": [_data(plan, data, cases, results) for data in plan.data],
     }
+
+
+def _about_judge() -> str:
+    """How success is seen in generated pictures."""
+    from .judge import JudgeError, the_judge
+
+    try:
+        the_judge()
+    except JudgeError as error:
+        return f"Success in generated pictures is not measured: {error}"
+    return (
+        "Success in generated pictures is the judge's (tools/evaluate/judge.py): a small network, trained on drawn "
+        "pictures, that finds the part in the source and reads its colour in the edit."
+    )
 
 
 def _data(
