@@ -493,12 +493,19 @@ def replace_options(args: tuple[Any, ...], kwargs: dict[str, Any], new: Callable
 # --- queries for training --------------------------------------------------------------------------------
 
 
+class _Enough(Exception):
+    """All queries that were asked for are there."""
+
+
 def capture_queries(
     model: Any,
     layers: Sequence[LayerKey],
     store: Callable[[LayerKey, torch.Tensor, int, tuple[int, int]], None],
 ) -> Any:
-    """A clone of ``model`` that hands every cross-attention query of ``layers`` to ``store`` while it samples.
+    """A clone of ``model`` that hands every cross-attention query of ``layers`` to ``store``, and predicts nothing.
+
+    A call ends with the last of the layers and gives zeros: what the UNet would compute after it (for the default
+    layers more than half of the network) changes none of the queries.
 
     Args:
         model: a ``ModelPatcher``, left as it is.
@@ -506,18 +513,28 @@ def capture_queries(
     """
     wanted = tuple(LayerKey(*layer) for layer in layers)
 
-    def capture(q, k, v, extra_options, occupant):
-        store(layer_of(extra_options), q, extra_options["n_heads"], grid_of(extra_options))
-        return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
-
     def wrapper(executor, *args, **kwargs):
+        waiting = set(wanted)
+
+        def capture(q, k, v, extra_options, occupant):
+            layer = layer_of(extra_options)
+            store(layer, q, extra_options["n_heads"], grid_of(extra_options))
+            waiting.discard(layer)
+            if not waiting:
+                raise _Enough
+            return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
+
         def with_capture(options):
             options = options.copy()
             chain_cross(options, wanted, capture)
             return options
 
-        args, kwargs = replace_options(args, kwargs, with_capture)
-        return executor(*args, **kwargs)
+        given, named = replace_options(args, kwargs, with_capture)
+        try:
+            return executor(*given, **named)
+        except _Enough:
+            x = args[0]
+            return x.new_zeros(x.shape[0], executor.class_obj.out_channels, *x.shape[2:])
 
     clone = without_compile(model.clone())
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_capture", call_untraced(wrapper))

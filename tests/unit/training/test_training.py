@@ -293,6 +293,28 @@ def test_batching_the_cache_changes_nothing(model):
         assert torch.allclose(one.queries[layer].float(), three.queries[layer].float(), atol=5e-3)
 
 
+def test_a_pass_ends_with_the_last_layer_that_is_asked_for(model):
+    """What the UNet computes after it changes no query, and is more than half of the work for the default layers."""
+    from partedit_oir.core.unet import all_cross_layers
+
+    layers = [layer.key for layer in all_cross_layers(model)]
+    latents, sigmas = squares(2)[0], noise_levels(model, 0.0, 0.5, 2)
+    passes: list[int] = []
+    unet = model.model.diffusion_model
+    handle = unet.out.register_forward_pre_hook(lambda module, inputs: passes.append(1))
+    try:
+        for rows in (1, 2):
+            first = build_query_cache(model, latents, conditioning(), layers[:3], sigmas, rows=rows)
+            assert not passes
+            whole = build_query_cache(model, latents, conditioning(), layers, sigmas, rows=rows)
+            assert all(torch.equal(first.queries[layer], whole.queries[layer]) for layer in layers[:3])
+            assert set(first.queries) == set(layers[:3]) and set(whole.queries) == set(layers)
+        model.model.apply_model(torch.zeros(1, 4, 16, 16), torch.ones(1), c_crossattn=conditioning()[0][0])
+        assert passes, "without the capture, the whole UNet runs"
+    finally:
+        handle.remove()
+
+
 def test_the_model_is_left_as_it_was(model):
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     options = repr(model.model_options)
