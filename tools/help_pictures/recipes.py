@@ -268,8 +268,8 @@ def editing_pair() -> Image.Image:
     image = picture(results["picture"])
     shown = [
         ("a red cat … and a blue chair …", image),
-        ("pair 1: a red cat → a green dog", tinted(image, results["left_mask"])),
-        ("pair 2: a blue chair → a yellow chair", tinted(image, results["right_mask"], BLUE)),
+        ("pair 1: a red cat > a green dog", tinted(image, results["left_mask"])),
+        ("pair 2: a blue chair > a yellow chair", tinted(image, results["right_mask"], BLUE)),
     ]
     return row(shown, 256)
 
