@@ -8,8 +8,9 @@ const OWN_EVENTS = ["pointerdown", "pointermove", "pointerup", "mousedown", "dbl
 /**
  * Adds a widget at the end of a node, a line high until it has something to show.
  *
- * Returns {element, open(height), fill(height, ...children)}: open makes it that high, and the node higher if need be;
- * the node never shrinks. fill opens it with these children in the place of the hint; they stay if they are there.
+ * Returns {element, open(height), fill(height, ...children), take(height)}: open makes it that high, and the node higher
+ * if need be; the node never shrinks. fill opens it with these children in the place of the hint; they stay if they are
+ * there. take makes it that high, or hides it at 0, and leaves the node as it is.
  */
 export function addFrame(node, name, hint, idleHeight = 30) {
   addStyles();
@@ -24,10 +25,16 @@ export function addFrame(node, name, hint, idleHeight = 30) {
   });
   widget.serialize = false;
   element.style.minHeight = `${height}px`;
-  const open = (wanted) => {
-    if (wanted === height) return;
+  const take = (wanted) => {
     height = wanted;
     element.style.minHeight = `${height}px`;
+    // On the canvas a hidden widget takes no room. Nodes 2.0 would not notice when it is shown again.
+    widget.hidden = !height;
+    element.style.display = height ? "" : "none";
+  };
+  const open = (wanted) => {
+    if (wanted === height) return;
+    take(wanted);
     const size = node.computeSize();
     node.setSize([Math.max(node.size[0], size[0]), Math.max(node.size[1], size[1])]);
     node.setDirtyCanvas?.(true, true);
@@ -36,7 +43,7 @@ export function addFrame(node, name, hint, idleHeight = 30) {
     if (children[0].parentNode !== element) element.replaceChildren(...children);
     open(wanted);
   };
-  return { element, open, fill };
+  return { element, open, fill, take };
 }
 
 /** Calls a function before the page is next drawn, however often it is asked. */

@@ -82,8 +82,31 @@ export function drawMask(canvas, image, mask) {
   pen.drawImage(outline(mask, canvas.width, canvas.height), 0, 0);
 }
 
-/** Draws `before` on the left of the divider and `after` on its right; share is 0 … 1 of the width. */
-export function drawCompared(canvas, before, after, share) {
+/** A text on a dark plate in the lower corner of a side, cut off where the side ends. */
+function label(pen, text, left, right, corner) {
+  const { width, height } = pen.canvas;
+  const size = Math.max(12, Math.round(width / 24));
+  const gap = Math.round(size / 2);
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, 0, right - left, height);
+  pen.clip();
+  pen.font = `600 ${size}px system-ui, sans-serif`;
+  pen.textBaseline = "middle";
+  const wide = pen.measureText(text).width + 2 * gap;
+  const x = corner === "left" ? gap : width - gap - wide;
+  const y = height - gap - 1.6 * size;
+  pen.fillStyle = "rgb(0 0 0 / 65%)";
+  pen.beginPath();
+  pen.roundRect(x, y, wide, 1.6 * size, gap / 2);
+  pen.fill();
+  pen.fillStyle = "#fff";
+  pen.fillText(text, x + gap, y + 0.85 * size);
+  pen.restore();
+}
+
+/** Draws `before` on the left of the divider and `after` on its right; share is 0 … 1 of the width, labels are two. */
+export function drawCompared(canvas, before, after, share, labels) {
   if (!before || !after) return drawMask(canvas, after ?? before, null);
   const pen = prepare(canvas, after);
   const { width, height } = canvas;
@@ -95,6 +118,8 @@ export function drawCompared(canvas, before, after, share) {
   pen.clip();
   pen.drawImage(before, 0, 0, width, height);
   pen.restore();
+  label(pen, labels[0], 0, at, "left");
+  label(pen, labels[1], at, width, "right");
   const line = Math.max(2, Math.round(width / 250));
   pen.fillStyle = "#fff";
   pen.shadowColor = "#000";

@@ -190,7 +190,7 @@ class MaskStrip {
       return;
     }
     const { sheet, edit, source } = this.loaded ?? {};
-    if (this.mode === "compare") return drawCompared(this.stage, source, edit, this.share);
+    if (this.mode === "compare") return drawCompared(this.stage, source, edit, this.share, [this.words.before, this.words.after]);
     const mask = sheet && sheetTile(sheet, this.row, this.place, this.strip.size);
     drawMask(this.stage, this.mode === "source" ? source : edit, mask);
   }

@@ -1,6 +1,6 @@
 // Shows in a node what it reported when it ran: a text (ui.text) and curves (ui.curve).
 
-import { svg } from "../lib/dom.js";
+import { finite, html, list, svg } from "../lib/dom.js";
 import { addFrame } from "../lib/frame.js";
 import { connect } from "../lib/host.js";
 
@@ -11,8 +11,8 @@ const MARGIN = { left: 30, right: 8, top: 20, bottom: 22 };
 
 /** Smallest and largest finite value; [0, 1] when there is none. */
 function extent(values) {
-  const finite = values.filter(Number.isFinite);
-  return finite.length ? [Math.min(...finite), Math.max(...finite)] : [0, 1];
+  const numbers = values.filter(Number.isFinite);
+  return numbers.length ? [Math.min(...numbers), Math.max(...numbers)] : [0, 1];
 }
 
 /** Maps low … high to from … to; a single value goes to the middle. */
@@ -21,11 +21,13 @@ function scale([low, high], from, to) {
 }
 
 /** One plot: {title, x: [..], series: {name: [..]}, best: x of the chosen step or null}. */
-function plot(curve) {
-  const names = Object.keys(curve.series ?? {});
-  const x = curve.x ?? [];
-  const [left, right] = extent(x);
-  const [low, high] = extent(names.flatMap((name) => curve.series[name]));
+function plot(raw) {
+  const curve = raw && typeof raw === "object" ? raw : {};
+  // Whatever was sent: a point is drawn where both of its numbers are numbers.
+  const series = Object.entries(curve.series ?? {}).map(([name, values]) => [name, list(values).map((value, place) => [finite(list(curve.x)[place]), finite(value)])]);
+  const seen = series.flatMap(([, points]) => points);
+  const [left, right] = extent(list(curve.x));
+  const [low, high] = extent(seen.map(([, value]) => value));
   const toX = scale([left, right], MARGIN.left, WIDTH - MARGIN.right);
   const toY = scale([low, high], HEIGHT - MARGIN.bottom, MARGIN.top);
   const figure = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: "100%", role: "img" });
@@ -38,18 +40,17 @@ function plot(curve) {
     svg("text", { ...label, x: MARGIN.left, y: HEIGHT - 8 }, String(left)),
     svg("text", { ...label, x: WIDTH - MARGIN.right, y: HEIGHT - 8, "text-anchor": "end" }, String(right)),
   );
-  if (Number.isFinite(curve.best)) {
+  if (curve.best >= left && curve.best <= right) {
     const at = toX(curve.best);
     figure.append(
       svg("line", { x1: at, x2: at, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, stroke: "currentColor", "stroke-dasharray": "3 3" }),
       svg("text", { ...label, x: at, y: HEIGHT - 8, "text-anchor": "middle" }, String(curve.best)),
     );
   }
-  names.forEach((name, index) => {
+  series.forEach(([name, all], index) => {
     const stroke = COLOURS[index % COLOURS.length];
-    const points = curve.series[name]
-      .map((value, place) => [x[place], value])
-      .filter(([, value]) => Number.isFinite(value))
+    const points = all
+      .filter(([at, value]) => at !== null && value !== null)
       .map(([at, value]) => `${toX(at).toFixed(1)},${toY(value).toFixed(1)}`);
     // A line needs two points to be seen.
     if (points.length === 1) points.push(points[0].replace(/^[^,]+/, (x) => Number(x) + 2));
@@ -79,8 +80,13 @@ export function report(node, output) {
     element.style.maxHeight = "150px";
     element.textContent = (Array.isArray(text) ? text : [text]).join("\n");
   }
-  const curves = output?.curve;
-  if (curves?.length) area(node, "partedit_curve", (HEIGHT + 30) * Math.min(curves.length, 3)).replaceChildren(...curves.map(plot));
+  const curves = list(output?.curve);
+  if (curves.length) area(node, "partedit_curve", (HEIGHT + 30) * Math.min(curves.length, 3)).replaceChildren(...curves.map(plot));
+}
+
+/** A text that is folded until it is asked for; it goes into the last child. */
+export function folded(words) {
+  return html("details", { class: "partedit-plain" }, html("summary", {}, words.asText), html("div", { class: "partedit-report" }));
 }
 
 /** Adds the report to a node. */

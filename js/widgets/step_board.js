@@ -55,7 +55,7 @@ class StepBoard {
     this.note = html("span", { class: "partedit-note partedit-grow", role: "status" });
     this.body = [
       html("div", { class: "partedit-bar" }, html("span", { class: "partedit-grow partedit-bar" }, this.select), this.reset, this.run),
-      html("div", { class: "partedit-pane" }, this.large, this.curves),
+      html("div", { class: "partedit-pane" }, html("div", { class: "partedit-split" }, this.large, this.curves)),
       this.sheet,
       html("div", { class: "partedit-bar" }, this.note),
     ];

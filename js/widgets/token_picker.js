@@ -2,11 +2,13 @@
 
 import { finite, html, list } from "../lib/dom.js";
 import { addFrame } from "../lib/frame.js";
-import { api, connect, settable, setValue } from "../lib/host.js";
+import { api, app, connect, settable, setValue } from "../lib/host.js";
 import { texts } from "../lib/texts.js";
 
 const INPUT = "part_token";
 const HEIGHT = 66;
+// A line with the button; between two widgets, and below the last one in Nodes 2.0, which has the pack's badge there.
+const [LINE, GAP, BADGE] = [22, 4, 28];
 // Kept from what lies below: the canvas and the editor's keys.
 const OWN_EVENTS = ["pointerdown", "pointerup", "mousedown", "keydown", "keyup", "wheel", "contextmenu", "paste", "copy"];
 // What the server says of each entry, by its name; newly read whenever the editor refreshes its lists.
@@ -77,9 +79,17 @@ class TokenPicker {
     this.frame = addFrame(node, "partedit_token", "", HEIGHT);
     connect(node, this);
     const paint = () => this.paint();
-    const { onConfigure, onConnectionsChange } = node;
+    const { onConfigure, onConnectionsChange, onResize } = node;
+    const fit = (height) => this.fit(height);
     node.onConfigure = function (...values) {
       const result = onConfigure?.apply(this, values);
+      fit(finite(values[0]?.size?.[1]));
+      paint();
+      return result;
+    };
+    node.onResize = function (...values) {
+      const result = onResize?.apply(this, values);
+      fit(finite(this.size?.[1]));
       paint();
       return result;
     };
@@ -98,6 +108,19 @@ class TokenPicker {
       };
     }
     this.paint();
+  }
+
+  /**
+   * Take no more than a node of this height has room for: a workflow from before there was this widget has none, and its
+   * node would grow over what lies below it. The whole card is back when the node is made higher by hand.
+   */
+  fit(height) {
+    if (height === null) return;
+    this.frame.take(0);
+    const room = height - this.node.computeSize()[1] - GAP;
+    const line = LINE + (window.LiteGraph?.vueNodesMode ? BADGE : 0);
+    this.height = room >= HEIGHT ? HEIGHT : room >= line ? LINE : 0;
+    this.frame.take(this.height);
   }
 
   /** The editor has read the lists of files anew. */
@@ -122,7 +145,7 @@ class TokenPicker {
     this.frame.element.replaceChildren(
       html(
         "div",
-        { class: "partedit-token" },
+        { class: this.height === LINE ? "partedit-token partedit-line" : "partedit-token" },
         thumbnail(token),
         html("div", { class: "partedit-grow" }, html("b", { title: token.name }, token.title), below, token.missing ? link(token, words) : null),
         this.button,

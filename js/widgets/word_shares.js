@@ -27,6 +27,16 @@ export function withShare(text, word, share) {
   return kept.map(([name, value]) => (value === null ? name : `${name}=${value}`)).join(", ");
 }
 
+// Amber to blue on the way round by rose and violet: straight across, the middle would be grey. The lightness stands out
+// from light and dark nodes alike.
+const [FREE, FOLLOWING] = [70, -105];
+
+/** The colour of a share: amber, free, to blue, following all the time; as light and as saturated in between. */
+export function shareColour(share) {
+  const hue = FREE + (FOLLOWING - FREE) * Math.min(1, Math.max(0, share));
+  return `oklch(66% 0.16 ${Math.round((hue + 360) % 360)})`;
+}
+
 /** Whether a word can be named there. */
 export function canBeSet(word) {
   return /[\p{L}\p{N}]/u.test(word) && !/[,=\n]/.test(word);

@@ -4,17 +4,14 @@ import { finite, html, list, svg } from "../lib/dom.js";
 import { addFrame, onceAFrame } from "../lib/frame.js";
 import { connect, settable, setValue } from "../lib/host.js";
 import { texts } from "../lib/texts.js";
-import { report } from "./report.js";
-import { canBeSet, shareOf, withShare } from "./word_shares.js";
+import { folded, report } from "./report.js";
+import { canBeSet, shareColour, shareOf, withShare } from "./word_shares.js";
 
 const LINE = 92;
 const BELOW = 76;
 const MOST = 2;
 const FONT = "12px system-ui, sans-serif";
 const pen = document.createElement("canvas").getContext("2d");
-
-/** From amber, free, to blue, following all the time. */
-const colour = (share) => `color-mix(in srgb, #2f9bff ${Math.round(share * 100)}%, #f5a623)`;
 
 /** Where each word of a line begins and how wide it is. */
 function places(words) {
@@ -42,7 +39,7 @@ class WordThreads {
     this.standard = html("button", { type: "button", click: () => this.set(null) }, this.words.standard);
     this.bar = html("div", { class: "partedit-bar" }, this.name, this.slider, this.amount, this.standard);
     this.note = html("span", { class: "partedit-note partedit-grow", role: "status" });
-    this.plain = html("details", { class: "partedit-plain" }, html("summary", {}, this.words.asText), html("div", { class: "partedit-report" }));
+    this.plain = folded(this.words);
     this.body = [this.lines, this.bar, html("div", { class: "partedit-bar" }, this.note), this.plain];
     connect(node, this);
   }
@@ -120,7 +117,7 @@ class WordThreads {
         const [a, b] = [above[from], below[at]];
         if (!a) continue;
         const d = `M${a.middle},22 C${a.middle},42 ${b.middle},40 ${b.middle},60`;
-        figure.append(svg("path", { d, fill: "none", stroke: colour(share), "stroke-width": 1 + 2 * share, opacity: 0.9 }));
+        figure.append(svg("path", { d, fill: "none", stroke: shareColour(share), "stroke-width": 1 + 2 * share, opacity: 0.9 }));
       }
     });
     edit.source.forEach((word, at) => {
@@ -147,7 +144,7 @@ class WordThreads {
         },
       },
       svg("title", {}, inserted ? `${label} · ${this.words.inserted}` : label),
-      svg("rect", { x, y: 60, width, height: 20, rx: 4, fill: colour(share ?? 0.5), "fill-opacity": 0.3, stroke: colour(share ?? 0.5), "stroke-dasharray": inserted ? "3 2" : null, "stroke-width": this.chosen === word ? 2.5 : 1 }),
+      svg("rect", { x, y: 60, width, height: 20, rx: 4, fill: shareColour(share ?? 0.5), "fill-opacity": 0.3, stroke: shareColour(share ?? 0.5), "stroke-dasharray": inserted ? "3 2" : null, "stroke-width": this.chosen === word ? 2.5 : 1 }),
       svg("text", { x: x + 4, y: 74, fill: "currentColor" }, word.text),
     );
   }

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import TimeoutError
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, executed, node_id, roomy, send, small_search, widget
+from support.widgets import HOSTILE, centre, executed, grow, node_id, roomy, send, small_search, widget
 
 KIND = "InversionStepSearch"
 NAME = "partedit_board"
@@ -115,6 +115,20 @@ def test_hover_shows_a_candidate_and_a_click_sets_the_step(editor, renderer):
     assert prompt["overrides"] == "1, auto" and not any("partedit" in key for key in prompt)
 
 
+@both_renderers
+def test_the_picture_grows_with_the_node(editor, renderer):
+    editor.load(roomy("oir_demo", KIND))
+    executed(editor, KIND, board_of())
+    centre(editor, KIND, 200)
+    picture, plot = (widget(editor, NAME).locator(one) for one in ("img.partedit-large", ".partedit-plot"))
+    grow(editor, KIND, 250)
+    first = picture.bounding_box()
+    assert first["width"] > 300 and plot.bounding_box()["y"] >= first["y"] + first["height"], "above the curves"
+    grow(editor, KIND, 200)
+    assert picture.bounding_box()["height"] > first["height"] + 80
+    editor.screenshot(f"step_board_tall_{renderer}")
+
+
 @pytest.mark.slow
 def test_a_click_runs_only_what_depends_on_it(editor):
     editor.load(small_search())
@@ -154,7 +168,8 @@ def test_a_click_runs_only_what_depends_on_it(editor):
     assert not set(editor.page.evaluate("window.ran")) & {"InvertLatent", "KSampler", "EditingPair", "VAEEncode"}
 
 
-def test_a_connected_override_is_left_alone(editor):
+@both_renderers
+def test_a_connected_override_is_left_alone(editor, renderer):
     editor.load(roomy("oir_demo", KIND))
     executed(editor, KIND, board_of())
     editor.page.evaluate(
@@ -170,7 +185,8 @@ def test_a_connected_override_is_left_alone(editor):
     assert overrides(editor) == "" and "connected to another node" in board.get_by_role("status").inner_text()
 
 
-def test_a_flood_of_candidates_and_hostile_texts(editor):
+@both_renderers
+def test_a_flood_of_candidates_and_hostile_texts(editor, renderer):
     editor.load(roomy("oir_demo", KIND))
     centre(editor, KIND)
     number = node_id(editor, KIND)

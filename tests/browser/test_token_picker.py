@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, node_id, roomy, widget
+from support.widgets import HOSTILE, centre, grow, node_id, roomy, template, widget
 
 KIND = "LoadPartToken"
 NAME = "partedit_token"
@@ -18,6 +18,16 @@ VALUE = """
     .widgets.find((widget) => widget.name === 'part_token').value
 """
 CHOICES = VALUE.replace(".value\n", ".options.values.length\n")
+# Of what the node draws, below its title, in the graph's units.
+BOTTOM = """
+() => {
+    const node = window.app.graph._nodes.find((node) => node.type === 'LoadPartToken');
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const title = window.LiteGraph.NODE_TITLE_HEIGHT;
+    if (!window.LiteGraph.vueNodesMode) return Math.max(node.size[1], node.computeSize()[1]);
+    return element.getBoundingClientRect().height / window.app.canvas.ds.scale - title;
+}
+"""
 REFRESH = "() => window.app.refreshComboInNodes()"
 
 
@@ -100,7 +110,35 @@ def test_a_published_token_says_where_to_get_it(editor, renderer):
     editor.screenshot(f"token_picker_missing_{renderer}")
 
 
-def test_names_in_files_stay_texts_and_new_files_are_listed(editor, server):
+@both_renderers
+@pytest.mark.parametrize("saved", [58, 88])
+def test_a_workflow_from_before_the_card_keeps_its_layout(editor, renderer, saved):
+    """A node saved at this height, with another one right below it."""
+    workflow = template("partedit_demo")
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    node, below = nodes[KIND], nodes["EmptyLatentImage"]
+    node["size"], node["pos"], below["pos"] = [360, saved], [3000, 0], [3000, saved + 66]
+    editor.load(workflow)
+    centre(editor, KIND)
+    assert editor.page.evaluate(BOTTOM) <= saved + 34, "it does not reach the title of the node below"
+    assert editor.page.evaluate("window.app.graph._nodes.find((node) => node.type === 'LoadPartToken').size[0]") == 360
+    line = renderer == "classic" and saved == 88  # room for a line, below which Nodes 2.0 has the pack's badge
+    choose = widget(editor, NAME).get_by_role("button", name="Choose")
+    assert choose.is_visible() == line and not widget(editor, NAME).locator("img").is_visible()
+    editor.screenshot(f"token_old_{saved}_{renderer}")
+    again = editor.page.evaluate("window.app.graph.serialize()")
+    editor.load(again)
+    centre(editor, KIND)
+    assert editor.page.evaluate(BOTTOM) <= saved + 34
+    grow(editor, KIND, 110)
+    card = widget(editor, NAME)
+    assert card.locator("img").is_visible() and choose.is_visible() and card.bounding_box()["height"] >= 66
+    assert editor.page.evaluate(VALUE) == "demo_robot_head.safetensors"
+    editor.screenshot(f"token_old_{saved}_grown_{renderer}")
+
+
+@both_renderers
+def test_names_in_files_stay_texts_and_new_files_are_listed(editor, renderer, server):
     editor.load(roomy("partedit_demo", KIND))
     centre(editor, KIND)
     made = [
@@ -137,7 +175,8 @@ def test_names_in_files_stay_texts_and_new_files_are_listed(editor, server):
     ],
     ids=str,
 )
-def test_junk_about_tokens_is_no_error(editor, pack_name, junk):
+@both_renderers
+def test_junk_about_tokens_is_no_error(editor, renderer, pack_name, junk):
     """Whatever is said of the tokens, the list of files can be chosen from, and nothing but https is linked to."""
     editor.load(roomy("partedit_demo", KIND))
     centre(editor, KIND)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from support.editor import LISTEN, both_renderers
-from support.widgets import HOSTILE, centre, executed, node_id, roomy, send, set_widgets, widget
+from support.widgets import HOSTILE, centre, executed, grow, node_id, roomy, send, set_widgets, widget
 
 KIND = "TrainPartToken"
 NAME = "partedit_training"
@@ -89,8 +89,10 @@ def test_a_training_is_seen_and_stopped_and_what_follows_runs(editor, renderer, 
     assert stop.is_hidden() and board.locator("img.partedit-large").evaluate(
         "(image) => image.decode().then(() => image.naturalWidth)"
     )
-    text = widget(editor, "partedit_text").filter(has_text="part_iou")
+    board.get_by_text("As text").click()
+    text = board.locator(".partedit-report")
     assert "stopped_by" in text.inner_text() and text.bounding_box()["height"] > 30
+    board.get_by_text("As text").click()
     assert editor.screenshot(f"training_stopped_{renderer}").stat().st_size > 10_000
 
     # nothing of it is saved or sent, and it is there again after a reload, when nothing is trained anew
@@ -132,7 +134,25 @@ def test_curves_answer_the_pointer_and_the_keyboard(editor, renderer):
     assert tiles.nth(2).get_attribute("aria-pressed") == "true"
 
 
-def test_a_stop_that_comes_too_late_says_so(editor):
+@both_renderers
+def test_a_taller_node_shows_larger_pictures(editor, renderer):
+    """All that a taller node has to spare goes to the board, the last widget of the node."""
+    editor.load(roomy("train_token", KIND))
+    executed(editor, KIND, output())
+    centre(editor, KIND, 250)
+    board = widget(editor, NAME)
+    before, image = board.bounding_box(), board.locator("img.partedit-large").bounding_box()
+    grow(editor, KIND, 240)
+    after = board.bounding_box()
+    assert after["height"] > before["height"] + 200, (before, after)
+    assert board.locator("img.partedit-large").bounding_box()["height"] > image["height"] + 50
+    last = "(kind) => window.app.graph._nodes.find((node) => node.type === kind).widgets.at(-1).name"
+    assert editor.page.evaluate(last, KIND) == NAME
+    editor.screenshot(f"training_tall_{renderer}")
+
+
+@both_renderers
+def test_a_stop_that_comes_too_late_says_so(editor, renderer):
     editor.load(roomy("train_token", KIND))
     send(editor, "partedit.live", message(editor))
     centre(editor, KIND, 250)
@@ -153,7 +173,8 @@ def test_a_stop_that_comes_too_late_says_so(editor):
     editor.errors.clear()  # the console's word about 404
 
 
-def test_a_flood_of_messages_and_hostile_texts(editor):
+@both_renderers
+def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
     editor.load(roomy("train_token", KIND))
     centre(editor, KIND, 250)
     first = message(editor)

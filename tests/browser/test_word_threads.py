@@ -64,7 +64,8 @@ def test_a_click_on_a_word_sets_its_share(editor, renderer):
     assert editor.prompt()[node_id(editor, KIND)]["inputs"]["word_fractions"] == "robot=0.75"
 
 
-def test_hostile_words_stay_words(editor):
+@both_renderers
+def test_hostile_words_stay_words(editor, renderer):
     editor.load(roomy("partedit_several_edits", KIND))
     centre(editor, KIND, 100)
     for junk in (
@@ -101,3 +102,32 @@ def test_the_text_of_shares(page, pack_name, text, word, share, expected):
         [pack_name, text, word, share],
     )
     assert written == expected
+
+
+COLOURS = """
+([pack, shares]) => import(`/extensions/${pack}/widgets/word_shares.js`).then(({ shareColour }) => {
+    const pen = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    return shares.map((share) => {
+        pen.fillStyle = shareColour(share);
+        pen.fillRect(0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+    });
+})
+"""
+
+
+def luminance(colour):
+    """WCAG's relative luminance."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_no_share_is_grey_and_all_stand_out_from_light_and_dark(page, pack_name):
+    colours = page.evaluate(COLOURS, [pack_name, [n / 20 for n in range(21)]])
+    assert all(max(colour) - min(colour) > 80 for colour in colours), colours
+    assert colours[0][0] > colours[0][2] and colours[-1][2] > colours[-1][0], "amber to blue"
+    for background in ((53, 53, 53), (34, 34, 34), (255, 255, 255)):
+        under = luminance(background)
+        for colour in colours:
+            low, high = sorted((luminance(colour), under))
+            assert (high + 0.05) / (low + 0.05) >= 2.8, (colour, background)

@@ -52,6 +52,16 @@ def centre(editor: Editor, kind: str, down: int = 0) -> None:
     editor.page.wait_for_timeout(300)
 
 
+def grow(editor: Editor, kind: str, by: int) -> None:
+    """Make the first node of a class higher, as dragging its corner does."""
+    resize = "([kind, by]) => { const node = window.app.graph._nodes.find((node) => node.type === kind);"
+    editor.page.evaluate(
+        resize + " node.setSize([node.size[0], node.size[1] + by]); window.app.canvas.setDirty(true, true); }",
+        [kind, by],
+    )
+    editor.page.wait_for_timeout(500)
+
+
 def widget(editor: Editor, name: str) -> Locator:
     """The element of the pack's widget of that name."""
     return editor.page.locator(f'.partedit[data-widget="{name}"]')
