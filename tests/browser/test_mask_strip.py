@@ -123,7 +123,8 @@ def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
     assert "no longer in ComfyUI's temporary folder" in widget(editor, NAME).get_by_role("status").inner_text()
 
 
-def test_a_flood_of_messages_and_hostile_texts(editor):
+@both_renderers
+def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
     """Whatever arrives: no error, nothing of it becomes part of the page, and the widget still works afterwards."""
     editor.load(template("partedit_demo"))
     number = node_id(editor, KIND)
@@ -166,7 +167,8 @@ def test_a_flood_of_messages_and_hostile_texts(editor):
     assert "Connection lost" in widget(editor, NAME).get_by_role("status").inner_text()
 
 
-def test_an_interrupted_run_says_where_it_stopped(editor):
+@both_renderers
+def test_an_interrupted_run_says_where_it_stopped(editor, renderer):
     editor.load(template("partedit_demo"))
     step = {"kind": "step", "node": node_id(editor, KIND), "step": 3, "steps": 9, "places": [0], "bands": [None]}
     send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
