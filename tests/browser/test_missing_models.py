@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route
 
+from support.editor import Editor
 from tools.templates.models import HUMAN_HEAD, LINKED, SDXL
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
@@ -55,12 +56,10 @@ def asked(page: Page) -> Iterator[list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def panel_closed_again(page: Page) -> Iterator[None]:
-    """The panel stays open from one workflow to the next, and would lie over what later tests look at."""
+def panel_closed_again(editor: Editor) -> Iterator[None]:
+    """The panel would lie over what later tests look at."""
     yield
-    if page.get_by_text("Workflow Overview").is_visible():
-        page.get_by_role("button", name="Toggle properties panel").last.click()
-        page.get_by_text("Workflow Overview").wait_for(state="hidden")
+    editor.close_panel()
 
 
 def rows(editor: Any) -> dict[str, str]:

@@ -175,6 +175,12 @@ class Editor:
         self.page.wait_for_timeout(300)  # what the nodes reported gets drawn
         return entry["outputs"]
 
+    def close_panel(self) -> None:
+        """Close the panel beside the graph, which stays open from one workflow to the next."""
+        if self.page.get_by_text("Workflow Overview").is_visible():
+            self.page.get_by_role("button", name="Toggle properties panel").last.click()
+            self.page.get_by_text("Workflow Overview").wait_for(state="hidden")
+
     def node(self, kind: str) -> Locator:
         """The element of the first node of a class. Only with the renderer "vue": the classic one draws on a canvas."""
         number = self.page.evaluate("(kind) => window.app.graph._nodes.find((node) => node.type === kind)?.id", kind)
