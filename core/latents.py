@@ -13,21 +13,28 @@ def check_latent(name: str, model: Any, latent: Any) -> None:
     Args:
         name: the input, for messages.
         model: a ``ModelPatcher``; its ``latent_format`` may be a patch.
-        latent: samples of a LATENT, expected as (B, C, H, W).
+        latent: samples of a LATENT, expected as (B, C, H, W), or with one frame (B, C, 1, H, W) if the model's latents
+            have a time axis (Qwen-Image).
 
     Raises:
         ValueError: not an image latent, a wrong number of channels, no pixels, or values that are not finite.
     """
-    if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False) or latent.ndim != 4:
-        plain = isinstance(latent, torch.Tensor) and not getattr(latent, "is_nested", False)
-        shape = tuple(latent.shape) if plain else type(latent).__name__
+    format = model.get_model_object("latent_format")
+    plain = isinstance(latent, torch.Tensor) and not getattr(latent, "is_nested", False)
+    shape = tuple(latent.shape) if plain else type(latent).__name__
+    frames = _time_axis(model)
+    if frames and plain and latent.ndim == 5 and latent.shape[2] > 1:
+        raise ValueError(f"{name}: holds {latent.shape[2]} frames (shape {shape}). Only single images can be edited.")
+    if getattr(format, "latent_dimensions", 2) == 1 or not plain or latent.ndim not in ((4, 5) if frames else (4,)):
+        axes = "4 or 5 dimensions (batch, channels, 1, height, width)" if frames else (
+            "4 dimensions (batch, channels, height, width)"
+        )
         raise ValueError(
-            f"{name}: expected an image latent of 4 dimensions (batch, channels, height, width), got {shape}. "
-            "Video and audio latents are not supported."
+            f"{name}: expected an image latent of {axes}, got {shape}. Video and audio latents are not supported."
         )
     if 0 in latent.shape:
         raise ValueError(f"{name}: is empty (shape {tuple(latent.shape)}). Connect VAE Encode or Empty Latent Image.")
-    channels = model.get_model_object("latent_format").latent_channels
+    channels = format.latent_channels
     if latent.shape[1] != channels:
         raise ValueError(
             f"{name}: has {latent.shape[1]} channels, but this model uses {channels}. Encode the image "
@@ -35,6 +42,16 @@ def check_latent(name: str, model: Any, latent: Any) -> None:
         )
     if not bool(torch.isfinite(latent).all()):
         raise ValueError(f"{name}: contains NaN or infinite values. Check the image, and the VAE that encoded it.")
+
+
+def _time_axis(model: Any) -> bool:
+    """Whether the model's latents have a time axis, though it makes images."""
+    return getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) == 3
+
+
+def with_time_axis(model: Any, latent: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) samples with the time axis that the model needs, as ComfyUI's own samplers add it."""
+    return latent.unsqueeze(2) if _time_axis(model) and latent.ndim == 4 else latent
 
 
 def process_latent_in(model: Any, latent: torch.Tensor) -> torch.Tensor:

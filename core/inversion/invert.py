@@ -9,19 +9,19 @@ import comfy.utils
 import torch
 
 from ..conditioning import check_conditioning
-from ..latents import check_latent, process_latent_in
+from ..latents import check_latent, process_latent_in, with_time_axis
 from ..unet import declared_text_width
-from .ddim import ddim_invert
+from .ddim import FIXED_POINT, ddim_invert
 from .engine import Conditioning, Denoiser, run_loop
 from .memory import auto_batch_size
-from .schedule import model_sampling_of
+from .schedule import check_method, scaling_of_model
 from .stochastic import find_noise_maps, independent_latents
-from .trajectory import DDIM_METHODS, METHODS, Trajectory, image_scale
+from .trajectory import STOCHASTIC_METHODS, Trajectory
 
 
 def needs_model(method: str, record_noise_maps: bool) -> bool:
     """Whether an inversion calls the model, and therefore needs a source prompt."""
-    return record_noise_maps or method in DDIM_METHODS
+    return record_noise_maps or method not in STOCHASTIC_METHODS
 
 
 def invert(
@@ -45,24 +45,25 @@ def invert(
     called nor loaded, and ``positive``, ``negative`` and ``cfg`` change nothing.
 
     Args:
-        model: a ``ModelPatcher`` with noise or v prediction.
-        latent_image: (B, C, H, W), as in a LATENT.
+        model: a ``ModelPatcher`` with noise or v prediction, or a flow model.
+        latent_image: (B, C, H, W), as in a LATENT; (B, C, 1, H, W) for models whose latents have a time axis.
         positive: conditioning of the source prompt; may be None if the model is not called.
         sigmas: (S+1,) descending, from :mod:`.schedule`.
         method: one of ``METHODS``.
         negative: needed if ``cfg`` is not 1.
-        cfg: guidance during the inversion; the published DDIM inversions use 1 (conditional only).
+        cfg: guidance during the inversion; the published DDIM inversions use 1 (conditional only). Models that take
+            their guidance from the conditioning (Flux) need 1, too.
         seed: noise of the stochastic methods.
-        fixed_point_iterations: of ``ddim_fixed_point``.
+        fixed_point_iterations: of ``ddim_fixed_point`` and ``euler_fixed_point``.
         batch_size: rows per call for the stochastic methods; 0 decides by free memory.
         source_prompt: kept in the result for later nodes.
         record_noise_maps: find the noise maps of a stochastic method now, with this model, prompt and guidance, for
-            replaying them ``as recorded``. DDIM has none.
+            replaying them ``as recorded``. Deterministic methods have none.
 
     Raises:
         ValueError: an invalid input, named in the message, before anything is sampled.
     """
-    sampling = model_sampling_of(model)
+    scaling = scaling_of_model(model)
     calls_model = needs_model(method, record_noise_maps)
     guidance: dict[str, Conditioning | None] = {}
     if calls_model or positive is not None:
@@ -70,10 +71,9 @@ def invert(
     if calls_model and cfg != 1.0:
         guidance["negative"] = negative
     _check(model, latent_image, method, cfg, guidance)
-    sigma_data = float(getattr(sampling, "sigma_data", 1.0))
     sigmas = sigmas.detach().float().cpu()
     steps, batch = len(sigmas) - 1, latent_image.shape[0]
-    latent_image = latent_image.detach().float().cpu()
+    latent_image = with_time_axis(model, latent_image.detach().float().cpu())
     image = process_latent_in(model, latent_image)
     progress = comfy.utils.ProgressBar(steps)
 
@@ -93,9 +93,9 @@ def invert(
         return result
 
     noise_maps: torch.Tensor | None = None
-    if method in DDIM_METHODS:
+    if method not in STOCHASTIC_METHODS:
         latents = torch.empty(steps + 1, *image.shape)
-        latents[steps] = image * image_scale(float(sigmas[-1]), sigma_data)
+        latents[steps] = image * scaling.image(float(sigmas[-1]))
 
         def keep(index: int, latent: torch.Tensor) -> None:
             latents[index] = latent.cpu()
@@ -110,18 +110,18 @@ def invert(
                 0,
                 method,
                 fixed_point_iterations=fixed_point_iterations,
-                sigma_data=sigma_data,
+                scaling=scaling,
                 on_step=keep,
             ),
             batch,
         )
     else:
-        latents = independent_latents(image, sigmas, seed, sigma_data)
+        latents = independent_latents(image, sigmas, seed, scaling)
         if calls_model:
             rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
             noise_maps = run(
                 lambda denoise: find_noise_maps(
-                    denoise, latents, sigmas, method, batch_size=rows, on_levels=progress.update
+                    denoise, latents, sigmas, method, batch_size=rows, scaling=scaling, on_levels=progress.update
                 ),
                 rows,
             )
@@ -135,8 +135,8 @@ def invert(
         source_prompt=source_prompt,
         cfg=cfg,
         seed=seed,
-        fixed_point_iterations=fixed_point_iterations if method == "ddim_fixed_point" else 0,
-        sigma_data=sigma_data,
+        fixed_point_iterations=fixed_point_iterations if method in FIXED_POINT else 0,
+        scaling=scaling,
     )
 
 
@@ -144,8 +144,7 @@ def _check(
     model: Any, latent_image: torch.Tensor, method: str, cfg: float, guidance: dict[str, Conditioning | None]
 ) -> None:
     """Raise a ValueError for what would fail, or mislead, once the model is loaded."""
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}.")
+    check_method(model, method)
     check_latent("latent_image", model, latent_image)
     width = declared_text_width(model)
     for name, conditioning in guidance.items():

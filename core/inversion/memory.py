@@ -24,6 +24,6 @@ def auto_batch_size(model: Any, latent_shape: torch.Size | tuple[int, ...], bran
     if not comfy.model_management.is_device_cpu(device):
         free -= max(0, model.model_size() - model.loaded_size())
     rows = limit
-    while rows > 1 and model.model.memory_required([rows * branches, *latent_shape[-3:]]) * 1.5 > free:
+    while rows > 1 and model.model.memory_required([rows * branches, *latent_shape[1:]]) * 1.5 > free:
         rows -= 1
     return rows

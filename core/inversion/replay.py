@@ -12,10 +12,10 @@ What a step adds after its deterministic part Φ is one of ``NOISE_MAPS``:
 * ``from the source row``: r = x_{i+1} − Φ(x_i, D), where x are the image's own latents and D is the model's prediction
   for its row in this run. So an edit that changes nothing stays on the trajectory, whatever the guidance and whatever
   is attached to the model. For the stochastic methods, r is the noise map of this run (Huberman-Spiegelglas et al.
-  2024, eq. 6, with the guidance of the edit); for DDIM it is the drift that PnP Inversion corrects (Ju et al. 2024),
-  here for every row.
+  2024, eq. 6, with the guidance of the edit); for DDIM and the methods of flow models it is the drift that PnP
+  Inversion corrects (Ju et al. 2024), here for every row.
 * ``as recorded``: the trajectory's noise maps, computed with the model, prompt and guidance of the inversion, as in the
-  papers; none for DDIM.
+  papers; none for deterministic methods.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from .trajectory import Trajectory
+from .scaling import FLOW, Scaling
+from .trajectory import STOCHASTIC_METHODS, Trajectory
 
 FROM_SOURCE, AS_RECORDED = NOISE_MAPS = ("from the source row", "as recorded")
 
@@ -35,17 +36,20 @@ def check_noise_maps(trajectory: Trajectory, noise_maps: str) -> None:
     """Raise a ValueError unless the trajectory can be replayed with this choice of ``NOISE_MAPS``."""
     if noise_maps not in NOISE_MAPS:
         raise ValueError(f"noise_maps: {noise_maps!r} is not one of {', '.join(NOISE_MAPS)}.")
-    if noise_maps == AS_RECORDED and trajectory.noise_maps is None and not trajectory.is_ddim:
+    if noise_maps == AS_RECORDED and trajectory.noise_maps is None and not trajectory.is_deterministic:
         raise ValueError(
             f"noise_maps: is {AS_RECORDED!r}, but this {trajectory.method} trajectory has no recorded noise maps. "
             f"Choose {FROM_SOURCE!r}, or turn on record_noise_maps in Invert Latent."
         )
 
 
-def noise_std(sigmas: torch.Tensor, i: int) -> float:
-    """Standard deviation of the noise that a stochastic step i adds, in x units: sigma' sqrt(1 - (sigma'/sigma)^2)."""
-    sigma, sigma_next = float(sigmas[i]), float(sigmas[i + 1])
-    return sigma_next * math.sqrt(max(0.0, 1.0 - (sigma_next / sigma) ** 2))
+def noise_std(sigmas: torch.Tensor, i: int, scaling: Scaling = Scaling()) -> float:
+    """Standard deviation of the noise that a stochastic step i adds, in x units: sigma' sqrt(1 - (sigma'/sigma)^2).
+
+    On a flow model, the ratio is that of the levels in variance-exploding form (`Scaling.exploded`).
+    """
+    noise, noise_next = (scaling.exploded(float(sigmas[j]))[1] for j in (i, i + 1))
+    return scaling.noise(float(sigmas[i + 1])) * math.sqrt(max(0.0, 1.0 - (noise_next / noise) ** 2))
 
 
 def deterministic_part(
@@ -55,27 +59,37 @@ def deterministic_part(
     x: torch.Tensor,
     denoised: torch.Tensor,
     previous: torch.Tensor | None = None,
+    scaling: Scaling = Scaling(),
 ) -> torch.Tensor:
     """Latents of level i+1 before any noise map is added.
 
-    ``ddim_*``: DDIM with eta = 0. ``edit_friendly_ddpm``: DDPM's posterior mean, which is DDIM with eta = 1
-    (Huberman-Spiegelglas et al. 2024). ``ledits_pp``: SDE-DPM-Solver++ of second order, multistep, midpoint (Lu et al.
-    2022; Brack et al. 2024); its first and last steps are of first order and then equal the posterior mean.
+    Deterministic methods: Euler's step, which is DDIM with eta = 0. ``edit_friendly_ddpm``: DDPM's posterior mean,
+    which is DDIM with eta = 1 (Huberman-Spiegelglas et al. 2024). ``ledits_pp``: SDE-DPM-Solver++ of second order,
+    multistep, midpoint (Lu et al. 2022; Brack et al. 2024); its first and last steps are of first order and then equal
+    the posterior mean.
+
+    A flow has the marginals of a variance-exploding process whose latents are x / (1 - sigma), with noise
+    sigma / (1 - sigma); the stochastic methods take their step there (Gao et al. 2024, "Diffusion Meets Flow
+    Matching"). From pure noise, sigma 1, nothing of x is kept.
 
     Args:
         x, denoised: (R, C, H, W), rows at level i and the model's guided estimate of the clean latent.
         previous: ``denoised`` of step i-1 for the same rows, or None at the first step.
+        scaling: of the model.
     """
-    sigma, sigma_next = float(sigmas[i]), float(sigmas[i + 1])
-    ratio = sigma_next / sigma
-    if method.startswith("ddim"):
-        return denoised + ratio * (x - denoised)
+    if method not in STOCHASTIC_METHODS:
+        return denoised + (float(sigmas[i + 1]) / float(sigmas[i])) * (x - denoised)
+    (size, noise), (size_next, noise_next) = (scaling.exploded(float(sigmas[j])) for j in (i, i + 1))
+    ratio = noise_next / noise
     target = denoised
     if method == "ledits_pp" and previous is not None and 0 < i < len(sigmas) - 2:
-        h = math.log(sigma / sigma_next)
-        h_previous = math.log(float(sigmas[i - 1]) / sigma)
+        h = math.log(noise / noise_next)
+        h_previous = math.log(scaling.exploded(float(sigmas[i - 1]))[1] / noise)
         target = denoised + 0.5 * (h / h_previous) * (denoised - previous)
-    return target + ratio**2 * (x - target)
+    if scaling.kind != FLOW:
+        return target + ratio**2 * (x - target)
+    kept = 0.0 if math.isinf(noise) else ratio**2 * size_next / size
+    return size_next * (1.0 - ratio**2) * target + kept * x
 
 
 class Replay:
@@ -152,7 +166,9 @@ class Replay:
     def step(self, i: int, x: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
         """Rows of level i+1 from rows ``x`` of level i and the guided estimate ``denoised``, both (R, C, H, W)."""
         trajectory = self.trajectory
-        result = deterministic_part(trajectory.method, trajectory.sigmas, i, x, denoised, self._previous)
+        result = deterministic_part(
+            trajectory.method, trajectory.sigmas, i, x, denoised, self._previous, trajectory.scaling
+        )
         target = self.source(i + 1).to(result)
         if self._guides is not None:
             # Rows of one image share their target, so this is Φ(row) + r. Written this way, a row that equals its
@@ -187,7 +203,8 @@ class TrajectorySampler:
     """Sampler function for ``comfy.samplers.KSAMPLER``: ``KSAMPLER(TrajectorySampler(trajectory))``.
 
     The noise passed by the guider is ignored: rows start from the trajectory. With a latent noise mask, edit rows stay
-    on the trajectory outside the mask. Call it with ``sigmas = trajectory.sigmas[start:]``; the result is clean.
+    on the trajectory outside the mask. Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER
+    returns is clean.
     The arguments are those of :class:`Replay`; the default rows are those of PartEdit's guider.
 
     Raises:
@@ -219,7 +236,7 @@ class TrajectorySampler:
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
     ) -> torch.Tensor:
-        """Rows (R, C, H, W) of clean latents in model space.
+        """Rows (R, C, H, W) of the last level, which KSAMPLER returns as clean latents in model space.
 
         Raises:
             ValueError: ``sigmas`` are not the trajectory's levels from ``start`` on, or the size differs.
@@ -259,4 +276,5 @@ class TrajectorySampler:
             x = replay.step(i, x, denoised)
             if mask is not None:
                 x = mask * x + (1.0 - mask) * replay.source(i + 1).to(x)
-        return replay.finish(x)
+        # KSAMPLER takes a flow's last level back to the image itself (``inverse_noise_scaling``)
+        return x if self.trajectory.scaling.kind == FLOW else replay.finish(x)

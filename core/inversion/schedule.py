@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from .scaling import FLOW, Scaling, scaling_of
+from .trajectory import DDIM_METHODS, FLOW_METHODS, METHODS, RF_SOLVER
+
 SPACINGS = ("leading", "trailing", "linspace")
 # Of all timesteps, those that leading spacing must reach.
 LEADING_REACH = 0.7
@@ -18,15 +21,14 @@ def model_sampling_of(model: Any) -> Any:
         model: a ComfyUI ``ModelPatcher``.
 
     Raises:
-        ValueError: the model does not predict noise or v (a flow model, for example).
+        ValueError: the model has no path between image and noise that could be inverted.
     """
-    import comfy.model_sampling
-
     sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.EPS):
+    if scaling_of(sampling) is None:
         raise ValueError(
-            f"model: {type(model.model).__name__} samples with {_bases(sampling)}, which has no noise prediction to "
-            "invert. Connect a model with noise or v prediction: SD1.x, SD2.x, SDXL or one of their fine-tunes."
+            f"model: {type(model.model).__name__} samples with {_bases(sampling)}, which has no path between image and "
+            "noise to invert. Connect a model with noise or v prediction (SD1.x, SD2.x, SDXL) or a flow model (SD3, "
+            "Flux, Z-Image, Qwen-Image)."
         )
     return sampling
 
@@ -35,8 +37,41 @@ def _bases(sampling: Any) -> str:
     return " + ".join(base.__name__ for base in type(sampling).__bases__)
 
 
+def scaling_of_model(model: Any) -> Scaling:
+    """How the model's levels are made of image and noise.
+
+    Raises:
+        ValueError: see `model_sampling_of`.
+    """
+    scaling = scaling_of(model_sampling_of(model))
+    assert scaling is not None
+    return scaling
+
+
+def check_method(model: Any, method: str) -> None:
+    """Refuse an inversion method that the model cannot use.
+
+    Raises:
+        ValueError: an unknown method, a DDIM method with a flow model, or a flow method with another model.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}.")
+    name, flow = type(model.model).__name__, scaling_of_model(model).is_flow
+    if flow and method in DDIM_METHODS:
+        raise ValueError(
+            f"method: {method} reverses DDIM, but {name} is a flow model. Choose "
+            f"{method.replace('ddim', 'euler')}, the same step for a flow, or {RF_SOLVER}."
+        )
+    if not flow and method in FLOW_METHODS:
+        same = DDIM_METHODS[0] if method == RF_SOLVER else method.replace("euler", "ddim")
+        raise ValueError(
+            f"method: {method} is for flow models, but {name} has noise or v prediction. Choose {same}"
+            + ("." if method == RF_SOLVER else ", which is the same step for it.")
+        )
+
+
 def training_sigmas(sampling: Any) -> torch.Tensor:
-    """(T,) ascending sigmas of the training schedule.
+    """(T,) ascending sigmas of the training schedule; of a flow model, its table with its shift.
 
     Raises:
         ValueError: the model has a continuous schedule, so steps cannot be counted in timesteps.
@@ -54,7 +89,8 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
     """(steps + 1,) descending sigmas at whole training timesteps, ending at timestep 0.
 
     ``leading`` (offset 1) is what both published implementations use: timesteps 1 + i·⌊T / steps⌋. ``trailing`` starts
-    at the last timestep; ``linspace`` divides 0 … T-1 evenly.
+    at the last timestep; ``linspace`` divides 0 … T-1 evenly. On a flow model, timesteps are positions in its table of
+    sigmas: ``trailing`` is then its usual schedule, even in time before the shift and beginning with pure noise.
 
     Raises:
         ValueError: steps is not in 1 … T-1, or the spacing is unknown.
@@ -101,13 +137,18 @@ def check_sigmas(name: str, sigmas: Any) -> None:
 def inversion_sigmas(sampling: Any, sigmas: torch.Tensor) -> torch.Tensor:
     """ComfyUI SIGMAS as levels for inversion: a final 0 becomes the model's smallest sigma.
 
-    At sigma 0 there is no noise direction, so an inversion has to start one level above it.
+    At sigma 0 there is no noise direction, and no velocity, so an inversion has to start one level above it.
 
     Raises:
-        ValueError: fewer than two levels, or levels that do not descend.
+        ValueError: fewer than two levels, levels that do not descend, or a flow's levels above its pure noise.
     """
     levels = sigmas.detach().float().cpu().flatten()
-    lowest = float(sampling.sigma_min)
+    lowest, scaling = float(sampling.sigma_min), scaling_of(sampling)
+    if scaling is not None and scaling.kind == FLOW and float(levels.max()) > 1.0 + 1e-4:
+        raise ValueError(
+            f"sigmas: begin at {float(levels.max()):.3g}, but this is a flow model, whose pure noise is at sigma 1. "
+            "Connect this model to the scheduler node (BasicScheduler), with any shift already applied."
+        )
     if levels.numel() and float(levels[-1]) < lowest:
         levels = torch.cat([levels[:-1][levels[:-1] > lowest * (1 + 1e-4)], torch.tensor([lowest])])
     if levels.numel() < 2 or not bool((levels[1:] < levels[:-1]).all()):

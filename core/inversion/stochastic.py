@@ -1,4 +1,4 @@
-"""Inversions with noise maps: edit-friendly DDPM and LEDITS++.
+"""Inversions with noise maps: edit-friendly DDPM and LEDITS++, for models of any kind.
 
 The latents of all levels are the image plus independent noise, not one path. The noise map of a step is then whatever
 takes its latent to the next one (Huberman-Spiegelglas et al. 2024, algorithm 1; Brack et al. 2024). Levels do not
@@ -13,15 +13,23 @@ import torch
 
 from .engine import Denoiser
 from .replay import deterministic_part
-from .trajectory import image_scale
+from .scaling import Scaling
 
 
-def independent_latents(image: torch.Tensor, sigmas: torch.Tensor, seed: int, sigma_data: float = 1.0) -> torch.Tensor:
-    """(S+1, B, C, H, W) float32: image + sigma_i · noise_i with fresh noise at every level; the last is the image."""
+def independent_latents(
+    image: torch.Tensor, sigmas: torch.Tensor, seed: int, scaling: Scaling = Scaling()
+) -> torch.Tensor:
+    """(S+1, B, C, H, W) float32: the image and fresh noise at every level; the last is the image.
+
+    As the host's ``noise_scaling``: image + sigma_i · noise_i, on a flow model (1 - sigma_i) image + sigma_i · noise_i.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     image = image.float().cpu()
-    latents = [image + float(s) * torch.randn(image.shape, generator=generator) for s in sigmas[:-1]]
-    return torch.stack([*latents, image * image_scale(float(sigmas[-1]), sigma_data)])
+    latents = []
+    for sigma in map(float, sigmas[:-1]):
+        noise = torch.randn(image.shape, generator=generator)
+        latents.append(scaling.exploded(sigma)[0] * image + scaling.noise(sigma) * noise)
+    return torch.stack([*latents, image * scaling.image(float(sigmas[-1]))])
 
 
 def find_noise_maps(
@@ -31,6 +39,7 @@ def find_noise_maps(
     method: str,
     *,
     batch_size: int = 1,
+    scaling: Scaling = Scaling(),
     on_levels: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """The noise map of every step, (S, B, C, H, W), in x units (already times the step's standard deviation).
@@ -50,7 +59,7 @@ def find_noise_maps(
         sigma = sigmas[levels.start : levels.stop].repeat_interleave(batch).to(denoise.device)
         denoised = denoise(rows, sigma).float().cpu().unflatten(0, (len(levels), batch))
         for i, clean in zip(levels, denoised, strict=True):
-            maps[i] = latents[i + 1] - deterministic_part(method, sigmas, i, latents[i], clean, previous)
+            maps[i] = latents[i + 1] - deterministic_part(method, sigmas, i, latents[i], clean, previous, scaling)
             previous = clean
         if on_levels is not None:
             on_levels(len(levels))

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .scaling import Scaling
+
+# Of models with noise or v prediction.
 DDIM_METHODS = ("ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point")
+# Of any model.
 STOCHASTIC_METHODS = ("edit_friendly_ddpm", "ledits_pp")
-METHODS = DDIM_METHODS + STOCHASTIC_METHODS
+# Of flow models. Euler's method has the same three conventions as DDIM.
+RF_SOLVER = "rf_solver"
+FLOW_METHODS = ("euler_next_timestep", "euler_current_timestep", "euler_fixed_point", RF_SOLVER)
+METHODS = DDIM_METHODS + STOCHASTIC_METHODS + FLOW_METHODS
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """Latents of an image at every level of a schedule of S steps, noisiest first.
 
-    ``latents[i]`` is at ``sigmas[i]`` in the space of ComfyUI's samplers: after the model's
-    ``process_latent_in``, with x = z / sqrt(alpha-bar) and sigma = sqrt((1 - alpha-bar) / alpha-bar). The last level is
+    ``latents[i]`` is at ``sigmas[i]`` in the space of ComfyUI's samplers, after the model's ``process_latent_in``.
+
+    With noise or v prediction, x = z / sqrt(alpha-bar) and sigma = sqrt((1 - alpha-bar) / alpha-bar). The last level is
     alpha-bar_0 of the training schedule (sigma 0.0292 for Stable Diffusion), not 0, as in DDIM with
-    ``set_alpha_to_one = False``; :meth:`to_image_latent` takes a latent of that level back to the image's scale.
+    ``set_alpha_to_one = False``. On a flow model, x = (1 - sigma) z + sigma · noise, and the last level is the lowest
+    of the model's own table: at 0, x - D = sigma · v is 0 and the velocity v is lost. :meth:`to_image_latent` takes a
+    latent of the last level back to the image's scale.
 
     Attributes:
-        latents: (S+1, B, C, H, W) float32 on the CPU.
+        latents: (S+1, B, C, H, W) float32 on the CPU; (S+1, B, C, 1, H, W) for models whose latents have a time axis.
         sigmas: (S+1,) float32, strictly descending, all above 0.
         method: one of ``METHODS``.
-        latent_image: (B, C, H, W) float32, the clean latent as in a LATENT (before ``process_latent_in``).
-        noise_maps: (S, B, C, H, W) float32 or None. What step i adds after its deterministic part, in latent units:
+        latent_image: (B, C, H, W) or (B, C, 1, H, W) float32, the clean latent as in a LATENT (before
+            ``process_latent_in``).
+        noise_maps: (S, B, C, H, W) float32 or None, with the time axis if the latents have it. What step i adds after its deterministic part, in latent units:
             the noise map z of the papers times the step's standard deviation. In this form it is defined, and replays
-            exactly, for steps of any variance. None for DDIM, and for a stochastic method whose maps were not
+            exactly, for steps of any variance. None for deterministic methods, and for a stochastic method whose maps were not
             recorded: replaying then derives them from the source row (:mod:`.replay`).
         conditioning: ComfyUI CONDITIONING of the source prompt, or None.
         source_prompt: the prompt's text if known, else "".
         cfg: guidance scale of the inversion (1: conditional only).
         seed: seed of the noise (stochastic methods).
-        fixed_point_iterations: extra evaluations per step (fixed-point DDIM).
-        sigma_data: the model sampling's data scale, 1 for Stable Diffusion.
+        fixed_point_iterations: extra evaluations per step (fixed-point methods).
+        scaling: how the levels of the model it was made with are made of image and noise.
     """
 
     latents: torch.Tensor
@@ -49,12 +59,12 @@ class Trajectory:
     cfg: float = 1.0
     seed: int = 0
     fixed_point_iterations: int = 0
-    sigma_data: float = 1.0
+    scaling: Scaling = Scaling()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"Trajectory: method {self.method!r} is not one of {', '.join(METHODS)}.")
-        if self.latents.ndim != 5 or self.sigmas.ndim != 1 or self.latents.shape[0] != self.sigmas.shape[0]:
+        if self.latents.ndim not in (5, 6) or self.sigmas.ndim != 1 or self.latents.shape[0] != self.sigmas.shape[0]:
             raise ValueError(
                 "Trajectory: latents must be (S+1, B, C, H, W) with one sigma each; "
                 f"got latents {tuple(self.latents.shape)} and sigmas {tuple(self.sigmas.shape)}."
@@ -69,7 +79,7 @@ class Trajectory:
                 f"Trajectory: latent_image {tuple(self.latent_image.shape)} does not fit the latents "
                 f"{tuple(self.latents.shape)}."
             )
-        if self.noise_maps is not None and self.is_ddim:
+        if self.noise_maps is not None and self.is_deterministic:
             raise ValueError(f"Trajectory: method {self.method!r} is deterministic and has no noise maps.")
         expected = (self.steps, *self.latents.shape[1:])
         if self.noise_maps is not None and self.noise_maps.shape != expected:
@@ -81,9 +91,9 @@ class Trajectory:
         return self.latents.shape[0] - 1
 
     @property
-    def is_ddim(self) -> bool:
-        """Whether the latents lie on one deterministic path (no noise maps)."""
-        return self.method in DDIM_METHODS
+    def is_deterministic(self) -> bool:
+        """Whether the latents lie on one path of the model's ODE (no noise maps)."""
+        return self.method not in STOCHASTIC_METHODS
 
     def index(self, inversion_steps: int) -> int:
         """Position of z_n, the latent after n inversion steps: 0 is the image, S the noisiest level.
@@ -103,15 +113,10 @@ class Trajectory:
 
     def to_image_latent(self, x: torch.Tensor) -> torch.Tensor:
         """Rescale a latent of the last level to the clean image (still in model space)."""
-        return x / image_scale(float(self.sigmas[-1]), self.sigma_data)
+        return x / self.scaling.image(float(self.sigmas[-1]))
 
     def start_index(self, strength: float) -> int:
         """First level for editing with ``strength``: 1.0 starts from the noisiest, 0.5 half-way in steps."""
         if not 0.0 < strength <= 1.0:
             raise ValueError(f"strength: expected a number above 0 and at most 1, got {strength}.")
         return self.steps - max(1, round(self.steps * strength))
-
-
-def image_scale(sigma: float, sigma_data: float = 1.0) -> float:
-    """x / z at a level: 1 / sqrt(alpha-bar) for a variance-preserving model."""
-    return math.sqrt(sigma**2 + sigma_data**2) / sigma_data
