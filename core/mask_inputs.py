@@ -13,7 +13,7 @@ EMPTY = 1 / 512
 LARGEST = 10.0
 # Two sizes belong to the same image if their aspect ratios agree within this fraction (rounding at low resolutions).
 ASPECT_TOLERANCE = 0.03
-# Pixels per latent pixel; a VAE crops the remainder, half on each side.
+# Pixels per latent pixel of most VAEs, which crop the remainder, half on each side.
 CELL = 8
 # How to fix an empty mask; the first sentence is how most people get one.
 HOW_TO_FILL = (
@@ -138,15 +138,16 @@ def check_shape(mask: tuple[int, int], picture: tuple[int, int], name: str, spar
         )
 
 
-def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int]) -> torch.Tensor:
+def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int], cell: int = CELL) -> torch.Tensor:
     """Crop masks (…, h, w) made for the image before encoding as the VAE cropped the image; others stay as they are.
 
     Args:
         picture: (height, width) in pixels after encoding.
+        cell: pixels per latent pixel.
     """
     rows, columns = masks.shape[-2:]
     height, width = picture
-    if (rows, columns) == (height, width) or (rows // CELL * CELL, columns // CELL * CELL) != (height, width):
+    if (rows, columns) == (height, width) or (rows // cell * cell, columns // cell * cell) != (height, width):
         return masks
     top, left = (rows - height) // 2, (columns - width) // 2
     return masks[..., top : top + height, left : left + width]

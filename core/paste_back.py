@@ -32,11 +32,11 @@ def paste_latents(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tens
     """Edited latents, with the sources' outside the masks.
 
     Args:
-        edited: (N·B, C, h, w), edit by edit.
-        sources: (B, C, h, w).
+        edited: (N·B, C, h, w) or with a time axis, edit by edit.
+        sources: (B, C, h, w) or with a time axis.
         masks: (N·B, h, w) in 0 … 1.
     """
-    return _paste(edited, sources, masks[:, None])
+    return _paste(edited, sources, masks.reshape(-1, *[1] * (edited.ndim - 3), *masks.shape[-2:]))
 
 
 def paste_pixels(edited: torch.Tensor, originals: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def paste_pixels(edited: torch.Tensor, originals: torch.Tensor, masks: torch.Ten
 
 def _paste(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     masks = masks.to(edited)
-    sources = sources.to(edited).repeat(edited.shape[0] // sources.shape[0], 1, 1, 1)
+    sources = sources.to(edited).repeat(edited.shape[0] // sources.shape[0], *[1] * (edited.ndim - 1))
     return masks * edited + (1 - masks) * sources
 
 

@@ -35,7 +35,8 @@ def unet_of(model: Any) -> Any:
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block")):
         raise ValueError(
             f"model: {type(model.model).__name__} is not a UNet, and PartEdit needs the cross-attention of one. "
-            "Connect an SD1.x, SD2.x or SDXL model (a checkpoint of those families, or Load Demo Model)."
+            "Connect an SD1.x, SD2.x or SDXL model (a checkpoint of those families, or Load Demo Model). On other "
+            "models, edit a masked region with OIR (Invert Latent, Editing Pair, Inversion Step Search)."
         )
     return unet
 
@@ -54,13 +55,24 @@ def context_width(model: Any) -> int:
     return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
 
 
+# Where the configuration of a network says how wide its text conditioning is: UNets, Flux, Lumina and Z-Image, Qwen-Image.
+_TEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
+
+
 def declared_text_width(model: Any) -> int | None:
     """Width of the text conditioning according to the model's configuration; None if it does not say.
 
     Unlike `context_width`, this works with any architecture.
     """
-    width = model.model.model_config.unet_config.get("context_dim")
-    return width if isinstance(width, int) else None
+    config = model.model.model_config.unet_config
+    embedder = config.get("context_embedder_config") or {}  # SD3
+    widths = [*(config.get(name) for name in _TEXT_WIDTHS), embedder.get("params", {}).get("in_features")]
+    return next((width for width in widths if isinstance(width, int)), None)
+
+
+def takes_guidance(model: Any) -> bool:
+    """Whether the model takes its guidance scale from the conditioning (Flux dev and others distilled like it)."""
+    return bool(model.model.model_config.unet_config.get("guidance_embed", False))
 
 
 def latent_scale(model: Any) -> int:

@@ -188,5 +188,5 @@ class OIRReassemble(io.ComfyNode):
         result = reassemble(model, trajectory, replace(search, pairs=tuple(entries)), target, settings)
         picture = decode(result.latent).unsqueeze(0)
         if back.pixels:
-            picture = composite_pixels(picture, image, pairs, feather)
+            picture = composite_pixels(picture, image, pairs, feather, scale)
         return io.NodeOutput({"samples": result.latent}, picture, prompt)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..inversion.ddim import ddim_step
+from ..inversion.ddim import solver_step
 from ..inversion.engine import Denoiser
+from ..inversion.trajectory import DDIM_METHODS
 
 
 @dataclass
@@ -45,19 +46,21 @@ def run_jobs(
     sigmas: torch.Tensor,
     batch_size: int,
     *,
+    method: str = DDIM_METHODS[0],
     on_done: Callable[[Hashable, torch.Tensor], None],
     on_pass: Callable[[int], None] | None = None,
 ) -> int:
-    """Denoise all jobs with DDIM (eta = 0), several per call even at different noise levels.
+    """Denoise all jobs with DDIM (eta = 0) or a flow's own step, several per call even at different noise levels.
 
     Args:
         sigmas: (S+1,) descending; a job's ``index`` and ``stop`` point into it.
         batch_size: largest number of rows in one call.
+        method: the trajectory's, for the order of the steps (`solver_step`).
         on_done: called with a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
         on_pass: called with the number of row-steps after each call.
 
     Returns:
-        Number of UNet calls.
+        Number of steps of a batch; a method of second order calls the model twice in each.
     """
     levels = sigmas.to(denoise.device)
     pending = list(jobs)
@@ -71,7 +74,7 @@ def run_jobs(
         rows = pick_rows(pending, max(1, batch_size), denoise.mixed_sigmas)
         x = torch.stack([job.latent.to(denoise.device) for job in rows])
         at = torch.tensor([job.index for job in rows], device=denoise.device)
-        x = ddim_step(x, denoise(x, levels[at]), levels[at], levels[at + 1])
+        x = solver_step(denoise, x, levels[at], levels[at + 1], method)
         for job, latent in zip(rows, x, strict=True):
             job.latent = latent
             job.index += 1

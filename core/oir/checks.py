@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from ..conditioning import Conditioning, check_conditioning
-from ..inversion.schedule import model_sampling_of
+from ..inversion.schedule import scaling_of_model
 from ..inversion.trajectory import Trajectory
-from ..unet import declared_text_width
+from ..unet import declared_text_width, takes_guidance
 from .prompts import check_source_prompt
 from .types import Pair
 
 
-def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], target: Conditioning | None = None) -> None:
+def check_inputs(
+    model: Any,
+    trajectory: Trajectory,
+    pairs: Sequence[Pair],
+    target: Conditioning | None = None,
+    cfg: float = 1.0,
+) -> None:
     """Raise ValueError unless OIR can edit these pairs from this trajectory with this model."""
     check_trajectory(trajectory)
     check_source_prompt(pairs, trajectory.source_prompt)
-    model_sampling_of(model)
+    scaling = scaling_of_model(model)
+    if scaling != trajectory.scaling:
+        raise ValueError(
+            f"model: samples as a {scaling.kind} model, but the trajectory was made with one of the kind "
+            f"{trajectory.scaling.kind}. Connect the model the trajectory was made with, with the same sampling nodes."
+        )
     channels, inverted = model.get_model_object("latent_format").latent_channels, trajectory.latents.shape[2]
     if channels != inverted:
         raise ValueError(
@@ -33,14 +45,23 @@ def check_inputs(model: Any, trajectory: Trajectory, pairs: Sequence[Pair], targ
         check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
     if target is not None:
         check_conditioning("target", target, width)
+    if cfg > 1.0 and takes_guidance(model):
+        logging.warning(
+            "OIR: %s takes its guidance from the conditioning (FluxGuidance), and cfg %g adds classifier-free guidance "
+            "to it, at twice the cost. Such models are meant for cfg 1.",
+            type(model.model).__name__,
+            cfg,
+        )
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
-    """Raise ValueError unless the trajectory is a single path of one image (DDIM), with its source conditioning."""
-    if not trajectory.is_ddim:
+    """Raise ValueError unless the trajectory is a single path of one image (not of noise maps), with its source conditioning."""
+    if not trajectory.is_deterministic:
+        fitting = "an euler method or rf_solver" if trajectory.scaling.is_flow else "a ddim method"
         raise ValueError(
             f"trajectory: was inverted with {trajectory.method}, whose latents are not on one path from the image to "
-            "noise. OIR starts from any of them and denoises without noise maps. Choose a ddim method in Invert Latent."
+            "noise. OIR starts from any of them and denoises without noise maps. Choose "
+            f"{fitting} in Invert Latent."
         )
     if trajectory.latents.shape[1] != 1:
         raise ValueError(

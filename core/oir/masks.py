@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..mask_inputs import check_not_empty, check_shape, crop_as_encoded, mask_batch
+from ..mask_inputs import CELL, check_not_empty, check_shape, crop_as_encoded, mask_batch
 
 OVERLAPS = ("first", "last", "blend")
 
@@ -26,19 +26,24 @@ def one_mask(mask: torch.Tensor, name: str) -> torch.Tensor:
     return masks[0]
 
 
-def resize_mask(mask: torch.Tensor, height: int, width: int, name: str, scale: int = 1) -> torch.Tensor:
+def resize_mask(
+    mask: torch.Tensor, height: int, width: int, name: str, scale: int = 1, cell: int | None = None
+) -> torch.Tensor:
     """A (H, W) mask at another resolution of the same image; binary masks stay binary (nearest).
 
     Args:
         height, width: of the result.
-        scale: image pixels per pixel of the result, 8 for a latent's mask.
+        scale: image pixels per pixel of the result, 8 for most latents' masks.
+        cell: image pixels per latent pixel, in whole numbers of which the VAE has cropped the image; ``scale`` for a
+            latent's mask, else 8.
 
     Raises:
         ValueError: the mask has another aspect ratio than the image, or vanishes when downscaled.
     """
+    cell = cell or (scale if scale > 1 else CELL)
     picture = (height * scale, width * scale)
-    check_shape((mask.shape[0], mask.shape[1]), picture, name)
-    mask = crop_as_encoded(mask, picture)
+    check_shape((mask.shape[0], mask.shape[1]), picture, name, cell - 1)
+    mask = crop_as_encoded(mask, picture, cell)
     if tuple(mask.shape) == (height, width):
         return mask
     binary = bool(((mask == 0) | (mask == 1)).all())

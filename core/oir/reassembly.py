@@ -48,7 +48,7 @@ class ReassemblySettings:
 
 @dataclass(frozen=True)
 class Reassembly:
-    """Result: the edited latent (1, C, H, W) as in a LATENT, the spliced one (model space), and the cost."""
+    """Result: the edited latent (1, C, H, W), or with one frame, as in a LATENT, the spliced one (model space), and the cost."""
 
     latent: torch.Tensor
     spliced: torch.Tensor
@@ -72,16 +72,18 @@ def whole_steps(value: float, steps: int, name: str) -> int:
     return int(value)
 
 
-def pair_masks(pairs: Sequence[Pair], height: int, width: int, scale: int = 1) -> torch.Tensor:
+def pair_masks(
+    pairs: Sequence[Pair], height: int, width: int, scale: int = 1, cell: int | None = None
+) -> torch.Tensor:
     """The pairs' masks at a resolution, (K, height, width).
 
     Args:
-        scale: image pixels per mask pixel, 8 at a latent's resolution.
+        scale, cell: image pixels per mask pixel, and per latent pixel; see `resize_mask`.
 
     Raises:
         ValueError: a mask has another aspect ratio than the image, or vanishes at this size.
     """
-    return torch.stack([resize_mask(p.mask, height, width, f"mask of {p.label}", scale) for p in pairs])
+    return torch.stack([resize_mask(p.mask, height, width, f"mask of {p.label}", scale, cell) for p in pairs])
 
 
 def reassemble(
@@ -95,7 +97,8 @@ def reassemble(
 
     Each pair is denoised from its own z_n with its guided prompt down to the reassembly level. There, the objects are
     spliced into the inverted background; the result is inverted a little further with the source prompt (which blends
-    the seams), and denoised with the target prompt. The source prompt is the unconditional branch throughout.
+    the seams), and denoised with the target prompt. The source prompt is the unconditional branch throughout; at cfg 1
+    there is none.
 
     A pair whose step equals the reassembly level enters as the inverted image and is only edited by the final pass.
     Below that level, it is denoised to the image first and then inverted up to the level with its guided prompt.
@@ -109,7 +112,7 @@ def reassemble(
         ValueError: an invalid input, before anything is sampled.
     """
     pairs = [entry.pair for entry in search.pairs]
-    check_inputs(model, trajectory, pairs, target)
+    check_inputs(model, trajectory, pairs, target, cfg=settings.cfg)
     if settings.overlap not in OVERLAPS:
         raise ValueError(f"overlap: {settings.overlap!r} is not one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas
@@ -147,7 +150,9 @@ def reassemble(
         def loop(denoise: Any) -> torch.Tensor:
             x = latent.to(denoise.device)
             if not invert:
-                return ddim_denoise(denoise, x, sigmas, start, stop, on_step=tick).cpu()
+                return ddim_denoise(
+                    denoise, x, sigmas, start, stop, method=trajectory.method, on_step=tick
+                ).cpu()
             return ddim_invert(
                 denoise,
                 x,
@@ -157,14 +162,14 @@ def reassemble(
                 trajectory.method,
                 on_step=tick,
                 fixed_point_iterations=trajectory.fixed_point_iterations,
-                sigma_data=trajectory.sigma_data,
+                scaling=trajectory.scaling,
             ).cpu()
 
         result, used = run_loop(
             model,
             loop,
             positive=positive,
-            negative=None if invert else trajectory.conditioning,
+            negative=None if invert or settings.cfg == 1.0 else trajectory.conditioning,
             cfg=1.0 if invert else settings.cfg,
             latent_image=trajectory.latent_image,
             rows=1,
@@ -193,17 +198,20 @@ def reassemble(
     return Reassembly(process_latent_out(model, latent), spliced, rows, level, again)
 
 
-def composite_pixels(edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[Pair], radius: float) -> torch.Tensor:
+def composite_pixels(
+    edited: torch.Tensor, source: torch.Tensor, pairs: Sequence[Pair], radius: float, cell: int | None = None
+) -> torch.Tensor:
     """The source picture with the edit pasted in inside the masks.
 
     Args:
         edited: (1, H, W, C) in 0 … 1.
         source: (1, H, W, C), the original picture.
         radius: width of the soft edge in pixels.
+        cell: image pixels per latent pixel, 8 by default.
 
     Raises:
         ValueError: the pictures differ in size, or ``source`` is a batch.
     """
     size = (edited.shape[1], edited.shape[2])
     check_originals(source, 1, size)
-    return paste_pixels(edited, source, feather(pair_masks(pairs, *size).amax(0), radius)[None])
+    return paste_pixels(edited, source, feather(pair_masks(pairs, *size, cell=cell).amax(0), radius)[None])

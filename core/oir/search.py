@@ -115,7 +115,8 @@ def make_candidates(
 ) -> tuple[dict[int, torch.Tensor], int, int]:
     """The pair's edit started from z_n for every n in ``steps``.
 
-    Guided prompt against the source prompt as the unconditional branch, DDIM with eta = 0. The candidate n = 0, and
+    Guided prompt against the source prompt as the unconditional branch (none at cfg 1), DDIM with eta = 0; on a flow
+    model Euler, or the solver the trajectory was inverted with. The candidate n = 0, and
     n = 1 with ``published_first``, is the image itself.
 
     Returns:
@@ -129,17 +130,19 @@ def make_candidates(
 
     def keep(key: Hashable, latent: torch.Tensor) -> None:
         assert isinstance(key, int)
-        results[key] = process_latent_out(model, trajectory.to_image_latent(latent)).unsqueeze(0)
+        results[key] = process_latent_out(model, trajectory.to_image_latent(latent).unsqueeze(0))
 
     def loop(denoise: Denoiser) -> int:
         jobs = [Job(n, trajectory.at(n)[0], trajectory.index(n), trajectory.steps) for n in steps]
-        return run_jobs(denoise, jobs, trajectory.sigmas, batch_size, on_done=keep, on_pass=on_pass)
+        return run_jobs(
+            denoise, jobs, trajectory.sigmas, batch_size, method=trajectory.method, on_done=keep, on_pass=on_pass
+        )
 
     passes, rows = run_loop(
         model,
         loop,
         positive=pair.conditioning,
-        negative=trajectory.conditioning,
+        negative=None if cfg == 1.0 else trajectory.conditioning,
         cfg=cfg,
         latent_image=trajectory.latent_image,
         rows=min(batch_size, len(steps)),
@@ -199,7 +202,7 @@ def search_steps(
     Raises:
         ValueError: an input that cannot work, before anything is sampled.
     """
-    check_inputs(model, trajectory, pairs)
+    check_inputs(model, trajectory, pairs, cfg=settings.cfg)
     if settings.strategy not in STRATEGIES:
         raise ValueError(f"strategy: {settings.strategy!r} is not one of {', '.join(STRATEGIES)}.")
     if settings.score_text not in SCORE_TEXTS:
@@ -332,7 +335,7 @@ def _start(
     # Reassembly cuts the latent with this mask; better to hear now that it cannot.
     scale = int(size[0]) // int(latent_size[0])
     resize_mask(pair.mask, int(latent_size[0]), int(latent_size[1]), f"mask of {pair.label}", scale)
-    mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}")
+    mask = resize_mask(pair.mask, int(size[0]), int(size[1]), f"mask of {pair.label}", cell=scale)
     if not bool((mask > 0.5).any()):
         raise ValueError(
             f"mask of {pair.label}: no value lies above 0.5, so there is no region to score. "
