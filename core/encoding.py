@@ -40,7 +40,15 @@ def warned_once(everything: bool = False) -> Iterator[None]:
         root.removeFilter(repeats)
 
 
-def encode(clip: Any, text: str) -> list[Any]:
-    """CONDITIONING of a prompt, with ComfyUI's weights, embeddings, long prompts and hook schedules."""
+def encode(clip: Any, text: str, guidance: float = 0.0) -> list[Any]:
+    """CONDITIONING of a prompt, with ComfyUI's weights, embeddings, long prompts and hook schedules.
+
+    Args:
+        guidance: the scale that guidance-distilled models (Flux dev) read from the conditioning, as FluxGuidance sets
+            it; 0 leaves it to the model.
+    """
     with warned_once():
-        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    if not guidance:
+        return conditioning
+    return [[embedding, {**options, "guidance": guidance}] for embedding, options in conditioning]

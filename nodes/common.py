@@ -17,6 +17,22 @@ def advanced(entry: AnyInput) -> AnyInput:
     return entry
 
 
+def guidance_input(prompt: str) -> io.Float.Input:
+    """Guidance of models that take it from the conditioning; see `encode`."""
+    return advanced(
+        io.Float.Input(
+            "guidance",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            optional=True,
+            tooltip=f"For models that take their guidance with the prompt (Flux dev), as the node FluxGuidance: for "
+            f"{prompt}. 0: the model's own, 3.5 for Flux. Other models do not use it.",
+        )
+    )
+
+
 def shows_results(schema: io.Schema) -> io.Schema:
     """Mark a node that shows something in the editor, so that ComfyUI shows it again if a run takes it from its cache.
 

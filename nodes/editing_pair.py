@@ -14,7 +14,7 @@ from ..core.oir.types import Pair
 from ..core.text import composed
 from . import io_types
 from .checks import checked
-from .common import advanced, aliases
+from .common import advanced, aliases, guidance_input
 
 
 class EditingPair(io.ComfyNode):
@@ -75,6 +75,7 @@ class EditingPair(io.ComfyNode):
                     optional=True,
                     tooltip="The pairs before this one. Where masks overlap, earlier pairs take priority.",
                 ),
+                guidance_input("the guided prompt"),
             ],
             outputs=[
                 io_types.EditingPairs.Output(
@@ -97,8 +98,9 @@ class EditingPair(io.ComfyNode):
         occurrence: int,
         guided_prompt: str,
         previous_pairs: tuple[Pair, ...] = (),
+        guidance: float = 0.0,
     ) -> io.NodeOutput:
-        pair = make_pair(clip, source_prompt, source_phrase, target_phrase, mask, occurrence, guided_prompt)
+        pair = make_pair(clip, source_prompt, source_phrase, target_phrase, mask, occurrence, guided_prompt, guidance)
         pairs = (*(previous_pairs or ()), pair)
         common_source_prompt(pairs)
         return io.NodeOutput(pairs, pair.guided_prompt)
@@ -112,6 +114,7 @@ def make_pair(
     mask: torch.Tensor,
     occurrence: int,
     guided: str,
+    guidance: float = 0.0,
 ) -> Pair:
     """Check the inputs and encode the guided prompt.
 
@@ -136,6 +139,6 @@ def make_pair(
         target_phrase=target_phrase.strip(),
         guided_prompt=prompt,
         mask=one_mask(mask, f"mask of '{source_phrase}' → '{target_phrase}'"),
-        conditioning=encode(clip, prompt),
+        conditioning=encode(clip, prompt, guidance),
         span=span,
     )

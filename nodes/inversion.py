@@ -10,12 +10,12 @@ from comfy_api.latest import io
 
 from ..core.encoding import encode
 from ..core.inversion.invert import invert, needs_model
-from ..core.inversion.schedule import SPACINGS, inversion_sigmas, model_sampling_of, spaced_sigmas
+from ..core.inversion.schedule import SPACINGS, check_method, inversion_sigmas, model_sampling_of, spaced_sigmas
 from ..core.inversion.trajectory import METHODS
 from ..core.vision.captioner import WHERE_TO_GET, Captioner, captioner_folders
 from . import io_types
 from .checks import checked
-from .common import advanced, aliases
+from .common import advanced, aliases, guidance_input
 from .folders import KeptModel, model_folder
 
 FOLDER = "captioners"
@@ -39,7 +39,8 @@ class InvertLatent(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A model with noise or v prediction: SD1.x, SD2.x, SDXL. Flow models are not supported.",
+                    tooltip="A model with noise or v prediction (SD1.x, SD2.x, SDXL), or a flow model (SD3, Flux, "
+                    "Z-Image, Qwen-Image).",
                 ),
                 io.Latent.Input(
                     "latent_image",
@@ -57,10 +58,11 @@ class InvertLatent(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="ddim_*: deterministic, required by OIR. next_timestep: as published with OIR; "
-                    "current_timestep: textbook DDIM inversion; fixed_point: iterates each step for a closer "
-                    "reconstruction. edit_friendly_ddpm and ledits_pp: independent noise at every level, without "
-                    "running the model; for PartEdit.",
+                    tooltip="For OIR, one of the deterministic methods: ddim_* for noise or v prediction, euler_* and "
+                    "rf_solver for flow models. next_timestep: as published with OIR; current_timestep: textbook "
+                    "inversion; fixed_point: iterates each step for a closer reconstruction; rf_solver: second order, "
+                    "two model calls per step. edit_friendly_ddpm and ledits_pp: independent noise at every level, "
+                    "without running the model; for PartEdit.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -76,9 +78,9 @@ class InvertLatent(io.ComfyNode):
                         min=0.0,
                         max=30.0,
                         step=0.1,
-                        tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM. Values "
-                        "other than 1 need negative. edit_friendly_ddpm and ledits_pp use it only with "
-                        "record noise maps (published: 3.5).",
+                        tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM, and for "
+                        "guidance-distilled models such as Flux dev. Values other than 1 need negative. "
+                        "edit_friendly_ddpm and ledits_pp use it only with record noise maps (published: 3.5).",
                     )
                 ),
                 io.Int.Input(
@@ -86,7 +88,7 @@ class InvertLatent(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed for the noise of edit_friendly_ddpm and ledits_pp. DDIM does not use it.",
+                    tooltip="Seed for the noise of edit_friendly_ddpm and ledits_pp. Other methods do not use it.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -94,7 +96,8 @@ class InvertLatent(io.ComfyNode):
                         options=list(SPACINGS),
                         default=SPACINGS[0],
                         tooltip="How the steps are spaced over the training timesteps. Both papers' code uses leading. "
-                        "Ignored when sigmas is connected.",
+                        "On flow models, over the model's own levels with its shift. Ignored when sigmas is "
+                        "connected.",
                     )
                 ),
                 advanced(
@@ -104,7 +107,7 @@ class InvertLatent(io.ComfyNode):
                         default=3,
                         min=1,
                         max=20,
-                        tooltip="Extra evaluations per step, for ddim_fixed_point. More reconstruct the image better "
+                        tooltip="Extra evaluations per step, for ddim_fixed_point and euler_fixed_point. More reconstruct the image better "
                         "and take longer.",
                     )
                 ),
@@ -142,6 +145,7 @@ class InvertLatent(io.ComfyNode):
                         "finds them while it edits, exact at its own cfg, and inversion takes no time.",
                     )
                 ),
+                guidance_input("the source prompt. 1 inverts most faithfully"),
             ],
             outputs=[
                 io_types.Trajectory.Output(
@@ -175,6 +179,7 @@ class InvertLatent(io.ComfyNode):
         sigmas: Any = None,
         image: Any = None,
         record_noise_maps: bool = False,
+        guidance: float = 0.0,
     ) -> io.NodeOutput:
         if latent_image.get("noise_mask") is not None:
             logging.warning(
@@ -182,6 +187,7 @@ class InvertLatent(io.ComfyNode):
                 "also connect latent_image to FeatureBlendSampler; OIR uses the masks of its editing pairs."
             )
         sampling = model_sampling_of(model)
+        check_method(model, method)
         levels = spaced_sigmas(sampling, steps, spacing) if sigmas is None else inversion_sigmas(sampling, sigmas)
         needed = needs_model(method, record_noise_maps)
         if positive is None:
@@ -194,7 +200,7 @@ class InvertLatent(io.ComfyNode):
                     "instead."
                 )
             if needed:
-                positive = encode(clip, source_prompt)
+                positive = encode(clip, source_prompt, guidance)
         trajectory = invert(
             model,
             latent_image["samples"],

@@ -21,7 +21,7 @@ from ..core.oir.types import StepSearch
 from ..core.paste_back import PasteBack, check_originals
 from . import io_types
 from .checks import checked
-from .common import advanced, aliases
+from .common import advanced, aliases, guidance_input
 
 STANDARD = ReassemblySettings()
 
@@ -49,7 +49,8 @@ class OIRReassemble(io.ComfyNode):
                     min=1.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale; 7.5 as published. Use the same as in the search.",
+                    tooltip="Guidance scale; 7.5 as published. Use the same as in the search. Flow models: their "
+                    "usual one; 1 for guidance-distilled models such as Flux dev.",
                 ),
                 io.Float.Input(
                     "reassembly",
@@ -122,6 +123,7 @@ class OIRReassemble(io.ComfyNode):
                     tooltip="Conditioning to use instead of target prompt.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The original image, for pixel composite."),
+                guidance_input("the target prompt"),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited latent."),
@@ -153,6 +155,7 @@ class OIRReassemble(io.ComfyNode):
         clip: Any = None,
         target: Any = None,
         image: Any = None,
+        guidance: float = 0.0,
     ) -> io.NodeOutput:
         pairs = [entry.pair for entry in search.pairs]
         decode = picture_decoder(vae)
@@ -171,7 +174,7 @@ class OIRReassemble(io.ComfyNode):
                     "clip: not connected. It is needed to encode the target prompt; connect it, or connect target "
                     "instead."
                 )
-            target = encode(clip, prompt)
+            target = encode(clip, prompt, guidance)
         steps = parse_steps(overrides, len(pairs))
         entries = [
             entry if step is None else replace(entry, chosen=step, manual=True, latent=None)

@@ -45,7 +45,7 @@ class InversionStepSearch(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the candidates, one at a time."),
                 io_types.Trajectory.Input(
                     "trajectory",
-                    tooltip="From Invert Latent: one image, inverted with a ddim method.",
+                    tooltip="From Invert Latent: one image, inverted with a ddim, euler or rf_solver method.",
                 ),
                 io_types.EditingPairs.Input("pairs", tooltip="One Editing Pair, or the last of a chain."),
                 io_types.ClipScorer.Input(
@@ -60,7 +60,7 @@ class InversionStepSearch(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     tooltip="Guidance scale for the candidates; 7.5 as published. The source prompt serves as the "
-                    "negative prompt.",
+                    "negative prompt. Flow models: their usual one; 1 for guidance-distilled models such as Flux dev.",
                 ),
                 io.Combo.Input(
                     "strategy",
