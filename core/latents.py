@@ -19,22 +19,23 @@ def check_latent(name: str, model: Any, latent: Any) -> None:
     Raises:
         ValueError: not an image latent, a wrong number of channels, no pixels, or values that are not finite.
     """
-    format = model.get_model_object("latent_format")
+    latent_format = model.get_model_object("latent_format")
     plain = isinstance(latent, torch.Tensor) and not getattr(latent, "is_nested", False)
     shape = tuple(latent.shape) if plain else type(latent).__name__
     frames = _time_axis(model)
     if frames and plain and latent.ndim == 5 and latent.shape[2] > 1:
         raise ValueError(f"{name}: holds {latent.shape[2]} frames (shape {shape}). Only single images can be edited.")
-    if getattr(format, "latent_dimensions", 2) == 1 or not plain or latent.ndim not in ((4, 5) if frames else (4,)):
-        axes = "4 or 5 dimensions (batch, channels, 1, height, width)" if frames else (
-            "4 dimensions (batch, channels, height, width)"
-        )
+    sound = getattr(latent_format, "latent_dimensions", 2) == 1
+    if sound or not plain or latent.ndim not in ((4, 5) if frames else (4,)):
+        axes = "4 dimensions (batch, channels, height, width)"
+        if frames:
+            axes = "4 or 5 dimensions (batch, channels, 1, height, width)"
         raise ValueError(
             f"{name}: expected an image latent of {axes}, got {shape}. Video and audio latents are not supported."
         )
     if 0 in latent.shape:
         raise ValueError(f"{name}: is empty (shape {tuple(latent.shape)}). Connect VAE Encode or Empty Latent Image.")
-    channels = format.latent_channels
+    channels = latent_format.latent_channels
     if latent.shape[1] != channels:
         raise ValueError(
             f"{name}: has {latent.shape[1]} channels, but this model uses {channels}. Encode the image "

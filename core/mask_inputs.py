@@ -154,7 +154,13 @@ def crop_as_encoded(masks: torch.Tensor, picture: tuple[int, int], cell: int = C
 
 
 def picture_masks(
-    mask: torch.Tensor, pictures: int, size: tuple[int, int], name: str, if_empty: str = "", edits: int = 1
+    mask: torch.Tensor,
+    pictures: int,
+    size: tuple[int, int],
+    name: str,
+    if_empty: str = "",
+    edits: int = 1,
+    cell: int = CELL,
 ) -> torch.Tensor:
     """A MASK input as one mask for each of B images, (B, h, w) in 0 … 1, at its own resolution.
 
@@ -167,6 +173,7 @@ def picture_masks(
         size: (height, width) of the images in pixels, as encoded.
         if_empty: the consequence of an empty mask, which is then refused; by default, empty masks are accepted.
         edits: N.
+        cell: pixels per latent pixel.
 
     Raises:
         ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture`, `one_per_edit` and `check_shape`.
@@ -179,5 +186,5 @@ def picture_masks(
     else:
         one_per_edit(masks[:, :1, :1], pictures, edits, name)
     if float(masks.amax() - masks.amin()) > 0:
-        check_shape((masks.shape[-2], masks.shape[-1]), size, name)
-    return crop_as_encoded(masks, size)
+        check_shape((masks.shape[-2], masks.shape[-1]), size, name, cell - 1)
+    return crop_as_encoded(masks, size, cell)

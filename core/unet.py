@@ -55,7 +55,7 @@ def context_width(model: Any) -> int:
     return transformer_block(unet_of(model), layers[0].key).attn2.to_k.in_features
 
 
-# Where the configuration of a network says how wide its text conditioning is: UNets, Flux, Lumina and Z-Image, Qwen-Image.
+# Where a network's configuration says how wide its text conditioning is: UNets, Flux, Lumina and Z-Image, Qwen-Image.
 _TEXT_WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
 
 

@@ -78,8 +78,8 @@ class InvertLatent(io.ComfyNode):
                         min=0.0,
                         max=30.0,
                         step=0.1,
-                        tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM, and for "
-                        "guidance-distilled models such as Flux dev. Values other than 1 need negative. "
+                        tooltip="Guidance scale during inversion. 1: source prompt only, as published for DDIM, and "
+                        "for guidance-distilled models such as Flux dev. Values other than 1 need negative. "
                         "edit_friendly_ddpm and ledits_pp use it only with record noise maps (published: 3.5).",
                     )
                 ),
@@ -107,8 +107,8 @@ class InvertLatent(io.ComfyNode):
                         default=3,
                         min=1,
                         max=20,
-                        tooltip="Extra evaluations per step, for ddim_fixed_point and euler_fixed_point. More reconstruct the image better "
-                        "and take longer.",
+                        tooltip="Extra evaluations per step, for ddim_fixed_point and euler_fixed_point. More reconstruct "
+                        "the image better and take longer.",
                     )
                 ),
                 advanced(
@@ -145,7 +145,7 @@ class InvertLatent(io.ComfyNode):
                         "finds them while it edits, exact at its own cfg, and inversion takes no time.",
                     )
                 ),
-                guidance_input("the source prompt. 1 inverts most faithfully"),
+                guidance_input("the source prompt; published inversions of Flux use 1"),
             ],
             outputs=[
                 io_types.Trajectory.Output(

@@ -1,8 +1,8 @@
 """Deterministic steps along sigma: DDIM, Euler's method on flow models, and a second-order solver for those.
 
 With x = z / sqrt(alpha-bar), DDIM at eta = 0 (Song et al. 2021, eq. 12) is Euler's method in sigma:
-x' = x + (sigma' - sigma) * eps. On a flow model the same formula, with the velocity v = (x - D) / sigma in place of eps,
-is Euler's method for dx = v dsigma (Liu et al. 2023, "Flow Straight and Fast").
+x' = x + (sigma' - sigma) * eps. On a flow model the same formula, with the velocity v = (x - D) / sigma in place of
+eps, is Euler's method for dx = v dsigma (Liu et al. 2023, "Flow Straight and Fast").
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from .engine import Denoiser
-from .scaling import Scaling
+from .scaling import STANDARD, Scaling
 from .trajectory import DDIM_METHODS, RF_SOLVER
 
 CURRENT = ("ddim_current_timestep", "euler_current_timestep")
@@ -58,7 +58,7 @@ def ddim_invert_step(
     method: str,
     *,
     fixed_point_iterations: int = 3,
-    scaling: Scaling = Scaling(),
+    scaling: Scaling = STANDARD,
 ) -> torch.Tensor:
     """One inversion step of ``x`` (B, C, H, W) from ``sigma`` up to ``sigma_next``.
 
@@ -94,7 +94,7 @@ def ddim_invert(
     method: str,
     *,
     fixed_point_iterations: int = 3,
-    scaling: Scaling = Scaling(),
+    scaling: Scaling = STANDARD,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Invert ``x`` from level ``start`` up to level ``stop`` <= ``start`` (indices into the descending ``sigmas``).

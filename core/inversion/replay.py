@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from .scaling import FLOW, Scaling
+from .scaling import FLOW, STANDARD, Scaling
 from .trajectory import STOCHASTIC_METHODS, Trajectory
 
 FROM_SOURCE, AS_RECORDED = NOISE_MAPS = ("from the source row", "as recorded")
@@ -43,7 +43,7 @@ def check_noise_maps(trajectory: Trajectory, noise_maps: str) -> None:
         )
 
 
-def noise_std(sigmas: torch.Tensor, i: int, scaling: Scaling = Scaling()) -> float:
+def noise_std(sigmas: torch.Tensor, i: int, scaling: Scaling = STANDARD) -> float:
     """Standard deviation of the noise that a stochastic step i adds, in x units: sigma' sqrt(1 - (sigma'/sigma)^2).
 
     On a flow model, the ratio is that of the levels in variance-exploding form (`Scaling.exploded`).
@@ -59,7 +59,7 @@ def deterministic_part(
     x: torch.Tensor,
     denoised: torch.Tensor,
     previous: torch.Tensor | None = None,
-    scaling: Scaling = Scaling(),
+    scaling: Scaling = STANDARD,
 ) -> torch.Tensor:
     """Latents of level i+1 before any noise map is added.
 

@@ -71,6 +71,10 @@ class Scaling:
         return 1.0 - sigma, math.inf if sigma >= 1.0 else self.noise(sigma) / (1.0 - sigma)
 
 
+# Stable Diffusion's, and all with noise or v prediction but EDM's.
+STANDARD = Scaling()
+
+
 def image_scale(sigma: float, sigma_data: float = 1.0) -> float:
     """x / z at a level: 1 / sqrt(alpha-bar) for a variance-preserving model."""
     return math.sqrt(sigma**2 + sigma_data**2) / sigma_data

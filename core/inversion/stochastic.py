@@ -13,11 +13,11 @@ import torch
 
 from .engine import Denoiser
 from .replay import deterministic_part
-from .scaling import Scaling
+from .scaling import STANDARD, Scaling
 
 
 def independent_latents(
-    image: torch.Tensor, sigmas: torch.Tensor, seed: int, scaling: Scaling = Scaling()
+    image: torch.Tensor, sigmas: torch.Tensor, seed: int, scaling: Scaling = STANDARD
 ) -> torch.Tensor:
     """(S+1, B, C, H, W) float32: the image and fresh noise at every level; the last is the image.
 
@@ -39,7 +39,7 @@ def find_noise_maps(
     method: str,
     *,
     batch_size: int = 1,
-    scaling: Scaling = Scaling(),
+    scaling: Scaling = STANDARD,
     on_levels: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """The noise map of every step, (S, B, C, H, W), in x units (already times the step's standard deviation).

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .scaling import Scaling
+from .scaling import STANDARD, Scaling
 
 # Of models with noise or v prediction.
 DDIM_METHODS = ("ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point")
@@ -37,10 +37,11 @@ class Trajectory:
         method: one of ``METHODS``.
         latent_image: (B, C, H, W) or (B, C, 1, H, W) float32, the clean latent as in a LATENT (before
             ``process_latent_in``).
-        noise_maps: (S, B, C, H, W) float32 or None, with the time axis if the latents have it. What step i adds after its deterministic part, in latent units:
-            the noise map z of the papers times the step's standard deviation. In this form it is defined, and replays
-            exactly, for steps of any variance. None for deterministic methods, and for a stochastic method whose maps were not
-            recorded: replaying then derives them from the source row (:mod:`.replay`).
+        noise_maps: (S, B, C, H, W) float32 or None, with the time axis if the latents have it. What step i adds after
+            its deterministic part, in latent units: the noise map z of the papers times the step's standard deviation.
+            In this form it is defined, and replays exactly, for steps of any variance. None for deterministic methods,
+            and for a stochastic method whose maps were not recorded: replaying then derives them from the source row
+            (:mod:`.replay`).
         conditioning: ComfyUI CONDITIONING of the source prompt, or None.
         source_prompt: the prompt's text if known, else "".
         cfg: guidance scale of the inversion (1: conditional only).
@@ -59,7 +60,7 @@ class Trajectory:
     cfg: float = 1.0
     seed: int = 0
     fixed_point_iterations: int = 0
-    scaling: Scaling = Scaling()
+    scaling: Scaling = STANDARD
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -55,7 +55,7 @@ def check_inputs(
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
-    """Raise ValueError unless the trajectory is a single path of one image (not of noise maps), with its source conditioning."""
+    """Raise ValueError unless the trajectory is one path, without noise maps, of one image with its conditioning."""
     if not trajectory.is_deterministic:
         fitting = "an euler method or rf_solver" if trajectory.scaling.is_flow else "a ddim method"
         raise ValueError(

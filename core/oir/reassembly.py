@@ -48,7 +48,7 @@ class ReassemblySettings:
 
 @dataclass(frozen=True)
 class Reassembly:
-    """Result: the edited latent (1, C, H, W), or with one frame, as in a LATENT, the spliced one (model space), and the cost."""
+    """Result: the edited latent as in a LATENT, the spliced one (model space), both of the image's shape; the cost."""
 
     latent: torch.Tensor
     spliced: torch.Tensor
@@ -72,9 +72,7 @@ def whole_steps(value: float, steps: int, name: str) -> int:
     return int(value)
 
 
-def pair_masks(
-    pairs: Sequence[Pair], height: int, width: int, scale: int = 1, cell: int | None = None
-) -> torch.Tensor:
+def pair_masks(pairs: Sequence[Pair], height: int, width: int, scale: int = 1, cell: int | None = None) -> torch.Tensor:
     """The pairs' masks at a resolution, (K, height, width).
 
     Args:
@@ -150,9 +148,7 @@ def reassemble(
         def loop(denoise: Any) -> torch.Tensor:
             x = latent.to(denoise.device)
             if not invert:
-                return ddim_denoise(
-                    denoise, x, sigmas, start, stop, method=trajectory.method, on_step=tick
-                ).cpu()
+                return ddim_denoise(denoise, x, sigmas, start, stop, method=trajectory.method, on_step=tick).cpu()
             return ddim_invert(
                 denoise,
                 x,

@@ -61,10 +61,29 @@ SAM3 = ModelFile(
     "checkpoints",
     f"{HUB}/Comfy-Org/sam3.1/resolve/main/checkpoints/sam3.1_multiplex_fp16.safetensors",
 )
+Z_IMAGE = ModelFile(
+    "z_image_bf16.safetensors",
+    "diffusion_models",
+    f"{HUB}/Comfy-Org/z_image/resolve/main/split_files/diffusion_models/z_image_bf16.safetensors",
+)
+QWEN_3_4B = ModelFile(
+    "qwen_3_4b.safetensors",
+    "text_encoders",
+    f"{HUB}/Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors",
+)
+FLUX_VAE = ModelFile(
+    "ae.safetensors", "vae", f"{HUB}/Comfy-Org/z_image_turbo/resolve/main/split_files/vae/ae.safetensors"
+)
+FLUX_DEV = ModelFile(
+    "flux1-dev-fp8.safetensors", "checkpoints", f"{HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors"
+)
 PUBLISHED_TOKENS = _published_tokens()
 HUMAN_HEAD = PUBLISHED_TOKENS["partimage_human_head.pt"]
 HUMAN_TORSO = PUBLISHED_TOKENS["torso_custom.pt"]
-LINKED = {**{one.name: one for one in (SDXL, SDXL_TURBO, SD15, CLIP_VISION_G, SAM3)}, **PUBLISHED_TOKENS}
+LINKED = {
+    **{one.name: one for one in (SDXL, SDXL_TURBO, SD15, CLIP_VISION_G, SAM3, Z_IMAGE, QWEN_3_4B, FLUX_VAE, FLUX_DEV)},
+    **PUBLISHED_TOKENS,
+}
 
 # A whole CLIP, and Segment Anything: their addresses are in the notes of the templates that need them.
 CLIP_FILE = "clip-vit-large-patch14.safetensors"

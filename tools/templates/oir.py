@@ -142,12 +142,15 @@ def _part_mask(name: str, token: str) -> tuple[Node, ...]:
     )
 
 
-def pair(key: str, before: str, after: str, mask: str, clip: str, previous: str = "") -> Node:
+def pair(key: str, before: str, after: str, mask: str, clip: str, previous: str = "", guidance: float = 0.0) -> Node:
     """One object, what to turn it into, and its mask."""
+    values: dict[str, object] = {"source_phrase": before, "target_phrase": after}
+    if guidance:
+        values["guidance"] = guidance
     links = {"clip": clip, "source_prompt": "source", "mask": mask}
     if previous:
         links["previous_pairs"] = previous
-    return Node(key, "EditingPair", 3, {"source_phrase": before, "target_phrase": after}, links, f"{before} → {after}")
+    return Node(key, "EditingPair", 3, values, links, f"{before} → {after}")
 
 
 def search(model: str, vae: str, scorer: str, pairs: str, settings: dict[str, object]) -> tuple[Node, ...]:

@@ -65,8 +65,8 @@ def _shown(name: str) -> tuple[Node, ...]:
     )
 
 
-def _image(size: int, description: str) -> tuple[Node, ...]:
-    """The user's image, inverted."""
+def scaled(size: int) -> tuple[Node, ...]:
+    """The user's image at this size."""
     return (
         Node("loaded", "LoadImage", 1, {"image": "example.png"}, {}, "Your image"),
         Node(
@@ -76,26 +76,36 @@ def _image(size: int, description: str) -> tuple[Node, ...]:
             {"upscale_method": "lanczos", "width": size, "height": size, "crop": "center"},
             {"image": "loaded"},
         ),
-        *inverted(description),
     )
 
 
-def inverted(description: str) -> tuple[Node, ...]:
+def _image(size: int, description: str) -> tuple[Node, ...]:
+    """The user's image, inverted."""
+    return (*scaled(size), *inverted(description))
+
+
+def inverted(
+    description: str,
+    model: str = MODEL,
+    clip: str = CLIP,
+    vae: str = VAE,
+    settings: dict[str, object] | None = None,
+) -> tuple[Node, ...]:
     """The node ``picture``, encoded and inverted with its description."""
     return (
-        Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": VAE}),
+        Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": vae}),
         Node("source", "PrimitiveStringMultiline", 1, {"value": description}, {}, "Image description"),
         Node(
             "invert",
             "InvertLatent",
             1,
-            {"steps": STEPS},
-            {"model": MODEL, "latent_image": "encode", "clip": CLIP, "source_prompt": "source"},
+            settings or {"steps": STEPS},
+            {"model": model, "latent_image": "encode", "clip": clip, "source_prompt": "source"},
         ),
     )
 
 
-def _found(name: str) -> tuple[Node, ...]:
+def found(name: str) -> tuple[Node, ...]:
     """The mask of an object by its name, with a preview."""
     return (
         Node(f"{name}_text", "CLIPTextEncode", 2, {"text": name}, {"clip": "sam3.CLIP"}, f"Find: {name}"),
@@ -119,8 +129,8 @@ SDXL_SCORER = (
 )
 SDXL_FILES = models.files_note(models.SDXL, models.CLIP_VISION_G, models.SAM3, more=SCORER_SDXL)
 TWO = (
-    *_found("cat"),
-    *_found("chair"),
+    *found("cat"),
+    *found("chair"),
     pair("cat_pair", "cat", "corgi", "cat_mask.masks", CLIP),
     pair("chair_pair", "chair", "red armchair", "chair_mask.masks", CLIP, "cat_pair"),
     *search(MODEL, VAE, "scorer", "chair_pair", GUIDANCE),
@@ -159,7 +169,7 @@ SINGLE_OBJECT = Workflow(
         SAM3_LOADER,
         *SDXL_SCORER,
         *_image(1024, "a photo of a cat in a room"),
-        *_found("cat"),
+        *found("cat"),
         pair("cat_pair", "cat", "corgi", "cat_mask.masks", CLIP),
         *search(MODEL, VAE, "scorer", "cat_pair", {**GUIDANCE, "keep_candidates": True}),
         *chosen(),

@@ -21,7 +21,7 @@ from ..host.graph import problems, to_prompt
 from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
 from ..host.link import link_pack
 from ..host.server import Server
-from . import oir, oir_real, partedit, partedit_more, partedit_sdxl, tokens
+from . import oir, oir_flow, oir_real, partedit, partedit_more, partedit_sdxl, tokens
 from .blueprint import compose_blueprint
 from .blueprints import BLUEPRINTS
 from .compose import compose
@@ -38,6 +38,8 @@ BORROWED = {
     "oir_sdxl": "oir_demo",
     "oir_sd15": "oir_demo",
     "oir_grounded_sam": "oir_demo",
+    "oir_z_image": "oir_demo",
+    "oir_flux": "oir_demo",
     "oir_single_object": "oir_single_object_demo",
     "train_token_from_word": "train_token",
     "train_token_from_painted_masks": "train_token",
@@ -48,6 +50,7 @@ ALL = (
     *partedit_sdxl.WORKFLOWS,
     *oir.WORKFLOWS,
     *oir_real.WORKFLOWS,
+    *oir_flow.WORKFLOWS,
     *tokens.WORKFLOWS,
 )
 # Images that templates load.

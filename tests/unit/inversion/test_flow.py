@@ -262,8 +262,8 @@ def test_latents_without_the_time_axis_get_it(qwen):
 def test_what_does_not_fit_is_refused_by_name_before_sampling(family, qwen, monkeypatch):
     import comfy.samplers
 
-    from partedit_oir.core.inversion.schedule import inversion_sigmas, model_sampling_of
     from partedit_oir.core.inversion.scaling import Scaling
+    from partedit_oir.core.inversion.schedule import inversion_sigmas, model_sampling_of
     from partedit_oir.core.oir.checks import check_inputs
 
     def no_sampling(*args, **kwargs):
@@ -272,29 +272,33 @@ def test_what_does_not_fit_is_refused_by_name_before_sampling(family, qwen, monk
     stochastic, path = inverted(family, "ledits_pp"), inverted(family)
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", no_sampling)
     for name in ("next_timestep", "current_timestep", "fixed_point"):
-        with pytest.raises(ValueError, match=f"^method: ddim_{name} reverses DDIM, .* Choose euler_{name}"):
+        with pytest.raises(ValueError, match=rf"^method: ddim_{name} reverses DDIM, .* Choose euler_{name}"):
             inverted(family, f"ddim_{name}")
-    with pytest.raises(ValueError, match="^sigmas: begin at 14.6, but this is a flow model"):
+    with pytest.raises(ValueError, match=r"^sigmas: begin at 14.6, but this is a flow model"):
         inversion_sigmas(model_sampling_of(family.model), torch.tensor([14.6, 1.0, 0.0]))
     with pytest.raises(ValueError, match="latent_image: has 3 channels, but this model uses"):
         inverted(family, samples=torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="latent_image: holds 5 frames"):
         inverted(qwen, samples=torch.zeros(1, 16, 5, 8, 8))
     pair = pair_of(family, torch.ones(64, 64))
-    with pytest.raises(ValueError, match="^trajectory: was inverted with ledits_pp, .* Choose an euler method or rf_s"):
+    with pytest.raises(
+        ValueError, match=r"^trajectory: was inverted with ledits_pp, .* Choose an euler method or rf_s"
+    ):
         check_inputs(family.model, stochastic, [pair])
     noisy = replace(path, scaling=Scaling())
-    with pytest.raises(ValueError, match="^model: samples as a flow model, but the trajectory was made with one of"):
+    with pytest.raises(ValueError, match=r"^model: samples as a flow model, but the trajectory was made with one of"):
         check_inputs(family.model, noisy, [pair])
     narrow = replace(path, conditioning=[[torch.zeros(1, 4, 8), {}]])
-    with pytest.raises(ValueError, match="^model: is not the one .* its text embedding is 8 wide, but the model takes"):
+    with pytest.raises(
+        ValueError, match=r"^model: is not the one .* its text embedding is 8 wide, but the model takes"
+    ):
         check_inputs(family.model, narrow, [pair])
 
 
 def test_part_edits_stay_with_unets_and_say_what_works_instead(pack, qwen):
     from partedit_oir.core.unet import all_cross_layers
 
-    with pytest.raises(ValueError, match="^model: QwenImage is not a UNet, .* edit a masked region with OIR"):
+    with pytest.raises(ValueError, match=r"^model: QwenImage is not a UNet, .* edit a masked region with OIR"):
         all_cross_layers(qwen.model)
 
 

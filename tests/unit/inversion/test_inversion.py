@@ -205,11 +205,11 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
     flow.add_object_patch(
         "model_sampling", comfy.model_base.model_sampling(model.model.model_config, comfy.model_base.ModelType.FLOW)
     )
-    with pytest.raises(ValueError, match="^method: ddim_next_timestep reverses DDIM, .* Choose euler_next_timestep"):
+    with pytest.raises(ValueError, match=r"^method: ddim_next_timestep reverses DDIM, .* Choose euler_next_timestep"):
         make_trajectory(flow, 4)
-    with pytest.raises(ValueError, match="^method: euler_fixed_point is for flow models, .* Choose ddim_fixed_point"):
+    with pytest.raises(ValueError, match=r"^method: euler_fixed_point is for flow models, .* Choose ddim_fixed_point"):
         make_trajectory(model, 4, method="euler_fixed_point")
-    with pytest.raises(ValueError, match="^method: rf_solver is for flow models, .* Choose ddim_next_timestep"):
+    with pytest.raises(ValueError, match=r"^method: rf_solver is for flow models, .* Choose ddim_next_timestep"):
         make_trajectory(model, 4, method="rf_solver")
     for kind in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW"):
         other = model.clone()

@@ -1,0 +1,98 @@
+"""The OIR templates for flow models: several objects on Z-Image and on Flux."""
+
+from __future__ import annotations
+
+from . import models
+from .compose import Node, Note, Workflow
+from .oir import HOW, TURN, pair, reassembly, search
+from .oir_real import DESCRIBE, MASKS, SAM3_LOADER, TWO_DESCRIPTION, found, inverted, scaled
+from .partedit import checkpoint
+
+SCORER = f"""
+- A whole CLIP in `models/clip_scorers`, which the editor cannot offer: `model.safetensors` of
+  [openai/clip-vit-large-patch14](https://huggingface.co/openai/clip-vit-large-patch14), saved as `{models.CLIP_FILE}`.
+  It scores the candidates; the model's own text encoder has no image half.
+"""
+
+INVERSION = """### Flow models
+
+`euler_fixed_point` of *Invert Latent* reverses Euler's steps; `rf_solver` is of second order and takes two model calls
+per step. Levels and shift are the model's own.
+"""
+
+Z_IMAGE_HOW = f"""{INVERSION}
+25 steps, shift 3 and guidance 4 are what ComfyUI's own template for Z-Image uses. The source prompt is the negative
+prompt of the edits.
+"""
+
+FLUX_HOW = f"""{INVERSION}
+Flux dev takes its guidance with the prompt: `guidance` is 1 in *Invert Latent*, as in published inversions of Flux, and
+3.5 in the edits. `cfg` stays at 1, so there is no negative prompt, and a step costs half.
+"""
+
+
+def _inversion(steps: int, **more: object) -> dict[str, object]:
+    return {"method": "euler_fixed_point", "steps": steps, "spacing": "trailing", **more}
+
+
+def _two(model: str, clip: str, vae: str, cfg: float, guidance: float = 0.0) -> tuple[Node, ...]:
+    """Search and reassembly of two objects."""
+    settings: dict[str, object] = {"cfg": cfg}
+    pairs = (
+        pair("cat_pair", "cat", "corgi", "cat_mask.masks", clip, guidance=guidance),
+        pair("chair_pair", "chair", "red armchair", "chair_mask.masks", clip, "cat_pair", guidance=guidance),
+    )
+    return (
+        *found("cat"),
+        *found("chair"),
+        *pairs,
+        *search(model, vae, "scorer", "chair_pair", settings),
+        *reassembly(model, vae, clip, "picture", {**settings, **({"guidance": guidance} if guidance else {})}),
+    )
+
+
+SCORER_NODE = Node("scorer", "LoadCLIPScorer", 0, {"model": models.CLIP_FILE})
+
+Z_IMAGE = Workflow(
+    "oir_z_image",
+    (
+        Note(
+            models.files_note(models.Z_IMAGE, models.QWEN_3_4B, models.FLUX_VAE, models.SAM3, more=SCORER),
+            0,
+        ),
+        Note(HOW, 1),
+        Note(Z_IMAGE_HOW + "\n" + DESCRIBE.format(size=1024) + "\n" + MASKS, 3),
+        Note(TURN, 6),
+    ),
+    (
+        Node("unet", "UNETLoader", 0, {"unet_name": models.Z_IMAGE.name}),
+        Node("shifted", "ModelSamplingAuraFlow", 0, {"shift": 3.0}, {"model": "unet"}),
+        Node("clip", "CLIPLoader", 0, {"clip_name": models.QWEN_3_4B.name, "type": "lumina2"}),
+        Node("vae", "VAELoader", 0, {"vae_name": models.FLUX_VAE.name}),
+        SAM3_LOADER,
+        SCORER_NODE,
+        *scaled(1024),
+        *inverted(TWO_DESCRIPTION, "shifted", "clip", "vae", _inversion(25)),
+        *_two("shifted", "clip", "vae", 4.0),
+    ),
+)
+
+FLUX = Workflow(
+    "oir_flux",
+    (
+        Note(models.files_note(models.FLUX_DEV, models.SAM3, more=SCORER), 0),
+        Note(HOW, 1),
+        Note(FLUX_HOW + "\n" + DESCRIBE.format(size=1024) + "\n" + MASKS, 3),
+        Note(TURN, 6),
+    ),
+    (
+        checkpoint(models.FLUX_DEV),
+        SAM3_LOADER,
+        SCORER_NODE,
+        *scaled(1024),
+        *inverted(TWO_DESCRIPTION, settings=_inversion(20, guidance=1.0)),
+        *_two("checkpoint.MODEL", "checkpoint.CLIP", "checkpoint.VAE", 1.0, 3.5),
+    ),
+)
+
+WORKFLOWS = (Z_IMAGE, FLUX)
