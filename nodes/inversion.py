@@ -107,8 +107,8 @@ class InvertLatent(io.ComfyNode):
                         default=3,
                         min=1,
                         max=20,
-                        tooltip="Extra evaluations per step, for ddim_fixed_point and euler_fixed_point. More reconstruct "
-                        "the image better and take longer.",
+                        tooltip="Extra evaluations per step, for ddim_fixed_point and euler_fixed_point. More "
+                        "reconstruct the image better and take longer.",
                     )
                 ),
                 advanced(
