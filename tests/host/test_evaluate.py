@@ -179,11 +179,14 @@ def test_the_quick_demo(server, tmp_path, capsys):
     assert main(["--demo", "--quick", "--server", server.base_url, "--output", str(tmp_path)]) == 0
     values = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     parts, pairs, made = values["data"]
-    assert [row["edits"] for row in parts["rows"]] == [2] * 7 and [row["edits"] for row in made["rows"]] == [1] * 7
+    assert [row["edits"] for row in parts["rows"]] == [2] * 8 and [row["edits"] for row in made["rows"]] == [1] * 7
     assert pairs["rows"][0]["lacks"] == ["no part token"] and pairs["rows"][1]["edits"] == 1
     # A blended edit keeps the background better than one that is told no place.
     by_name = {row["method"]: row["scores"] for row in parts["rows"]}
     assert by_name["partedit"]["psnr"] > by_name["sdedit"]["psnr"] + 3
+    # Both parts take their new colour; a generated picture is judged by the judge.
+    assert by_name["partedit"]["success"] == 100
+    assert {row["method"]: row["scores"]["success"] for row in made["rows"]}["unchanged"] == 0
     assert by_name["unchanged"]["psnr"] > by_name["sdedit"]["psnr"] and by_name["unchanged"]["success"] == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Published: PartEdit, Table 1" in text and "Published: OIR, Table 1" in text

@@ -163,6 +163,10 @@ class Plan:
     data: tuple[DataSet, ...]
     methods: tuple[Method, ...]
 
+    def methods_for(self, data: str) -> list[Method]:
+        """The methods that a data set is edited with."""
+        return [method for method in self.methods if method.is_for(data)]
+
     @property
     def cases(self) -> list[Case]:
         return [case for data in self.data for case in data.cases]
@@ -190,6 +194,10 @@ def _read(config: ConfigFile, pictures: Pictures) -> list[DataSet]:
     for number, name in enumerate(names):
         if file_name(name).casefold() in [file_name(other).casefold() for other in names[:number]]:
             raise ConfigError(f"data[{number}].name: {name!r} is used twice. Give each data set its own name.")
+    for method in config.methods:
+        for name in method.data or []:
+            if name not in names:
+                raise ConfigError(f"methods: {method.name!r} is for the data {name!r}, but there is only {names}.")
     found: list[DataSet] = []
     for number, (name, one) in enumerate(zip(names, config.data)):
         kind, reader = one.reader()

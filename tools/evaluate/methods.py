@@ -172,6 +172,8 @@ class Method(Entry):
     told_mask: ClassVar[bool] = False
 
     name: Annotated[Text, AfterValidator(_variant_name)] | None = None
+    #: Names of the data sets that it is for; None: all.
+    data: list[Text] | None = None
     steps: AtLeastOne | None = None
     cfg: Scale | None = None
     sampler_name: Text | None = None
@@ -182,6 +184,10 @@ class Method(Entry):
         """The common settings with the method's own."""
         own = {name: getattr(self, name) for name in Settings.model_fields if getattr(self, name) is not None}
         return common.model_copy(update=own)
+
+    def is_for(self, data: str) -> bool:
+        """Whether the file wants this method on a data set."""
+        return self.data is None or data in self.data
 
     def lacks(self, case: Case) -> str:
         """Why the method cannot edit this case; "" if it can."""

@@ -87,7 +87,9 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
     """
     bench = Bench(plan)
     opened = open_all(runners)
-    every = [EditJob(case, method) for case in plan.cases for method in plan.methods if not method.lacks(case)]
+    every = [
+        EditJob(case, method) for case in plan.cases for method in plan.methods_for(case.data) if not method.lacks(case)
+    ]
     sources = [EditJob(case) for case in plan.cases if case.generated]
     absent: dict[str, str] = {}
     for runner in opened:
@@ -110,7 +112,7 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
         final: Case | None = case
         if case.generated:
             final = bench.with_source(EditJob(case))
-        for method in plan.methods:
+        for method in plan.methods_for(case.data):
             place = (case.data, case.name, str(method.name))
             why = method.lacks(case) or absent.get(str(method.name), "")
             if not why and final is not None and final.generated and not final.mask and _needs_mask(method):

@@ -73,7 +73,8 @@ def _data(
     results: dict[tuple[str, str, str], dict[str, Any]],
 ) -> dict[str, Any]:
     rows, edits = [], []
-    for method in plan.methods:
+    methods = plan.methods_for(data.name)
+    for method in methods:
         each = [results.get((data.name, case.name, str(method.name)), {}) for case in data.cases]
         scored = [one["scores"] for one in each if "scores" in one]
         fits = [case for case, one in zip(data.cases, each) if "lacks" not in one]
@@ -93,7 +94,7 @@ def _data(
             }
         )
     for case in data.cases:
-        own = {str(m.name): results.get((data.name, case.name, str(m.name)), {}) for m in plan.methods}
+        own = {str(m.name): results.get((data.name, case.name, str(m.name)), {}) for m in methods}
         final = cases.get((data.name, case.name), case)
         edits.append(
             {
@@ -209,7 +210,7 @@ def plan_text(plan: Plan, speed: float | None) -> str:
             rows = len(made) * source_rows(settings)
             total += rows
             lines.append(f"  {'generated sources':40} {len(made):5} pictures  {rows:10,} rows")
-        for method in plan.methods:
+        for method in plan.methods_for(data.name):
             fits = [case for case in data.cases if not method.lacks(case)]
             rows = sum(method.rows(case, settings) for case in fits)
             upper = any(method.at_most(case) for case in fits)

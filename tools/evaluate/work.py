@@ -63,7 +63,10 @@ class Bench:
         if job.method is None:
             return key_of(*parts, self.config.settings.model_dump(), SOURCE)
         # The name says nothing of how an edit is made.
-        parts += [job.method.settings(self.config.settings).model_dump(), job.method.model_dump(exclude={"name"})]
+        parts += [
+            job.method.settings(self.config.settings).model_dump(),
+            job.method.model_dump(exclude={"name", "data"}),
+        ]
         if isinstance(job.method, Oir):
             parts.append(_dump(self.config.search_scorer))
         return key_of(*parts)

@@ -20,6 +20,9 @@ from ..host.link import link_pack
 from ..host.server import Server, ServerError
 from .peers.client import PeerGone, PeerProcess
 
+# Nodes whose outputs a server keeps: two or three edits' worth.
+KEPT_OUTPUTS = 60
+
 
 class JobError(RuntimeError):
     """The prompt itself is wrong: it would fail on any server."""
@@ -64,7 +67,10 @@ class Worker:
             else:
                 root = Path(os.environ["COMFYUI_PATH"])
                 host = Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
-                self.server = Server(host, cpu=self.cpu, pack_name=link_pack(host), threads=self.threads)
+                # The metrics run in a prompt of their own between two edits; without this, it would push out what
+                # the next edit of the same picture begins with: model, inversion, and the candidates of a search.
+                keep = ("--cache-lru", str(KEPT_OUTPUTS))
+                self.server = Server(host, cpu=self.cpu, pack_name=link_pack(host), threads=self.threads, options=keep)
                 self.server.start()
                 self.client = Client(self.server.base_url, alive=self.server.alive)
             self.info = self.client.object_info()

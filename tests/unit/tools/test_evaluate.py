@@ -25,6 +25,7 @@ from tools.evaluate.run import main
 from tools.evaluate.scores import COLUMNS, means
 from tools.evaluate.store import Store
 from tools.evaluate.tables import markdown, plan_text, published, report
+from tools.evaluate.work import Bench, EditJob
 from tools.evaluate.worker import JobError, ServerGone
 
 SIZE = 64
@@ -272,6 +273,32 @@ def test_the_plan_counts_pictures_and_rows_and_writes_nothing(tmp_path):
     # Two objects: also their own passes to the reassembly, re-inversion, and the last pass.
     assert f"oir 1 pictures ≤ {50 + 2 * 2 * 1275 + 2 * 2 * 40 + 10 + 2 * 20:,} rows" in text
     assert "hours at 100 rows per second" in text and not (tmp_path / "evaluation").exists()
+
+
+def test_a_method_may_be_for_some_data_only(tmp_path):
+    data = [{"name": name, "demo": {"count": 2}} for name in ("a", "b")]
+    methods = ["sdedit", {"method": "partedit", "data": ["b"], "sweep": {"omega": [1.0, 1.5]}}]
+    plan = read_plan(write_config(tmp_path, data, methods))
+    assert [[m.name for m in plan.methods_for(name)] for name in "ab"] == [
+        ["sdedit"],
+        ["sdedit", "partedit, omega 1.0", "partedit, omega 1.5"],
+    ]
+    first, second = plan_text(plan, None).split("b: 2 edits")
+    assert "partedit" not in first and second.count("partedit") == 2
+    values = report(plan, {}, {})
+    assert [len(one["rows"]) for one in values["data"]] == [1, 3]
+    assert list(values["data"][0]["edits"][0]["results"]) == ["sdedit"]
+    with pytest.raises(ConfigError, match=r"'partedit' is for the data 'c', but there is only \['a', 'b'\]"):
+        read_plan(write_config(tmp_path, data, [{"method": "partedit", "data": ["c"]}]))
+
+
+def test_what_a_method_is_for_is_no_part_of_what_its_edits_depend_on(tmp_path):
+    keys = []
+    for only in (None, ["demo"]):
+        method = {"method": "sdedit", **({"data": only} if only else {})}
+        plan = read_plan(write_config(tmp_path, [{"demo": {"count": 1}}], [method]))
+        keys.append(Bench(plan).key(EditJob(plan.cases[0], plan.methods[0])))
+    assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize(
