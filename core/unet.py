@@ -36,7 +36,7 @@ def unet_of(model: Any) -> Any:
         raise ValueError(
             f"model: {type(model.model).__name__} is not a UNet, and PartEdit needs the cross-attention of one. "
             "Connect an SD1.x, SD2.x or SDXL model (a checkpoint of those families, or Load Demo Model). On other "
-            "models, edit a masked region with OIR (Invert Latent, Editing Pair, Inversion Step Search)."
+            "models, edit a masked region with Latent Blend Sampler, or objects with OIR."
         )
     return unet
 

@@ -11,6 +11,7 @@ from .editing_pair import EditingPair
 from .feature_blend import FeatureBlendSampler
 from .feature_guider import FeatureBlendGuider
 from .inversion import InvertLatent
+from .latent_blend import LatentBlendSampler
 from .mask import AdaptiveOtsuThreshold, PartAttentionMask
 from .metrics import EditMetrics
 from .part_token import CombinePartTokens, LoadPartToken, SavePartToken
@@ -32,6 +33,7 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
     AdaptiveOtsuThreshold,
     FeatureBlendSampler,
     FeatureBlendGuider,
+    LatentBlendSampler,
     InvertLatent,
     EditingPair,
     InversionStepSearch,

@@ -263,6 +263,41 @@ def train_part_token() -> Image.Image:
     return row(shown, 256)
 
 
+def latent_blend_sampler() -> Image.Image:
+    edit = oir.SOURCE.replace("a red cat", "a green dog")
+    results = Results(
+        (
+            *oir.DEMO.nodes,
+            Node(
+                "drawn",
+                "InvertLatent",
+                0,
+                {"method": "edit_friendly_ddpm", "steps": 25, "spacing": "trailing"},
+                {"model": "demo.MODEL", "latent_image": "encode"},
+            ),
+            Node("edit", "CLIPTextEncode", 0, {"text": edit}, {"clip": "demo.CLIP"}),
+            Node(
+                "blend",
+                "LatentBlendSampler",
+                0,
+                {},
+                {
+                    "model": "demo.MODEL",
+                    "trajectory": "drawn.trajectory",
+                    "edit": "edit",
+                    "mask": "left_mask",
+                    "negative": "negative",
+                    "source": "positive",
+                    "vae": "demo.VAE",
+                },
+            ),
+        )
+    )
+    image = picture(results["picture"])
+    shown = [("source", image), ("mask", tinted(image, results["left_mask"]))]
+    return row([*shown, ("a green dog", picture(results["blend.image"]))], 256)
+
+
 def editing_pair() -> Image.Image:
     results = two_objects()
     image = picture(results["picture"])
@@ -382,6 +417,7 @@ RECIPES: dict[str, Callable[[], Image.Image]] = {
     "AdaptiveOtsuThreshold": adaptive_otsu_threshold,
     "FeatureBlendSampler": feature_blend_sampler,
     "FeatureBlendGuider": feature_blend_guider,
+    "LatentBlendSampler": latent_blend_sampler,
     "InvertLatent": invert_latent,
     "EditingPair": editing_pair,
     "InversionStepSearch": inversion_step_search,

@@ -1,4 +1,4 @@
-"""The OIR templates for flow models: several objects on Z-Image and on Flux."""
+"""The templates for flow models: several objects on Z-Image and on Flux, and a masked region."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from . import models
 from .compose import Node, Note, Workflow
 from .oir import HOW, TURN, pair, reassembly, search
 from .oir_real import DESCRIBE, MASKS, SAM3_LOADER, TWO_DESCRIPTION, found, inverted, scaled
-from .partedit import checkpoint
+from .partedit import checkpoint, saved
 
 SCORER = f"""
 - A whole CLIP in `models/clip_scorers`, which the editor cannot offer: `model.safetensors` of
@@ -53,6 +53,13 @@ def _two(model: str, clip: str, vae: str, cfg: float, guidance: float = 0.0) -> 
 
 SCORER_NODE = Node("scorer", "LoadCLIPScorer", 0, {"model": models.CLIP_FILE})
 
+Z_IMAGE_LOADERS = (
+    Node("unet", "UNETLoader", 0, {"unet_name": models.Z_IMAGE.name}),
+    Node("shifted", "ModelSamplingAuraFlow", 0, {"shift": 3.0}, {"model": "unet"}),
+    Node("clip", "CLIPLoader", 0, {"clip_name": models.QWEN_3_4B.name, "type": "lumina2"}),
+    Node("vae", "VAELoader", 0, {"vae_name": models.FLUX_VAE.name}),
+)
+
 Z_IMAGE = Workflow(
     "oir_z_image",
     (
@@ -65,10 +72,7 @@ Z_IMAGE = Workflow(
         Note(TURN, 6),
     ),
     (
-        Node("unet", "UNETLoader", 0, {"unet_name": models.Z_IMAGE.name}),
-        Node("shifted", "ModelSamplingAuraFlow", 0, {"shift": 3.0}, {"model": "unet"}),
-        Node("clip", "CLIPLoader", 0, {"clip_name": models.QWEN_3_4B.name, "type": "lumina2"}),
-        Node("vae", "VAELoader", 0, {"vae_name": models.FLUX_VAE.name}),
+        *Z_IMAGE_LOADERS,
         SAM3_LOADER,
         SCORER_NODE,
         *scaled(1024),
@@ -95,4 +99,61 @@ FLUX = Workflow(
     ),
 )
 
-WORKFLOWS = (Z_IMAGE, FLUX)
+BLEND_HOW = """## One region, on a flow model
+
+**Latent Blend Sampler** edits what lies in the mask with the edit prompt and holds the rest at the image's own latent
+at every step. It blends latents, not features, so it works on any model, without a part token.
+
+**Invert Latent** only draws noise here (`edit_friendly_ddpm`); the sampler asks the model about the image as it
+edits.
+"""
+
+BLEND_TURN = """### Settings to try
+
+- `strength`: how much may change; lower keeps more of the object.
+- `blend until`: below 1, the last steps blend the seams and may change the rest a little.
+"""
+
+BLEND = Workflow(
+    "latent_blend_z_image",
+    (
+        Note(models.files_note(models.Z_IMAGE, models.QWEN_3_4B, models.FLUX_VAE, models.SAM3), 0),
+        Note(BLEND_HOW, 1),
+        Note(BLEND_TURN, 3),
+    ),
+    (
+        *Z_IMAGE_LOADERS,
+        SAM3_LOADER,
+        *scaled(1024),
+        Node("encode", "VAEEncode", 1, {}, {"pixels": "picture", "vae": "vae"}),
+        Node(
+            "invert",
+            "InvertLatent",
+            2,
+            {"method": "edit_friendly_ddpm", "steps": 25, "spacing": "trailing"},
+            {"model": "shifted", "latent_image": "encode"},
+        ),
+        Node("source", "CLIPTextEncode", 2, {"text": "a photo of a cat in a room"}, {"clip": "clip"}, "Source prompt"),
+        Node("edit", "CLIPTextEncode", 2, {"text": "a photo of a corgi in a room"}, {"clip": "clip"}, "Edit prompt"),
+        Node("negative", "CLIPTextEncode", 2, {"text": ""}, {"clip": "clip"}, "Negative prompt"),
+        *found("cat"),
+        Node(
+            "blend",
+            "LatentBlendSampler",
+            3,
+            {"cfg": 4.0},
+            {
+                "model": "shifted",
+                "trajectory": "invert.trajectory",
+                "edit": "edit",
+                "mask": "cat_mask.masks",
+                "negative": "negative",
+                "source": "source",
+                "vae": "vae",
+            },
+        ),
+        saved("blend.image", 4, "latent_blend"),
+    ),
+)
+
+WORKFLOWS = (Z_IMAGE, FLUX, BLEND)

@@ -40,6 +40,7 @@ BORROWED = {
     "oir_grounded_sam": "oir_demo",
     "oir_z_image": "oir_demo",
     "oir_flux": "oir_demo",
+    "latent_blend_z_image": "oir_single_object_demo",
     "oir_single_object": "oir_single_object_demo",
     "train_token_from_word": "train_token",
     "train_token_from_painted_masks": "train_token",

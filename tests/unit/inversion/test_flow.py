@@ -298,7 +298,9 @@ def test_what_does_not_fit_is_refused_by_name_before_sampling(family, qwen, monk
 def test_part_edits_stay_with_unets_and_say_what_works_instead(pack, qwen):
     from partedit_oir.core.unet import all_cross_layers
 
-    with pytest.raises(ValueError, match=r"^model: QwenImage is not a UNet, .* edit a masked region with OIR"):
+    with pytest.raises(
+        ValueError, match=r"^model: QwenImage is not a UNet, .* edit a masked region with Latent Blend Sampler"
+    ):
         all_cross_layers(qwen.model)
 
 
