@@ -22,6 +22,8 @@ class Bench:
         precision: ``bf16`` runs the UNet under autocast, ``fp32`` does not.
     """
 
+    method = "ddim_next_timestep"
+
     def __init__(self, precision: str = "bf16") -> None:
         self.studio = Studio()
         from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
@@ -44,7 +46,12 @@ class Bench:
 
         latent = self.studio.encode(picture.image[None])
         trajectory = invert(
-            self.model, latent, self.studio.text(edit.source), sigmas=self.sigmas, source_prompt=edit.source
+            self.model,
+            latent,
+            self.studio.text(edit.source),
+            sigmas=self.sigmas,
+            method=self.method,
+            source_prompt=edit.source,
         )
         pairs = [
             make_pair(
