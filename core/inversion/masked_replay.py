@@ -22,7 +22,7 @@ from ..unet import declared_text_width, latent_scale
 from .engine import Denoiser, run_loop
 from .memory import auto_batch_size
 from .replay import deterministic_part
-from .schedule import scaling_of_model
+from .schedule import check_same_kind
 from .stochastic import find_noise_maps
 from .trajectory import Trajectory
 
@@ -70,12 +70,7 @@ def masked_replay(
     Raises:
         ValueError: an invalid input, named in the message, before anything is sampled.
     """
-    scaling = scaling_of_model(model)
-    if scaling != trajectory.scaling:
-        raise ValueError(
-            f"model: samples as a {scaling.kind} model, but the trajectory was made with one of the kind "
-            f"{trajectory.scaling.kind}. Connect the model the trajectory was made with."
-        )
+    check_same_kind(model, trajectory)
     source = source or trajectory.conditioning
     if not source:
         raise ValueError(
@@ -92,7 +87,7 @@ def masked_replay(
         raise ValueError(f"blend_until: expected a fraction from 0 to 1, got {settings.blend_until}.")
     start = trajectory.start_index(settings.strength)
     sigmas, path = trajectory.sigmas[start:], trajectory.latents[start:]
-    steps, batch, method = len(sigmas) - 1, path.shape[1], trajectory.method
+    steps, batch, method, scaling = len(sigmas) - 1, path.shape[1], trajectory.method, trajectory.scaling
     held = round(steps * settings.blend_until)
     inside = _latent_masks(mask, model, path)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .scaling import FLOW, Scaling, scaling_of
-from .trajectory import DDIM_METHODS, FLOW_METHODS, METHODS, RF_SOLVER
+from .trajectory import DDIM_METHODS, FLOW_METHODS, METHODS, RF_SOLVER, Trajectory
 
 SPACINGS = ("leading", "trailing", "linspace")
 # Of all timesteps, those that leading spacing must reach.
@@ -46,6 +46,16 @@ def scaling_of_model(model: Any) -> Scaling:
     scaling = scaling_of(model_sampling_of(model))
     assert scaling is not None
     return scaling
+
+
+def check_same_kind(model: Any, trajectory: Trajectory) -> None:
+    """Raise a ValueError unless the model's levels mean what the trajectory's do."""
+    scaling = scaling_of_model(model)
+    if scaling != trajectory.scaling:
+        raise ValueError(
+            f"model: samples as a {scaling.kind} model, but the trajectory was made with one of the kind "
+            f"{trajectory.scaling.kind}. Connect the model the trajectory was made with, with the same sampling nodes."
+        )
 
 
 def check_method(model: Any, method: str) -> None:

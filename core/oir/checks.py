@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..conditioning import Conditioning, check_conditioning
-from ..inversion.schedule import scaling_of_model
+from ..inversion.schedule import check_same_kind
 from ..inversion.trajectory import Trajectory
 from ..unet import declared_text_width, takes_guidance
 from .prompts import check_source_prompt
@@ -24,12 +24,7 @@ def check_inputs(
     """Raise ValueError unless OIR can edit these pairs from this trajectory with this model."""
     check_trajectory(trajectory)
     check_source_prompt(pairs, trajectory.source_prompt)
-    scaling = scaling_of_model(model)
-    if scaling != trajectory.scaling:
-        raise ValueError(
-            f"model: samples as a {scaling.kind} model, but the trajectory was made with one of the kind "
-            f"{trajectory.scaling.kind}. Connect the model the trajectory was made with, with the same sampling nodes."
-        )
+    check_same_kind(model, trajectory)
     channels, inverted = model.get_model_object("latent_format").latent_channels, trajectory.latents.shape[2]
     if channels != inverted:
         raise ValueError(

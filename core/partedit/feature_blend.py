@@ -12,6 +12,7 @@ import comfy.utils
 import torch
 
 from ..inversion.replay import FROM_SOURCE, TrajectorySampler, check_noise_maps
+from ..inversion.schedule import check_same_kind
 from ..inversion.trajectory import Trajectory
 from ..mask_inputs import mask_batch, one_per_edit
 from ..paste_back import PasteBack
@@ -91,6 +92,7 @@ def feature_blend(
     """
     samples = _source_latent(model, latent, trajectory)
     if trajectory is not None:
+        check_same_kind(model, trajectory)
         check_noise_maps(trajectory, settings.noise_maps)
     latent = latent or {}
     count = len(inputs.prompt.edits)

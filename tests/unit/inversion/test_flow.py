@@ -238,6 +238,79 @@ def test_a_single_pair_over_the_whole_picture_is_its_candidate(family, method):
     assert set(vae.shapes) == {tuple(family.latent().shape)}
 
 
+class Words:
+    """A text encoder whose conditioning belongs to the text."""
+
+    def __init__(self, family) -> None:
+        self.family = family
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, text):
+        return self.family.conditioning(text)
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+def test_nodes_edit_from_the_image_to_the_image(pack, name):
+    """Through the nodes, with a VAE whose pictures have a frame axis, and guidance that comes with the prompts."""
+    from partedit_oir.nodes.editing_pair import EditingPair
+    from partedit_oir.nodes.inversion import InvertLatent
+    from partedit_oir.nodes.reassemble import OIRReassemble
+    from partedit_oir.nodes.step_search import InversionStepSearch
+
+    family, vae = FAMILIES[name](), Pictures()
+    vae.encode = None
+    clip, left = Words(family), torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1.0
+    values = {"steps": STEPS, "cfg": 1.0, "seed": 0, "spacing": "trailing", "fixed_point_iterations": 2}
+    trajectory, prompt = InvertLatent.execute(
+        model=family.model,
+        latent_image={"samples": family.latent()},
+        source_prompt=SOURCE,
+        method="euler_fixed_point",
+        captioner="none",
+        clip=clip,
+        guidance=1.0,
+        **values,
+    ).args
+    pairs, guided = EditingPair.execute(
+        clip=clip,
+        source_prompt=prompt,
+        source_phrase="cat",
+        target_phrase="large striped tiger",
+        mask=left,
+        occurrence=1,
+        guided_prompt="",
+        guidance=4.5,
+    ).args
+    assert guided == GUIDED
+    assert trajectory.conditioning[0][1]["guidance"] == 1.0 and pairs[0].conditioning[0][1]["guidance"] == 4.5
+    common = {"model": family.model, "vae": vae, "trajectory": trajectory, "cfg": 1.0, "overrides": ""}
+    choices = {"strategy": "exhaustive", "mask_mode": "masked", "published_first": False}
+    search = InversionStepSearch.execute(
+        pairs=pairs, clip_scorer=FakeScorer(), first_step=2, last_step=0, stride=1, batch_size=0, **choices, **common
+    )
+    found, *_, image, latent, _ = search.args
+    assert image.shape == (1, 64, 64, 3) and latent["samples"].shape == family.latent().shape
+    source = vae.decode(trajectory.latent_image).reshape(1, 64, 64, 3)
+    levels = {"reassembly": 1.0, "reinversion": 1.0, "overlap": "first", "feather": 0.0}
+    edited, picture, target = OIRReassemble.execute(
+        search=found,
+        paste_back=True,
+        pixel_composite=True,
+        target_prompt="",
+        clip=clip,
+        image=source,
+        guidance=4.5,
+        **levels,
+        **common,
+    ).args
+    assert target == GUIDED and edited["samples"].shape == family.latent().shape
+    torch.testing.assert_close(picture[:, :, 32:], source[:, :, 32:])
+    assert relative_error(picture[:, :, :32], source[:, :, :32]) > 1e-4
+
+
 def test_paste_back_keeps_the_outside_of_latents_with_a_time_axis(qwen):
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
     from partedit_oir.core.oir.types import StepSearch

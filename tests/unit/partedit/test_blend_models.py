@@ -16,7 +16,9 @@ load_pack()
 from partedit_oir.core.inversion.invert import invert
 from partedit_oir.core.inversion.replay import TrajectorySampler
 from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+from partedit_oir.core.partedit.feature_blend import SampleSettings, feature_blend
 from partedit_oir.core.partedit.part_maps import part_maps
+from partedit_oir.core.partedit.settings import BlendInputs
 from partedit_oir.core.training.settings import TrainingSettings
 from partedit_oir.core.training.training import train_part_token
 
@@ -43,6 +45,23 @@ def test_an_exchanged_latent_format_is_used_before_and_after_loading(model):
         back = guider.sample(torch.zeros_like(latent), latent, solver, path.sigmas, disable_pbar=True, seed=0)
         assert relative(back, latent) < 1e-4
         assert relative(plain(patched, text, latent=latent), before) < 1e-6
+
+
+def test_a_unet_sampled_as_a_flow_replays_an_image_exactly(model):
+    """And not with the model from before the sampling node, whose levels mean something else."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    (flow,) = ModelSamplingSD3().patch(model, 2.0)
+    latent, text = drawn("picture", 1, 4, *SIZE), text_conditioning("source")
+    sigmas = spaced_sigmas(model_sampling_of(flow), 4, "trailing")
+    inputs, settings = BlendInputs(edit_prompt(), token()), SampleSettings(cfg=5.0)
+    for method in ("edit_friendly_ddpm", "euler_next_timestep"):
+        path = invert(flow, latent, text, sigmas=sigmas, method=method)
+        result = feature_blend(flow, inputs, text_conditioning(""), None, settings, path)
+        assert relative(result.source, latent) < 1e-5
+        assert relative(result.edited, latent) > 1e-3
+    with pytest.raises(ValueError, match=r"^model: samples as a noise model, but the trajectory was made with one of"):
+        feature_blend(model, inputs, text_conditioning(""), None, settings, path)
 
 
 def tiled(model, size=8):
