@@ -137,7 +137,7 @@ def test_the_report_shows_every_study(done):
     for name in STUDIES:
         assert (plan.output / f"{name}.png").is_file() == (name != "sam")
         assert (f'src="{name}.png"' in html) == (f"({name}.png)" in text) == (name != "sam")
-    assert "no SAM checkpoint" in html and "the best eight are output" in html
+    assert "no SAM checkpoint" in html and "the best 7 of 7 are output" in html
     assert json.loads((plan.output / "report.json").read_text(encoding="utf-8"))["studies"] == report["studies"]
     assert len(summary(report)) == len(STUDIES)
 

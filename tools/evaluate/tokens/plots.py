@@ -20,7 +20,7 @@ def _layers(axes: Any, found: dict[str, Any]) -> None:
     alone = [found["layers"][name]["alone"]["adaptive"] for name in names]
     read = [found["layers"][name]["read"]["adaptive"] for name in names]
     colours = [COLOURS[0] if name in best else GREY for name in names]
-    axes.bar(places, alone, color=colours, label="trained and read there alone (blue: the best eight)")
+    axes.bar(places, alone, color=colours, label="trained and read there alone (blue: the best)")
     axes.plot(places, read, "o", color=COLOURS[1], label="the token of the chosen layers, read there")
     axes.set_xticks(places, names, rotation=90)
     axes.set_xlabel("cross-attention layer, in the order in which they run")
@@ -114,13 +114,13 @@ def draw(name: str, found: dict[str, Any], path: Path) -> None:
 
     title, work = DRAW[name]
     wide = max(9.0, 0.16 * len(found["layers"])) if name == "layers" else 9.0
-    figure = Figure(figsize=(wide, 4.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(wide, 4.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(title=title, ylabel="mean IoU on held-out pictures", ylim=(0, 1))
     axes.grid(axis="y", alpha=0.35)
     axes.set_axisbelow(True)
     work(axes, found)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, loc="lower center", ncols=2)
+        figure.legend(frameon=False, loc="outside lower center", ncols=3)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png")
