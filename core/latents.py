@@ -45,6 +45,22 @@ def check_latent(name: str, model: Any, latent: Any) -> None:
         raise ValueError(f"{name}: contains NaN or infinite values. Check the image, and the VAE that encoded it.")
 
 
+def check_sampled(latent: torch.Tensor, where: str) -> None:
+    """Refuse what a model made if it holds NaN or infinite values, which would only show as a black image.
+
+    Args:
+        where: what was made, for the message.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not bool(torch.isfinite(latent).all()):
+        raise ValueError(
+            f"model: {where} holds NaN or infinite values. The model overflows in half precision: start ComfyUI with "
+            "--bf16-unet or --fp32-unet, or load another file of the model."
+        )
+
+
 def _time_axis(model: Any) -> bool:
     """Whether the model's latents have a time axis, though it makes images."""
     return getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) == 3

@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 
 from ..conditioning import check_conditioning
-from ..latents import check_latent, process_latent_in, with_time_axis
+from ..latents import check_latent, check_sampled, process_latent_in, with_time_axis
 from ..unet import declared_text_width
 from .ddim import FIXED_POINT, ddim_invert
 from .engine import Conditioning, Denoiser, run_loop
@@ -98,6 +98,7 @@ def invert(
         latents[steps] = image * scaling.image(float(sigmas[-1]))
 
         def keep(index: int, latent: torch.Tensor) -> None:
+            check_sampled(latent, f"the inversion at step {steps - index} of {steps}")
             latents[index] = latent.cpu()
             progress.update(1)
 
@@ -125,6 +126,7 @@ def invert(
                 ),
                 rows,
             )
+            check_sampled(noise_maps, "a noise map of the inversion")
     return Trajectory(
         latents=latents,
         sigmas=sigmas,

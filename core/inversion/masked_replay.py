@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..conditioning import Conditioning, check_conditioning
-from ..latents import process_latent_out
+from ..latents import check_sampled, process_latent_out
 from ..mask_inputs import picture_masks
 from ..unet import declared_text_width, latent_scale
 from .engine import Denoiser, run_loop
@@ -106,6 +106,7 @@ def masked_replay(
             rows=rows,
             sigmas=trajectory.sigmas,
         )
+        check_sampled(result, "the edit")
         return result
 
     residuals = run(

@@ -12,7 +12,7 @@ import torch
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, run_loop
 from ..inversion.trajectory import Trajectory
-from ..latents import process_latent_in, process_latent_out
+from ..latents import check_sampled, process_latent_in, process_latent_out
 from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
 from ..unet import latent_scale
 from .checks import check_inputs
@@ -172,6 +172,7 @@ def reassemble(
             sigmas=sigmas,
         )
         rows += used
+        check_sampled(result, "what was spliced or denoised")
         return result
 
     weights, background = ownership(masks, settings.overlap)

@@ -368,6 +368,29 @@ def test_what_does_not_fit_is_refused_by_name_before_sampling(family, qwen, monk
         check_inputs(family.model, narrow, [pair])
 
 
+@pytest.mark.parametrize("method", ["euler_fixed_point", "ledits_pp"])
+def test_a_model_that_overflows_is_told_and_gives_no_black_image(pack, method):
+    import comfy.patcher_extension
+
+    from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
+    from partedit_oir.core.oir.types import StepSearch
+
+    family = FAMILIES["z_image"]()
+    trajectory = inverted(family)
+    broken = family.model.clone()
+    broken.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+        "overflow",
+        lambda model, *args, **given: model(*args, **given) * 1e39,
+    )
+    sick = replace(family, model=broken)
+    with pytest.raises(ValueError, match=r"^model: .* holds NaN or infinite values\. The model overflows in half prec"):
+        inverted(sick, method, record_noise_maps=method == "ledits_pp")
+    search = StepSearch.fixed([pair_of(family, torch.ones(64, 64))], [3], steps=STEPS, cfg=3.0)
+    with pytest.raises(ValueError, match=r"^model: what was spliced or denoised holds NaN"):
+        reassemble(broken, trajectory, search, family.conditioning(GUIDED), ReassemblySettings(cfg=3.0))
+
+
 def test_part_edits_stay_with_unets_and_say_what_works_instead(pack, qwen):
     from partedit_oir.core.unet import all_cross_layers
 
