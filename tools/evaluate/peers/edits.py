@@ -15,7 +15,7 @@ from PIL import Image
 
 from .weights import HostModel, MissingError, added_conditions
 
-# The pipeline leaves the noise out of the last 3 of its 50 steps; the same share of fewer steps.
+# SDXL's pipeline leaves the noise out of the last 3 of its 50 steps; the same share of fewer steps.
 ZERO_NOISE = 3 / 50
 Edit = Callable[[HostModel, Image.Image, "Image.Image | None", dict[str, Any]], Image.Image]
 
@@ -53,11 +53,13 @@ def ledits_pp(model: HostModel, picture: Image.Image, mask: Image.Image | None, 
         )
     else:
         pipeline = LEditsPPPipelineStableDiffusion(**model.parts(), scheduler=scheduler)
+    # Its masks from attention are read at a quarter of the latent's size; without layers there, noise decides alone.
+    with_attention = any("CrossAttn" in block for block in model.unet.config.down_block_types[2:3])
     words = [(old, True) for old, _ in request["changes"] if old] + [(new, False) for _, new in request["changes"]]
     _quiet(pipeline).invert(
         image=picture,
         num_inversion_steps=request["steps"],
-        num_zero_noise_steps=round(ZERO_NOISE * request["steps"]),
+        **({"num_zero_noise_steps": round(ZERO_NOISE * request["steps"])} if model.xl else {}),
         skip=request["skip"],
         generator=_random(request),
     )
@@ -66,7 +68,7 @@ def ledits_pp(model: HostModel, picture: Image.Image, mask: Image.Image | None, 
         reverse_editing_direction=[away for _, away in words],
         edit_guidance_scale=[request["edit_guidance"]] * len(words),
         edit_threshold=[request["edit_threshold"]] * len(words),
-        use_intersect_mask=True,
+        use_intersect_mask=with_attention,
     ).images[0]
 
 

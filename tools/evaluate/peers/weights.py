@@ -282,7 +282,7 @@ class HostModel:
     def parts(self) -> dict[str, Any]:
         """UNet, VAE and texts of a pipeline of Stable Diffusion 1 and 2, on any checkpoint."""
         return {
-            "unet": JoinedUNet(self.unet, self.size),
+            "unet": JoinedUNet(self.unet, self.size) if self.xl else self.unet,
             "vae": self.vae,
             "text_encoder": TextEncoder(self, "whole"),
             "tokenizer": Texts(self),
