@@ -31,7 +31,7 @@ const ENGLISH = {
   standard: "standard",
   clickWord: "Click a word to set how long it follows the source.",
   shareHelp: "How long it follows the source; less, and it changes more.",
-  linkedWords: "word_fractions is connected; set the words there.",
+  linkedWords: "word fractions is connected; set the words there.",
   inserted: "inserted",
   free: "follows nothing",
   asText: "As text",
@@ -74,7 +74,7 @@ const ENGLISH = {
   family: (name) => ({ sdxl: "SDXL", sd1: "SD1.x", sd2: "SD2.x", demo: "demo model" })[name] ?? name,
   onHeldOut: "(held-out images)",
   onTraining: "(training images)",
-  linkedToken: "part_token is connected to another node; choose the token there.",
+  linkedToken: "part token is connected to another node; choose the token there.",
 };
 
 const CHINESE = {
@@ -106,7 +106,7 @@ const CHINESE = {
   standard: "默认",
   clickWord: "点击编辑提示词中的词,设置它跟随原图多久。",
   shareHelp: "跟随原图的步数比例;越低变化越自由。",
-  linkedWords: "word_fractions 已连接到其他节点,请在那里设置。",
+  linkedWords: "逐词比例 已连接到其他节点,请在那里设置。",
   inserted: "新增",
   free: "不跟随原图",
   asText: "文字说明",
@@ -135,7 +135,7 @@ const CHINESE = {
   heldOutIou: "留出",
   overlay: "学到的图以颜色显示,给定遮罩以白色勾边",
   overlays: "留出的图像",
-  linked: "overrides 已连接到其他节点,请在那里设置步数。",
+  linked: "手动步数 已连接到其他节点,请在那里设置步数。",
   choose: "选择…",
   chooseToken: "选择部件词元",
   filter: "筛选",
@@ -149,7 +149,7 @@ const CHINESE = {
   family: (name) => ({ sdxl: "SDXL", sd1: "SD1.x", sd2: "SD2.x", demo: "演示模型" })[name] ?? name,
   onHeldOut: "(留出图像)",
   onTraining: "(训练图像)",
-  linkedToken: "part_token 已连接到其他节点,请在那里选择词元。",
+  linkedToken: "部件词元 已连接到其他节点,请在那里选择词元。",
 };
 
 /** The words of the editor's language; English for those that are not translated. */
