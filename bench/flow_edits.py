@@ -1,6 +1,6 @@
 """Ten edits of two objects on the demo's network as a rectified flow: whether OIR's edits mean something there, too.
 
-    python run.py bench flow_edits [--limit 2] [--training-steps 150]
+    python run.py bench flow_edits [--limit 2] [--training-steps 60]
 
 No flow checkpoint is small enough for this machine, so the demo's UNet is carried over. A rectified flow has the
 marginals of a diffusion at the same ratio of signal to noise, so the change of variables is exact: with
@@ -248,7 +248,7 @@ def report(records: list[dict[str, Any]], training: dict[str, Any], whole: bool)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=EDITS, help="number of edits to run")
-    parser.add_argument("--training-steps", type=int, default=150, help="of the flow matching")
+    parser.add_argument("--training-steps", type=int, default=60, help="of the flow matching")
     options = parser.parse_args()
     load_pack()
     from tools.evaluate.judge import load_judge
