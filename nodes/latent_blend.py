@@ -66,7 +66,11 @@ class LatentBlendSampler(io.ComfyNode):
                     tooltip="How long the outside is held: fraction of the edited steps. 1: to the end, so that "
                     "nothing changes there. Lower values blend the seams and let the edit grow beyond the mask.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Negative prompt. Needed when cfg is not 1."),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Negative prompt, or the source prompt for a stronger edit. Needed when cfg is not 1.",
+                ),
                 io.Conditioning.Input(
                     "source",
                     optional=True,

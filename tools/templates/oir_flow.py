@@ -110,6 +110,7 @@ edits.
 
 BLEND_TURN = """### Settings to try
 
+- `negative`: the source prompt, as in OIR, which moves the edit away from it; or a negative prompt of your own.
 - `strength`: how much may change; lower keeps more of the object.
 - `blend until`: below 1, the last steps blend the seams and may change the rest a little.
 """
@@ -135,7 +136,6 @@ BLEND = Workflow(
         ),
         Node("source", "CLIPTextEncode", 2, {"text": "a photo of a cat in a room"}, {"clip": "clip"}, "Source prompt"),
         Node("edit", "CLIPTextEncode", 2, {"text": "a photo of a corgi in a room"}, {"clip": "clip"}, "Edit prompt"),
-        Node("negative", "CLIPTextEncode", 2, {"text": ""}, {"clip": "clip"}, "Negative prompt"),
         *found("cat"),
         Node(
             "blend",
@@ -147,7 +147,7 @@ BLEND = Workflow(
                 "trajectory": "invert.trajectory",
                 "edit": "edit",
                 "mask": "cat_mask.masks",
-                "negative": "negative",
+                "negative": "source",
                 "source": "source",
                 "vae": "vae",
             },
