@@ -132,14 +132,14 @@ def replay(scores: dict[str, Any]) -> tuple[int, int, float]:
         The chosen step, the inversion steps of all candidates that it looked at (UNet rows without guidance), and the
         S of the chosen step as a share of the best, both by the normalisation of the exhaustive search.
     """
-    from partedit_oir.core.oir.candidates import search_candidates
+    from partedit_oir.core.oir.candidates import search_runs
     from partedit_oir.core.oir.metric import combine
 
     candidates = scores["candidates"]
     known = {n: (e, k) for n, e, k in zip(candidates, scores["S_e"], scores["S_ne"])}
-    looked_at = search_candidates(candidates, "coarse-to-fine", lambda steps: {n: known[n] for n in steps})
-    steps = sorted(looked_at)
-    chosen = steps[combine(*zip(*(looked_at[n] for n in steps))).best]
+    looked_at = search_runs(candidates, "coarse-to-fine", lambda runs: {run: known[run.step] for run in runs})
+    steps = sorted(run.step for run in looked_at)
+    chosen = steps[combine(*zip(*(known[n] for n in steps))).best]
     total = combine(scores["S_e"], scores["S_ne"]).total
     best = max(total)
     return chosen, sum(steps), total[candidates.index(chosen)] / best if best > 0 else 1.0

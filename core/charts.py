@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) with a line through them. ``marker``: circle, square, diamond, or "" for the line alone."""
+    """Points (x, y) with a line through them. ``marker``: circle, square, diamond, or "" for the line alone.
+
+    Points whose x is among ``hollow`` have the outline of their marker only.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: Colour
     marker: str = "circle"
+    hollow: Collection[float] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,10 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, size: tuple[int, int]) -
         points = [at(x, y) for x, y in curve.points]
         if len(points) > 1:
             pen.line(points, fill=curve.colour, width=2 * s, joint="curve")
-        for point in points if curve.marker else ():
+        for (x, _), point in zip(curve.points, points) if curve.marker else ():
             _marker(pen, point, curve.marker, curve.colour, 3 * s)
+            if x in curve.hollow:
+                _marker(pen, point, curve.marker, BACKGROUND, 1.5 * s)
 
 
 def _anchor(used: Any, place: str) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from ..core.oir.memory import Scored
 from ..core.oir.report import Thumbnails, board
+from ..core.oir.short_runs import Run
 from ..core.oir.types import Pair, StepSearch
 from ..core.pictures import jpeg, jpeg_of
 from .live import Page, watching
@@ -39,30 +40,35 @@ class SearchBoard:
     def __init__(self, pairs: Sequence[Pair], steps: int, edit_weight: float, thumbnails: Thumbnails) -> None:
         self._page: Page | None = watching()
         self._thumbnails = thumbnails
-        self._known: list[dict[int, Scored]] = [{} for _ in pairs]
+        self._known: list[dict[Run, Scored]] = [{} for _ in pairs]
         if self._page is not None:
             opening = {"pairs": [pair.label for pair in pairs], "steps": steps, "edit_weight": edit_weight}
             self._page.send("search", lambda: opening)
 
-    def add(self, pair: int, step: int, picture: torch.Tensor) -> _Note:
-        """Keep a new candidate; see `search_steps`, ``on_candidate``."""
-        note = _Note(self._thumbnails.add(pair, step, picture))
+    def add(self, pair: int, run: Run, picture: torch.Tensor) -> _Note:
+        """Keep a new candidate or short run; see `search_steps`, ``on_candidate``."""
+        note = _Note(self._thumbnails.add_run(pair, run, picture))
         if self._page is not None:
             note.file = self._page.save(jpeg(picture, SIDE), "jpg")
         return note
 
-    def recall(self, pair: int, step: int, note: _Note, decode: Callable[[], torch.Tensor]) -> None:
-        """Keep a candidate of an earlier search; see `search_steps`, ``on_remembered``."""
-        self._thumbnails.recall(pair, step, note.thumbnail, decode)
+    def recall(self, pair: int, run: Run, note: _Note, decode: Callable[[], torch.Tensor]) -> None:
+        """Keep a candidate or short run of an earlier search; see `search_steps`, ``on_remembered``."""
+        self._thumbnails.recall_run(pair, run, note.thumbnail, decode)
 
-    def scored(self, pair: int, step: int, scored: Scored) -> None:
-        """Show a candidate; see `search_steps`, ``on_scored``."""
-        self._known[pair][step] = scored
+    def scored(self, pair: int, run: Run, scored: Scored) -> None:
+        """Show a candidate or short run; see `search_steps`, ``on_scored``."""
+        known = self._known[pair]
+        for shorter in [other for other in known if other.step == run.step and other < run]:
+            del known[shorter]
+        known[run] = scored
         if self._page is None or not scored.finite:
             return
         if scored.note.file is None:  # nobody looked when it was made
             scored.note.file = self._page.save(jpeg_of(scored.note.thumbnail), "jpg")
-        shown = {"pair": pair, "n": step, "edit": scored.edit, "keep": scored.keep, "file": scored.note.file}
+        shown = {"pair": pair, "n": run.step, "edit": scored.edit, "keep": scored.keep, "file": scored.note.file}
+        if not run.full:
+            shown["length"] = run.length
         self._page.send("candidate", lambda: shown)
 
     def output(self, search: StepSearch) -> list[dict[str, Any]]:
@@ -72,6 +78,7 @@ class SearchBoard:
         self._page.finish()
         pairs = board(search, self._known)
         for pair, known in zip(pairs, self._known, strict=True):
+            files = {run.step: scored.note.file for run, scored in known.items()}
             for candidate in pair["candidates"]:
-                candidate["file"] = known[candidate["n"]].note.file
+                candidate["file"] = files[candidate["n"]]
         return [{"steps": search.steps, "pairs": pairs}]

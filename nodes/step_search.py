@@ -66,8 +66,10 @@ class InversionStepSearch(io.ComfyNode):
                     "strategy",
                     options=list(STRATEGIES),
                     default=STANDARD.strategy,
-                    tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
-                    "higher. About a third of the work. exhaustive: tries every step.",
+                    tooltip="short-to-full: looks at many steps in short runs, then runs only the most promising ones "
+                    "in full. About a sixth of the work. coarse-to-fine: no short runs; tries both ends and two steps "
+                    "in between, then only steps likely to score higher. About a third of the work. exhaustive: tries "
+                    "every step.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -168,11 +170,13 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="contact_sheet",
-                    tooltip="All candidates with step and score; the chosen ones are framed.",
+                    tooltip="All candidates with step and score; the chosen ones are framed. ≈ marks short runs, whose "
+                    "score is an estimate.",
                 ),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="S, S_e and S_ne against the inversion step, one panel per pair.",
+                    tooltip="S, S_e and S_ne against the inversion step, one panel per pair. Hollow points are "
+                    "estimates from short runs.",
                 ),
                 io.String.Output(
                     display_name="scores",
@@ -185,7 +189,8 @@ class InversionStepSearch(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="The latents of the chosen candidates, one per pair."),
                 io.Image.Output(
                     display_name="candidates",
-                    tooltip="Every candidate at full size, pair by pair, steps ascending. Needs keep candidates.",
+                    tooltip="Every candidate run in full, at full size, pair by pair, steps ascending. Needs "
+                    "keep candidates.",
                 ),
             ],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +14,36 @@ from ..inversion.trajectory import DDIM_METHODS
 
 @dataclass
 class Job:
-    """One run: ``latent`` (C, H, W) is at level ``index`` and has to reach level ``stop``."""
+    """One run: ``latent`` (C, H, W) is at the first of ``levels`` and visits the others in turn.
+
+    Attributes:
+        levels: positions in the sigmas, ascending.
+        residuals: (len(levels) - 1, C, H, W), added after the steps of a shortened run, or None; see
+            :func:`.short_runs.residuals`.
+        done: steps taken so far.
+    """
 
     key: Hashable
     latent: torch.Tensor
-    index: int
-    stop: int
+    levels: Sequence[int]
+    residuals: torch.Tensor | None = None
+    done: int = 0
+
+    @property
+    def index(self) -> int:
+        """Position in the sigmas that the latent is at."""
+        return self.levels[self.done]
 
     @property
     def remaining(self) -> int:
         """Remaining steps."""
-        return self.stop - self.index
+        return len(self.levels) - 1 - self.done
+
+    def advance(self, latent: torch.Tensor) -> None:
+        """Take the result (C, H, W) of the next step."""
+        if self.residuals is not None:
+            latent = latent + self.residuals[self.done].to(latent.device)
+        self.latent, self.done = latent, self.done + 1
 
 
 def pick_rows(jobs: list[Job], batch_size: int, mixed_sigmas: bool = True) -> list[Job]:
@@ -53,7 +72,7 @@ def run_jobs(
     """Denoise all jobs with DDIM (eta = 0) or a flow's own step, several per call even at different noise levels.
 
     Args:
-        sigmas: (S+1,) descending; a job's ``index`` and ``stop`` point into it.
+        sigmas: (S+1,) descending; a job's ``levels`` point into it.
         batch_size: largest number of rows in one call.
         method: the trajectory's, for the order of the steps (`solver_step`).
         on_done: called with a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
@@ -73,11 +92,12 @@ def run_jobs(
             return passes
         rows = pick_rows(pending, max(1, batch_size), denoise.mixed_sigmas)
         x = torch.stack([job.latent.to(denoise.device) for job in rows])
-        at = torch.tensor([job.index for job in rows], device=denoise.device)
-        x = solver_step(denoise, x, levels[at], levels[at + 1], method)
+        at, after = (
+            torch.tensor([job.levels[job.done + ahead] for job in rows], device=denoise.device) for ahead in (0, 1)
+        )
+        x = solver_step(denoise, x, levels[at], levels[after], method)
         for job, latent in zip(rows, x, strict=True):
-            job.latent = latent
-            job.index += 1
+            job.advance(latent)
         passes += 1
         if on_pass is not None:
             on_pass(len(rows))

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
-from .metric import Metric, combine
+import torch
 
-STRATEGIES = ("coarse-to-fine", "exhaustive")
+from .estimates import EDIT, KEEP, Estimate, estimate
+from .metric import FLAT, Metric, combine
+from .short_runs import Run, ShortRun, full_run
+
+STRATEGIES = ("short-to-full", "coarse-to-fine", "exhaustive")
 # The price of the rows of all candidates together, in S. A candidate whose expected gain is below the price of its own
 # rows is not evaluated.
 PRICE = 0.3
@@ -20,12 +25,26 @@ PRICE = 0.3
 ROW_SHARE = 0.45
 # How far S_e deviates between two candidates; 0 would be a straight line.
 ROUGHNESS = 0.5
-# Rough fraction of all rows that coarse-to-fine search uses: two fifths with 20 candidates, a third with 25, a quarter
-# with 50.
-EXPECTED_SHARE = 0.3
+# Short runs to begin with, per candidates to the power of 0.3: four of 10, five of 25, six or seven of 50.
+LOOKS = 2.0
+# UNet steps of a short run, per square root of the last candidate's: two of 10, three of 25, four of 50. A closer look
+# takes twice as many.
+LOOK_LENGTH = 0.6
+# A closer look is taken if S deviates by this much, and if the candidate has this many times the steps.
+UNSURE = 0.06
+CLOSER_FROM = 2.0
+# Share of all rows that a search should spend; of more than 25 candidates less, by this power of their number.
+BUDGET, BUDGET_POWER = 0.17, -0.6
+# The price of the rows of all candidates together, in S, once the budget is spent; it rises with this power of what is.
+RUN_PRICE, PRICE_POWER = 5.0, 4.0
+# No run begins that would exceed this many times the budget.
+LARGEST = 2.4
+# Rough fraction of all rows that a search uses; coarse-to-fine two fifths with 20 candidates, a quarter with 50.
+EXPECTED_SHARE = {"coarse-to-fine": 0.3, "short-to-full": 0.18}
 
-# Raw S_e and S_ne of a candidate.
-Scores = Mapping[int, tuple[float, float]]
+# Raw S_e and S_ne of candidates, and of runs.
+CandidateScores = Mapping[int, tuple[float, float]]
+Scores = Mapping[Run, tuple[float, float]]
 
 
 def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]:
@@ -43,7 +62,9 @@ def candidate_steps(steps: int, first: int, last: int, stride: int) -> list[int]
     return list(range(first, last + 1, stride))
 
 
-def next_candidates(candidates: Sequence[int], scores: Scores, strategy: str, edit_weight: float = 1.0) -> list[int]:
+def next_candidates(
+    candidates: Sequence[int], scores: CandidateScores, strategy: str, edit_weight: float = 1.0
+) -> list[int]:
     """The candidates to evaluate next, given the scores so far; empty when the search is finished.
 
     Coarse-to-fine starts with both ends, which fix the normalisation, and the two candidates that divide the range into
@@ -95,19 +116,144 @@ def _expected_gain(metric: Metric, k: int, at: float, width: float, edit_weight:
     fall = metric.keep_norm[k] - metric.keep_norm[k + 1]
     edit = edit_weight * ROUGHNESS * math.hypot(math.sqrt(width), rise)
     deviation = math.sqrt(at * (1 - at)) * math.hypot(edit, fall)
-    distance = (mean - metric.total[metric.best]) / deviation
+    return _improvement(mean - metric.total[metric.best], deviation)
+
+
+def next_runs(candidates: Sequence[int], scores: Scores, strategy: str, edit_weight: float = 1.0) -> list[Run]:
+    """The runs to make next, given the scores so far; empty when the search is finished.
+
+    ``exhaustive`` and ``coarse-to-fine`` run candidates in full, see :func:`next_candidates`. ``short-to-full`` begins
+    with short runs spread over the range. From the scores so far it estimates those of all candidates, with how unsure
+    they are (:mod:`.estimates`), and makes the run with the largest expected gain over the best candidate so far minus
+    its price: a closer look (a run of twice the length) where S is unsure, the candidate itself elsewhere. The price
+    rises with the rows that are spent. It ends when no run is worth its price and the candidate with the highest
+    estimate has been run in full (multi-fidelity Bayesian optimisation; expected improvement, Jones et al. 1998). Only
+    candidates run in full are chosen.
+
+    Args:
+        candidates: inversion steps to choose from, ascending.
+        scores: raw S_e and S_ne of the runs so far.
+        edit_weight: weight of S_e in S, as used to choose the winner.
+    """
+    if strategy != "short-to-full":
+        full = {run.step: score for run, score in scores.items() if run.full}
+        return [full_run(n) for n in next_candidates(candidates, full, strategy, edit_weight)]
+    return _next_short_to_full(candidates, scores, edit_weight)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The candidates that were run in full, with their scores, and what short runs say about others.
+
+    Attributes:
+        steps: candidates that were run in full, ascending.
+        metric: their scores. If others had short runs only, both parts are scaled over the estimates of all candidates.
+        short: candidates that had short runs only, by the longest.
+    """
+
+    steps: tuple[int, ...]
+    metric: Metric
+    short: tuple[ShortRun, ...] = ()
+
+    @property
+    def chosen(self) -> int:
+        """The candidate with the highest S."""
+        return self.steps[self.metric.best]
+
+
+def compare(candidates: Sequence[int], scores: Scores, edit_weight: float = 1.0) -> Comparison:
+    """Compare the candidates that were run in full, at least one."""
+    full = sorted(run.step for run in scores if run.full)
+    edit, keep = zip(*(scores[full_run(n)] for n in full), strict=True)
+    short = {run.step: run for run in sorted(scores) if full_run(run.step) not in scores}  # the longest of each step
+    if not short:
+        return Comparison(tuple(full), combine(edit, keep, edit_weight=edit_weight))
+    steps = sorted({*candidates, *full})
+    edits, keeps = (one.mean.tolist() for one in _estimates(steps, scores))
+    metric = combine(edit, keep, edit_weight=edit_weight, edit_bounds=edits, keep_bounds=keeps)
+    every = combine(edits, keeps, edit_weight=edit_weight)
+    shown = [
+        ShortRun(run.step, run.length, *scores[run], every.edit_norm[k], every.keep_norm[k], every.total[k])
+        for run in sorted(short.values())
+        for k in [steps.index(run.step)]
+    ]
+    return Comparison(tuple(full), metric, tuple(shown))
+
+
+def _estimates(candidates: Sequence[int], scores: Scores) -> tuple[Estimate, Estimate]:
+    edit = estimate(candidates, {run: pair[0] for run, pair in scores.items()}, EDIT)
+    return edit, estimate(candidates, {run: pair[1] for run, pair in scores.items()}, KEEP)
+
+
+def first_looks(candidates: Sequence[int]) -> list[Run]:
+    """Short runs spread evenly over the candidates, both ends among them; the earliest are short enough to be full."""
+    last = len(candidates) - 1
+    looks = max(2, round(LOOKS * len(candidates) ** 0.3))
+    places = sorted({round(k * last / (looks - 1)) for k in range(looks)})
+    return [Run(candidates[k], min(candidates[k], _look_length(candidates))) for k in places]
+
+
+def _look_length(candidates: Sequence[int]) -> int:
+    return max(2, round(LOOK_LENGTH * math.sqrt(candidates[-1])))
+
+
+def _next_short_to_full(candidates: Sequence[int], scores: Scores, edit_weight: float) -> list[Run]:
+    """One run, the one with the largest expected gain minus its price; see :func:`next_runs`."""
+    if not scores:
+        return first_looks(candidates)
+    full = [k for k, n in enumerate(candidates) if full_run(n) in scores]
+    edit, keep = _estimates(candidates, scores)
+    metric = combine(edit.mean.tolist(), keep.mean.tolist(), edit_weight=edit_weight)
+    if metric.total[metric.best] == 0.0:
+        # equal scores decide nothing, and more of them would not either
+        return [] if full else [full_run(candidates[0])]
+    spans = [max(one.mean.max() - one.mean.min(), torch.tensor(FLAT)) for one in (edit, keep)]
+    deviations = torch.hypot(edit_weight * edit.deviation / spans[0], keep.deviation / spans[1]).tolist()
+    best = max((metric.total[k] for k in full), default=min(metric.total))
+
+    everything, spent = sum(candidates), sum(run.length for run in scores)
+    budget = BUDGET * everything * max(1.0, len(candidates) / 25) ** BUDGET_POWER
+    price = RUN_PRICE * (spent / budget) ** PRICE_POWER / everything
+    most, chosen = 0.0, list[Run]()
+    for n, total, deviation in zip(candidates, metric.total, deviations, strict=True):
+        run = _next_look(n, candidates, scores, deviation)
+        if full_run(n) in scores or deviation <= 0.0 or spent + run.length > LARGEST * budget:
+            continue
+        gain = _improvement(total - best, deviation) - price * run.length
+        if gain > most:
+            most, chosen = gain, [run]
+    if chosen:
+        return chosen
+    # Nothing is worth another look. What is expected to win has to be there in full.
+    n = candidates[metric.best]
+    if full_run(n) not in scores and (not full or spent + n <= LARGEST * budget):
+        return [full_run(n)]
+    return []
+
+
+def _next_look(n: int, candidates: Sequence[int], scores: Scores, deviation: float) -> Run:
+    """A closer look if the candidate's S is still unsure and that saves rows, or else the candidate itself."""
+    closer = Run(n, 2 * _look_length(candidates))
+    if deviation >= UNSURE and n >= CLOSER_FROM * closer.length and closer not in scores:
+        return closer
+    return full_run(n)
+
+
+def _improvement(ahead: float, deviation: float) -> float:
+    """Expected gain over the best by a normally distributed S whose mean is ``ahead`` of it."""
+    distance = ahead / deviation
     return deviation * (distance * NormalDist().cdf(distance) + NormalDist().pdf(distance))
 
 
-def search_candidates(
+def search_runs(
     candidates: Sequence[int],
     strategy: str,
-    evaluate: Callable[[list[int]], Scores],
+    evaluate: Callable[[list[Run]], Scores],
     edit_weight: float = 1.0,
-) -> dict[int, tuple[float, float]]:
-    """Run a search: call ``evaluate`` with the next candidates until it is finished."""
-    scores: dict[int, tuple[float, float]] = {}
-    while chosen := next_candidates(candidates, scores, strategy, edit_weight):
+) -> dict[Run, tuple[float, float]]:
+    """Do a search: call ``evaluate`` with the next runs until it is finished."""
+    scores: dict[Run, tuple[float, float]] = {}
+    while chosen := next_runs(candidates, scores, strategy, edit_weight):
         scores.update(evaluate(chosen))
     return scores
 

@@ -21,7 +21,7 @@ TABLES = 6
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate that was looked at: its raw S_e and S_ne, and what the caller made of its picture."""
+    """A run that was looked at: its raw S_e and S_ne, and what the caller made of its picture."""
 
     edit: float
     keep: float
@@ -37,7 +37,7 @@ class Scored:
 class _Table:
     owners: tuple[weakref.ref[Any], ...]
     key: Hashable
-    content: dict[int, Any] = field(default_factory=dict)
+    content: dict[Any, Any] = field(default_factory=dict)
 
     def belongs_to(self, owners: Sequence[Any], key: Hashable) -> bool:
         return (
@@ -48,12 +48,12 @@ class _Table:
 
 
 class SearchMemory:
-    """Tables by inversion step, for a pair and the objects that went into it."""
+    """Tables by inversion step or run, for a pair and the objects that went into it."""
 
     def __init__(self) -> None:
         self._tables: weakref.WeakKeyDictionary[Pair, list[_Table]] = weakref.WeakKeyDictionary()
 
-    def table(self, pair: Pair, owners: Sequence[Any], key: Hashable) -> dict[int, Any]:
+    def table(self, pair: Pair, owners: Sequence[Any], key: Hashable) -> dict[Any, Any]:
         """The table of exactly these objects and values, empty at first; what is written into it is remembered.
 
         Args:

@@ -61,8 +61,11 @@ def keep_score(candidate: torch.Tensor, source: torch.Tensor, mask: torch.Tensor
     return -float((error * outside.double()).sum() / weight)
 
 
-def min_max(values: Sequence[float]) -> list[float]:
+def min_max(values: Sequence[float], bounds: Sequence[float] = ()) -> list[float]:
     """Values scaled to 0 … 1. Equal values become 0, so that a constant score decides nothing.
+
+    Args:
+        bounds: further values that the scale has to hold.
 
     Raises:
         ValueError: a value is not finite.
@@ -73,8 +76,9 @@ def min_max(values: Sequence[float]) -> list[float]:
             f"scorer: expected finite scores, got {list(values)}. The model may generate NaN images. Start ComfyUI "
             "with --force-fp32, or load another scorer."
         )
-    low, high = numbers.min(), numbers.max()
-    if float(high - low) <= FLAT * max(1.0, float(numbers.abs().max())):
+    scale = torch.cat([numbers, torch.tensor(list(bounds), dtype=torch.float64)])
+    low, high = scale.min(), scale.max()
+    if float(high - low) <= FLAT * max(1.0, float(scale.abs().max())):
         return [0.0] * len(numbers)
     return ((numbers - low) / (high - low)).tolist()
 
@@ -89,13 +93,23 @@ def check_edit_weight(edit_weight: float) -> None:
         raise ValueError(f"edit_weight: expected a number above 0 (the paper uses 1), got {edit_weight}.")
 
 
-def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float = 1.0) -> Metric:
+def combine(
+    edit: Sequence[float],
+    keep: Sequence[float],
+    *,
+    edit_weight: float = 1.0,
+    edit_bounds: Sequence[float] = (),
+    keep_bounds: Sequence[float] = (),
+) -> Metric:
     """S = edit_weight · S_e + S_ne over the candidates, from raw S_e and S_ne.
 
     The paper adds both with equal weight. An ``edit_weight`` above 1 prefers candidates that match the target phrase,
     below 1 those that preserve the rest of the image.
 
     Among equal totals the first wins: candidates ascend in inversion steps, and fewer steps change less.
+
+    Args:
+        edit_bounds, keep_bounds: raw scores of other candidates, measured or estimated, that the scales have to hold.
 
     Raises:
         ValueError: no candidates, lists of different length, scores that are not finite, or an invalid weight.
@@ -105,7 +119,7 @@ def combine(edit: Sequence[float], keep: Sequence[float], *, edit_weight: float 
         raise ValueError(
             f"edit, keep: expected scores of the same candidates, at least one, got {len(edit)} and {len(keep)}."
         )
-    edit_norm, keep_norm = min_max(edit), min_max(keep)
+    edit_norm, keep_norm = min_max(edit, edit_bounds), min_max(keep, keep_bounds)
     total = [edit_weight * a + b for a, b in zip(edit_norm, keep_norm, strict=True)]
     best = max(range(len(total)), key=lambda i: (total[i], -i))
     return Metric(tuple(edit), tuple(keep), tuple(edit_norm), tuple(keep_norm), tuple(total), best)

@@ -16,11 +16,12 @@ from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
 from ..latents import process_latent_out
 from .batching import Job, run_jobs
-from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, next_candidates
+from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, compare, next_runs, search_runs
 from .checks import check_inputs
 from .masks import resize_mask
 from .memory import Scored, SearchMemory
-from .metric import Scorer, check_edit_weight, combine, keep_score
+from .metric import Scorer, check_edit_weight, keep_score
+from .short_runs import Run, full_run, residuals, run_levels
 from .types import SCORE_TEXTS, Pair, PairSearch, StepSearch
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -32,8 +33,8 @@ class SearchSettings:
 
     Attributes:
         cfg: guidance scale of the candidates; 7.5 as published.
-        strategy: ``exhaustive`` looks at every candidate, ``coarse-to-fine`` at those that can still win; see
-            :func:`.candidates.next_candidates`.
+        strategy: ``exhaustive`` runs every candidate, ``short-to-full`` and ``coarse-to-fine`` those that can still
+            win, the first after a look at short runs; see :func:`.candidates.next_runs`.
         first, last, stride: candidates n = first, first + stride, … up to last; last = 0 means all steps.
         batch_size: rows a UNet call, 0 asks the free memory.
         mask_mode: handed to the scorer: ``masked`` or ``published_bias``.
@@ -45,7 +46,7 @@ class SearchSettings:
     """
 
     cfg: float = 7.5
-    strategy: str = "coarse-to-fine"
+    strategy: str = STRATEGIES[0]
     first: int = 1
     last: int = 0
     stride: int = 1
@@ -65,41 +66,46 @@ class _PairState:
     strategy: str
     edit_weight: float = 1.0
     manual: bool = False
-    scores: dict[int, tuple[float, float]] = field(default_factory=dict)
+    scores: dict[Run, tuple[float, float]] = field(default_factory=dict)
     rows: int = 0
     passes: int = 0
-    latents: dict[int, torch.Tensor] = field(default_factory=dict)
-    scored: dict[int, Scored] = field(default_factory=dict)
-    made: set[int] = field(default_factory=set)
+    latents: dict[Run, torch.Tensor] = field(default_factory=dict)
+    scored: dict[Run, Scored] = field(default_factory=dict)
+    made: set[Run] = field(default_factory=set)
     range: list[int] = field(default_factory=list)  # with a step set by hand: what a search would look at, and how
     searched_by: str = ""
 
-    def known(self) -> dict[int, tuple[float, float]]:
-        """Scores in the range, of this search or earlier ones."""
-        return {n: (one.edit, one.keep) for n, one in self.scored.items() if n in (self.range or self.candidates)}
+    def known(self) -> list[Run]:
+        """Runs in the range that this search or earlier ones have scored; none that the candidate itself replaces."""
+        steps = set(self.range or self.candidates)
+        known = sorted(run for run in self.scored if run.step in steps)
+        best = {run.step: run for run in known}  # the longest of each step comes last
+        return [run for run in known if best[run.step] == run]
 
     def found(self) -> int | None:
         """With a step set by hand: what an earlier search of the same range found; None if there was none."""
-        known = self.known()
-        if not known or next_candidates(self.range, known, self.searched_by, self.edit_weight):
+        known = {run: (one.edit, one.keep) for run, one in self.scored.items()}
+        try:
+            scores = search_runs(
+                self.range, self.searched_by, lambda runs: {run: known[run] for run in runs}, self.edit_weight
+            )
+        except KeyError:
             return None
-        steps = sorted(known)
-        edit, keep = zip(*(known[n] for n in steps), strict=True)
-        return steps[combine(edit, keep, edit_weight=self.edit_weight).best]
+        return compare(self.range, scores, self.edit_weight).chosen
 
-    def todo(self) -> list[int]:
-        return next_candidates(self.candidates, self.scores, self.strategy, self.edit_weight)
+    def todo(self) -> list[Run]:
+        return next_runs(self.candidates, self.scores, self.strategy, self.edit_weight)
 
     def expected_work(self) -> int:
-        """Steps and decodes for the progress bar; what coarse-to-fine takes is only known at the end."""
+        """Steps and decodes for the progress bar; what a search that chooses takes is only known at the end."""
         everything = sum(self.candidates) + len(self.candidates)
-        return everything if self.strategy == "exhaustive" else int(EXPECTED_SHARE * everything)
+        return int(EXPECTED_SHARE.get(self.strategy, 1.0) * everything)
 
     def exhaustive_rows(self, published_first: bool) -> int:
         """Rows that all candidates take, from what those that ran really took a step."""
         free = {1} if published_first else set()
-        ran, everything = sum(self.made - free), sum(set(self.candidates) - free)
-        return round(self.rows * everything / ran) if ran else 0
+        ran = sum(run.length for run in self.made if run.step not in free)
+        return round(self.rows * sum(set(self.candidates) - free) / ran) if ran else 0
 
 
 def make_candidates(
@@ -111,29 +117,55 @@ def make_candidates(
     cfg: float,
     batch_size: int,
     published_first: bool = False,
-    on_pass: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, torch.Tensor], int, int]:
-    """The pair's edit started from z_n for every n in ``steps``.
+    """The pair's edit started from z_n for every n in ``steps``, each in full; see :func:`make_runs`.
+
+    Returns:
+        n → clean latent (1, C, H, W) as a LATENT holds it, on the CPU; the UNet rows and the UNet calls this took.
+    """
+    runs = [full_run(n) for n in steps]
+    made, rows, passes = make_runs(
+        model, trajectory, pair, runs, cfg=cfg, batch_size=batch_size, published_first=published_first
+    )
+    return {run.step: latent for run, latent in made.items()}, rows, passes
+
+
+def make_runs(
+    model: Any,
+    trajectory: Trajectory,
+    pair: Pair,
+    runs: Sequence[Run],
+    *,
+    cfg: float,
+    batch_size: int,
+    published_first: bool = False,
+    on_pass: Callable[[int], None] | None = None,
+) -> tuple[dict[Run, torch.Tensor], int, int]:
+    """The pair's edit started from z_n for every run, in as many steps as the run says.
 
     Guided prompt against the source prompt as the unconditional branch (none at cfg 1), DDIM with eta = 0; on a flow
     model Euler, or the solver the trajectory was inverted with. The candidate n = 0, and
     n = 1 with ``published_first``, is the image itself.
 
     Returns:
-        n → clean latent (1, C, H, W) as a LATENT holds it, on the CPU; the UNet rows and the UNet calls this took.
+        run → clean latent (1, C, H, W) as a LATENT holds it, on the CPU; the UNet rows and the UNet calls this took.
     """
     unchanged = {0, 1} if published_first else {0}
-    results = {n: trajectory.latent_image for n in steps if n in unchanged}
-    steps = [n for n in steps if n not in unchanged]
-    if not steps:
+    results = {run: trajectory.latent_image for run in runs if run.step in unchanged}
+    runs = [run for run in runs if run.step not in unchanged]
+    if not runs:
         return results, 0, 0
 
     def keep(key: Hashable, latent: torch.Tensor) -> None:
-        assert isinstance(key, int)
+        assert isinstance(key, Run)
         results[key] = process_latent_out(model, trajectory.to_image_latent(latent).unsqueeze(0))
 
     def loop(denoise: Denoiser) -> int:
-        jobs = [Job(n, trajectory.at(n)[0], trajectory.index(n), trajectory.steps) for n in steps]
+        levels = [run_levels(run, trajectory.steps) for run in runs]
+        jobs = [
+            Job(run, trajectory.at(run.step)[0], visited, residuals(trajectory, visited))
+            for run, visited in zip(runs, levels, strict=True)
+        ]
         return run_jobs(
             denoise, jobs, trajectory.sigmas, batch_size, method=trajectory.method, on_done=keep, on_pass=on_pass
         )
@@ -145,7 +177,7 @@ def make_candidates(
         negative=None if cfg == 1.0 else trajectory.conditioning,
         cfg=cfg,
         latent_image=trajectory.latent_image,
-        rows=min(batch_size, len(steps)),
+        rows=min(batch_size, len(runs)),
         sigmas=trajectory.sigmas,
     )
     return results, rows, passes
@@ -182,9 +214,9 @@ def search_steps(
     scorer: Scorer,
     settings: SearchSettings,
     *,
-    on_candidate: Callable[[int, int, torch.Tensor], Any] | None = None,
-    on_remembered: Callable[[int, int, Any, Callable[[], torch.Tensor]], None] | None = None,
-    on_scored: Callable[[int, int, Scored], None] | None = None,
+    on_candidate: Callable[[int, Run, torch.Tensor], Any] | None = None,
+    on_remembered: Callable[[int, Run, Any, Callable[[], torch.Tensor]], None] | None = None,
+    on_scored: Callable[[int, Run, Scored], None] | None = None,
     memory: SearchMemory | None = None,
 ) -> StepSearch:
     """Find the inversion step of every pair.
@@ -192,10 +224,11 @@ def search_steps(
     Args:
         decode: LATENT samples (1, C, h, w) → picture (H, W, 3) in 0 … 1 on the CPU. One candidate is decoded at a time.
         scorer: gives S_e.
-        on_candidate: gets the pair's position, n and the picture of every candidate, to draw thumbnails.
-        on_remembered: gets, of a candidate that ``memory`` knows, the pair's position, n, what ``on_candidate`` had
+        on_candidate: gets the pair's position, the run and the picture of every candidate and short run, to draw
+            thumbnails.
+        on_remembered: gets, of a run that ``memory`` knows, the pair's position, the run, what ``on_candidate`` had
             returned for it, and a function that decodes it once more.
-        on_scored: gets the pair's position, n and the scores of every candidate looked at. Of a pair whose step is set
+        on_scored: gets the pair's position, the run and the scores of every one looked at. Of a pair whose step is set
             by hand, first those in the range that earlier searches have scored.
         memory: what earlier searches made, and where this one leaves what it makes.
 
@@ -234,21 +267,21 @@ def search_steps(
     for position, state in enumerate(states):
         if on_scored is None or not state.manual:
             continue
-        for n in sorted(state.known()):
-            if n not in state.candidates:
-                on_scored(position, n, state.scored[n])
+        for run in state.known():
+            if run.step not in state.candidates:
+                on_scored(position, run, state.scored[run])
     progress = comfy.utils.ProgressBar(sum(state.expected_work() for state in states))
     # All pairs take a turn before the next choice, so the UNet leaves the memory once a turn and not once a pair.
     while any(turn := [state.todo() for state in states]):
-        new = [[n for n in steps if n not in state.latents] for state, steps in zip(states, turn, strict=True)]
-        work = sum(sum(steps) for steps in new) + sum(len(steps) for steps in turn)
+        new = [[run for run in runs if run not in state.latents] for state, runs in zip(states, turn, strict=True)]
+        work = sum(sum(run.length for run in runs) for runs in new) + sum(len(runs) for runs in turn)
         progress.total = max(progress.total, progress.current + work)
-        for state, steps in zip(states, new, strict=True):
-            made, rows, passes = make_candidates(
+        for state, runs in zip(states, new, strict=True):
+            made, rows, passes = make_runs(
                 model,
                 trajectory,
                 state.pair,
-                steps,
+                runs,
                 cfg=settings.cfg,
                 batch_size=batch_size,
                 published_first=settings.published_first,
@@ -258,32 +291,32 @@ def search_steps(
             state.made.update(made)
             state.rows += rows
             state.passes += passes
-        for position, (state, steps) in enumerate(zip(states, turn, strict=True)):
-            for n in sorted(steps):
+        for position, (state, runs) in enumerate(zip(states, turn, strict=True)):
+            for run in sorted(runs):
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                if n in state.scored:
-                    known = state.scored[n]
-                    state.scores[n] = known.edit, known.keep
+                if run in state.scored:
+                    known = state.scored[run]
+                    state.scores[run] = known.edit, known.keep
                     if on_remembered is not None:
-                        on_remembered(position, n, known.note, partial(decode, state.latents[n]))
+                        on_remembered(position, run, known.note, partial(decode, state.latents[run]))
                     if on_scored is not None:
-                        on_scored(position, n, known)
+                        on_scored(position, run, known)
                     progress.update(1)
                     continue
-                picture = decode(state.latents[n])
+                picture = decode(state.latents[run])
                 if not bool(torch.isfinite(picture).all()):
                     raise ValueError(
-                        f"pairs: candidate {n} of {state.pair.label} holds NaN or infinite values. The model or the "
-                        "VAE overflows in half precision. Start ComfyUI with --fp32-vae or --force-fp32, or load "
+                        f"pairs: candidate {run.step} of {state.pair.label} holds NaN or infinite values. The model or "
+                        "the VAE overflows in half precision. Start ComfyUI with --fp32-vae or --force-fp32, or load "
                         "another VAE."
                     )
                 text = scored_text(state.pair, settings)
                 fit = float(scorer.score(picture, text, mask=state.mask, mode=settings.mask_mode))
-                state.scores[n] = fit, keep_score(picture, source, state.mask)
-                note = None if on_candidate is None else on_candidate(position, n, picture)
-                state.scored[n] = Scored(*state.scores[n], note)
+                state.scores[run] = fit, keep_score(picture, source, state.mask)
+                note = None if on_candidate is None else on_candidate(position, run, picture)
+                state.scored[run] = Scored(*state.scores[run], note)
                 if on_scored is not None:
-                    on_scored(position, n, state.scored[n])
+                    on_scored(position, run, state.scored[run])
                 del picture  # or it would still be held while the next one is decoded
                 progress.update(1)
 
@@ -313,9 +346,9 @@ def _recall(
     scored_with = (*made_with, settings.mask_mode, scored_text(state.pair, settings))
     owners = (model, trajectory, getattr(decode, "vae", decode), scorer)
     state.scored = memory.table(state.pair, owners, scored_with)
-    # a candidate that was scored and whose latent has gone would have no picture
-    for n in [n for n in state.scored if n not in state.latents]:
-        del state.scored[n]
+    # a run that was scored and whose latent has gone would have no picture
+    for run in [run for run in state.scored if run not in state.latents]:
+        del state.scored[run]
 
 
 def scored_text(pair: Pair, settings: SearchSettings) -> str:
@@ -348,19 +381,17 @@ def _start(
 
 
 def _finish(state: _PairState) -> PairSearch:
-    steps = sorted(state.scores)
-    edit, keep = zip(*(state.scores[n] for n in steps), strict=True)
-    metric = combine(edit, keep, edit_weight=state.edit_weight)
-    best = steps[metric.best]
+    found = compare(state.candidates, state.scores, state.edit_weight)
     return PairSearch(
         state.pair,
-        chosen=best,
-        candidates=tuple(steps),
-        metric=metric,
+        chosen=found.chosen,
+        candidates=found.steps,
+        metric=found.metric,
         unet_rows=state.rows,
         passes=state.passes,
         manual=state.manual,
-        remembered=len(set(steps) - state.made),
-        latent=state.latents[best],
-        found=state.found() if state.manual else best,
+        remembered=sum(run.full and run not in state.made for run in state.scores),
+        latent=state.latents[full_run(found.chosen)],
+        found=state.found() if state.manual else found.chosen,
+        short_runs=found.short,
     )

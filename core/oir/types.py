@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from ..text import plain_text
 from .metric import Metric
+from .short_runs import ShortRun
 
 # What S_e compares the masked region with: the published code takes the phrase, the paper the whole guided prompt.
 SCORE_TEXTS = ("target phrase", "guided prompt")
@@ -55,7 +56,7 @@ class PairSearch:
 
     Attributes:
         pair: whose candidates these are.
-        candidates: inversion steps n that were evaluated, ascending.
+        candidates: inversion steps n that were run in full and scored, ascending.
         metric: their scores, with the weight of the search.
         chosen: the step to use: ``best``, or the one set by hand.
         manual: the step was set by hand; only its candidate was looked at.
@@ -64,6 +65,7 @@ class PairSearch:
         remembered: candidates that an earlier search had made, which took no rows now.
         latent: the chosen candidate as a LATENT holds it, (1, C, h, w) on the CPU; None if none was made.
         found: the step that a search chose. With one set by hand, that of an earlier search, if it is still known.
+        short_runs: candidates that were only looked at in short runs, ascending.
     """
 
     pair: Pair
@@ -76,6 +78,7 @@ class PairSearch:
     remembered: int = 0
     latent: torch.Tensor | None = None
     found: int | None = None
+    short_runs: tuple[ShortRun, ...] = ()
 
     @property
     def best(self) -> int:
@@ -100,6 +103,7 @@ class PairSearch:
             "unet_rows": self.unet_rows,
             "passes": self.passes,
             "remembered": self.remembered,
+            "short_runs": [asdict(short) for short in self.short_runs],
         }
 
 
@@ -110,7 +114,7 @@ class StepSearch:
     Attributes:
         pairs: one entry a pair; the first has the highest priority where masks overlap.
         steps: S of the trajectory that was searched.
-        strategy: "exhaustive", "coarse-to-fine" or "manual".
+        strategy: one of :data:`.candidates.STRATEGIES`, or "manual".
         cfg: guidance scale of the candidates.
         exhaustive_rows: rows an exhaustive search of the same range would have taken; a pair whose step was set by
             hand counts with its one candidate in both.

@@ -33,7 +33,7 @@ export function scoreCurves(candidates, steps, marks) {
   LINES.forEach(([key, name, stroke], number) => {
     const points = candidates.map((one) => `${x(one.n).toFixed(1)},${y(one[key]).toFixed(1)}`).join(" ");
     figure.append(svg("polyline", { points, fill: "none", stroke, "stroke-width": 1.5 }));
-    for (const one of candidates) figure.append(svg("circle", { cx: x(one.n), cy: y(one[key]), r: one.n === marks.hovered ? 4 : 2.2, fill: stroke }));
+    for (const one of candidates) figure.append(svg("circle", { cx: x(one.n), cy: y(one[key]), r: one.n === marks.hovered ? 4 : 2.2, ...(one.length === null ? { fill: stroke } : { fill: "none", stroke }) }));
     figure.append(svg("text", { ...label, fill: stroke, x: BOX.left + 4 + number * 34, y: 12 }, name));
   });
   const shown = marks.hovered ?? marks.chosen;

@@ -21,7 +21,7 @@ function scaled(values) {
 function candidate(raw) {
   const n = finite(raw?.n);
   if (n === null) return null;
-  return { n, total: finite(raw.total, 0), edit: finite(raw.edit, 0), keep: finite(raw.keep, 0), picture: viewUrl(raw.file) };
+  return { n, length: finite(raw.length), total: finite(raw.total, 0), edit: finite(raw.edit, 0), keep: finite(raw.keep, 0), picture: viewUrl(raw.file) };
 }
 
 class StepBoard {
@@ -180,6 +180,7 @@ class StepBoard {
   describe(one) {
     const { words, pair } = this;
     const parts = [words.scores(one.n, one.total.toFixed(2), one.edit.toFixed(2), one.keep.toFixed(2))];
+    if (one.length !== null) parts.push(words.shortRun(one.length, one.n));
     if (one.n === pair.found) parts.push(words.found);
     else if (one.n === this.wanted(this.at)) parts.push(words.byHand);
     return parts.join(" · ");
@@ -204,7 +205,7 @@ class StepBoard {
 
   /** The sheet; its buttons stay the same as long as the candidates do, so that the focus stays. */
   tiles(pair, chosen) {
-    const key = pair.candidates.map((one) => `${one.n} ${one.picture}`).join("\n");
+    const key = pair.candidates.map((one) => `${one.n} ${one.length} ${one.picture}`).join("\n");
     if (this.tiled !== key) {
       this.tiled = key;
       this.sheet.replaceChildren(
@@ -213,7 +214,7 @@ class StepBoard {
             "button",
             { type: "button", "data-step": one.n, click: () => this.pick(one.n), pointerenter: () => this.hover(one.n), pointerleave: () => this.hover(null), focus: () => this.hover(one.n), blur: () => this.hover(null) },
             one.picture ? html("img", { src: one.picture, alt: "", loading: "lazy", draggable: "false" }) : null,
-            html("span", {}, one.n),
+            html("span", {}, one.length === null ? one.n : `≈ ${one.n}`),
           ),
         ),
       );

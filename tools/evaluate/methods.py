@@ -420,7 +420,7 @@ class Oir(Method):
 
     method: Literal["oir"] = "oir"
     inversion: Literal["ddim_next_timestep", "ddim_current_timestep", "ddim_fixed_point"] = "ddim_next_timestep"
-    strategy: Literal["exhaustive", "coarse-to-fine"] = "exhaustive"
+    strategy: Literal["exhaustive", "coarse-to-fine", "short-to-full"] = "exhaustive"
     first_step: AtLeastOne = 1
     last_step: Count = 0
     fixed_step: AtLeastOne | None = None

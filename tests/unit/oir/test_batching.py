@@ -32,7 +32,7 @@ def count_passes(batching, lengths, batch_size, mixed=True):
     sizes = []
     steps = max(lengths, default=1)
     sigmas = torch.linspace(10, 1, steps + 1)
-    jobs = [batching.Job(k, torch.zeros(1, 1, 1), steps - n, steps) for k, n in enumerate(lengths)]
+    jobs = [batching.Job(k, torch.zeros(1, 1, 1), range(steps - n, steps + 1)) for k, n in enumerate(lengths)]
     done = []
 
     class Nothing(SimpleNamespace):

@@ -35,11 +35,13 @@ def look(choice, scores, strategy="coarse-to-fine", weight=1.0):
     """What a search looks at: the scores that it asked for, and its turns."""
     turns = []
 
-    def evaluate(steps):
-        turns.append(steps)
-        return {n: scores[n] for n in steps}
+    def evaluate(runs):
+        assert all(run.full for run in runs)
+        turns.append([run.step for run in runs])
+        return {run: scores[run.step] for run in runs}
 
-    return choice.search_candidates(sorted(scores), strategy, evaluate, weight), turns
+    seen = choice.search_runs(sorted(scores), strategy, evaluate, weight)
+    return {run.step: score for run, score in seen.items()}, turns
 
 
 def reached(scores, seen, weight=1.0):

@@ -51,7 +51,7 @@ def test_the_chosen_candidates_come_as_picture_and_latent(setting):
     assert isinstance(candidates, ExecutionBlocker) and "keep_candidates" in candidates.message
 
 
-@pytest.mark.parametrize("strategy", ["exhaustive", "coarse-to-fine"])
+@pytest.mark.parametrize("strategy", ["exhaustive", "coarse-to-fine", "short-to-full"])
 def test_every_candidate_on_demand(setting, strategy):
     found, _, image, _, candidates = search(setting, strategy, keep_candidates=True)
     order = [(pair, n) for pair, entry in enumerate(found.pairs) for n in entry.candidates]

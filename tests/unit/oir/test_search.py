@@ -11,6 +11,7 @@ import torch
 from support.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, two_objects
 
 STEPS = 12
+STRATEGIES = ("short-to-full", "coarse-to-fine", "exhaustive")
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +142,12 @@ def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
 def test_overrides_are_used_and_not_searched(search, setting):
     seen = []
     overrides = [None, 3]
-    result = run(search, setting, overrides=overrides, on_candidate=lambda k, n, picture: seen.append((k, n)))
+    result = run(search, setting, overrides=overrides, on_candidate=lambda k, run, picture: seen.append((k, run.step)))
     assert result.pairs[1].candidates == (3,) and result.pairs[1].manual and result.chosen[1] == 3
     assert not result.pairs[0].manual and len(result.pairs[0].candidates) > 1
-    assert (1, 3) in seen and len(seen) == 1 + len(result.pairs[0].candidates)
+    first = result.pairs[0]
+    looked = {*first.candidates, *(short.step for short in first.short_runs)}
+    assert (1, 3) in seen and {n for k, n in seen if k == 0} == looked
     assert run(search, setting, overrides=[0, STEPS]).chosen == (0, STEPS)
 
 
@@ -237,7 +240,7 @@ def test_scores_that_are_all_alike_leave_the_picture_most_as_it_is(search, setti
             return 0.25
 
     whole = [make_pair("cat", "tiger", torch.ones(64, 96))]  # nothing outside: S_ne is alike, too
-    for strategy in ("exhaustive", "coarse-to-fine"):
+    for strategy in STRATEGIES:
         found = run(search, setting, pairs=whole, scorer=Same(), strategy=strategy, first=2)
         assert found.chosen == (2,) and set(found.pairs[0].metric.total) == {0.0}
 
@@ -434,7 +437,7 @@ def test_an_override_still_knows_what_was_found(search, setting, pack):
             search.picture_decoder(vae),
             scorer,
             search.SearchSettings(batch_size=4, **settings),
-            on_scored=lambda pair, n, scored: known[pair].__setitem__(n, scored),
+            on_scored=lambda pair, run, scored: known[pair].__setitem__(run, scored),
             memory=memory,
         )
         return result, board(result, known)

@@ -17,8 +17,9 @@ from tools.bootstrap import load_pack
 
 load_pack()
 from partedit_oir.core.inversion.schedule import SPACINGS, spaced_sigmas
-from partedit_oir.core.oir.candidates import STRATEGIES, candidate_steps, parse_steps, search_candidates
+from partedit_oir.core.oir.candidates import STRATEGIES, candidate_steps, compare, parse_steps, search_runs
 from partedit_oir.core.oir.prompts import find_phrase, guided_prompt
+from partedit_oir.core.oir.short_runs import Run
 from partedit_oir.core.partedit.alignment import FollowSettings, align
 from partedit_oir.core.partedit.prompt import parse_word_values, tokenize_with
 from partedit_oir.core.partedit.published import where_to_get
@@ -119,16 +120,19 @@ def test_levels_descend_or_the_steps_are_refused(steps, spacing):
     strategy=st.sampled_from(STRATEGIES),
 )
 def test_a_search_ends_and_looks_at_no_candidate_twice(scores, strategy):
-    asked: list[int] = []
+    asked: list[Run] = []
 
     def evaluate(chosen):
         asked.extend(chosen)
-        return {n: scores[n - 1] for n in chosen}
+        return {run: scores[run.step - 1] for run in chosen}
 
-    found = search_candidates(candidate_steps(len(scores), 1, 0, 1), strategy, evaluate)
+    candidates = candidate_steps(len(scores), 1, 0, 1)
+    found = search_runs(candidates, strategy, evaluate)
     assert len(asked) == len(set(asked)) == len(found) and found
+    full = {run.step for run in found if run.full}
+    assert compare(candidates, found).chosen in full
     if strategy == "exhaustive":
-        assert len(found) == len(scores)
+        assert full == set(candidates) and len(found) == len(scores)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
