@@ -87,7 +87,7 @@ class FlowBench(Bench):
         """OIR's step search, coarse to fine."""
         from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
 
-        settings = SearchSettings(cfg=CFG, batch_size=8, edit_weight=1.0)
+        settings = SearchSettings(cfg=CFG, strategy="coarse-to-fine", batch_size=8, edit_weight=1.0)
         return search_steps(self.model, trajectory, pairs, picture_decoder(self.studio.vae), self.scorer, settings)
 
     def reconstruct(self, trajectory: Any) -> torch.Tensor:

@@ -88,8 +88,8 @@ def run_edit(bench: Bench, model: Any, number: int) -> dict[str, Any]:
     trajectory, pairs = bench.start(edit, picture)
     seen: list[dict[int, torch.Tensor]] = [{}, {}]
 
-    def keep(position: int, step: int, image: torch.Tensor) -> None:
-        seen[position][step] = image.detach().cpu()
+    def keep(position: int, run: Any, image: torch.Tensor) -> None:
+        seen[position][run.step] = image.detach().cpu()
 
     records: list[dict[str, Any]] = []
     masks = [object_mask(picture, position) for position in (0, 1)]
