@@ -164,20 +164,25 @@ class PromptStep:
         """(B, source_length, heads·d): what source queries find at the source's keys. ``v``: (B, L, heads·d)."""
         return self._factors_on(v)[0] @ v[:, slice(*self.columns)]
 
-    def exchanged(self, q_source, k_source, q, k, v, heads: int, own: float = 0.0) -> torch.Tensor:
-        """(B, h·w, heads·d) float32: A_edit·(o + own) + A_source S, on the values.
+    def own_values(self, v: torch.Tensor) -> torch.Tensor:
+        """(B, length, heads·d): what is left at the edit's own keys. ``v``: (B, L, heads·d)."""
+        return (self._factors_on(v)[1] + 1.0)[:, None] * v[:, slice(*self.columns)]
 
-        With ``own`` = 0 it is what prompt-to-prompt adds to the ordinary attention: exactly 0 where nothing is
+    def exchanged(self, q_source, k_source, q, k, v, heads: int, own: bool = False) -> torch.Tensor:
+        """(B, h·w, heads·d) float32: A_edit·o + A_source S on the values, or with ``own`` A_edit·(1 + o) + A_source S.
+
+        Without ``own`` it is what prompt-to-prompt adds to the ordinary attention: exactly 0 where nothing is
         exchanged, and where rows and prompts of source and edit are equal, because the two terms then have the same
-        probabilities and opposite values. With ``own`` = 1 it is the whole attention of the prompt.
+        probabilities and opposite values. With it, it is the whole attention of the prompt.
         """
         columns = slice(*self.columns)
-        factor = self._factors_on(v)[1] + own
-        out = _attention(q, k[:, columns], factor[:, None] * v[:, columns], heads).float()
-        if self.active:
-            source = k_source[:, : self.source_length]
-            out = out + _attention(q_source, source, self.source_values(v), heads).float()
-        return out
+        values = self.own_values(v) if own else self._factors_on(v)[1][:, None] * v[:, columns]
+        out = _attention(q, k[:, columns], values, heads).float()
+        return out + self.from_source(q_source, k_source, v, heads) if self.active else out
+
+    def from_source(self, q_source: torch.Tensor, k_source: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+        """(B, h·w, heads·d) float32: A_source S on the values."""
+        return _attention(q_source, k_source[:, : self.source_length], self.source_values(v), heads).float()
 
     def _factors_on(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The factors on a device, copied there once a step and not in every layer."""
@@ -203,15 +208,14 @@ class EditStep:
         return len(self.prompts) > 1 or any(p.active for p in self.prompts)
 
     @property
-    def takes_source_attention(self) -> bool:
-        """Whether an edit with one prompt has nothing but its source's attention, on values of its own."""
-        return len(self.prompts) == 1 and self.prompts[0].active and self.prompts[0].whole
+    def follows(self) -> bool:
+        """Whether an edit with one prompt takes something over from its source."""
+        return len(self.prompts) == 1 and self.prompts[0].active
 
     def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
         """What prompt-to-prompt adds to the ordinary attention of an edit with one prompt, (B, h·w, heads·d) float32.
 
-        Added to what the model computed itself, it leaves the model's own kernel and rounding in place, so that an edit
-        that changes nothing equals its source in half precision, too.
+        For layers where another node adds to the ordinary attention, which must stay as it is.
         """
         (prompt,) = self.prompts
         return prompt.exchanged(q_source, k_source, q, k, v, heads)
@@ -220,7 +224,7 @@ class EditStep:
         """Output (B, h·w, heads·d) float32 before ``to_out``; ``shares``: see `CallMasks.shares`."""
         out = 0.0
         for number, prompt in enumerate(self.prompts):
-            one = prompt.exchanged(q_source, k_source, q, k, v, heads, own=1.0)
+            one = prompt.exchanged(q_source, k_source, q, k, v, heads, own=True)
             if len(self.prompts) > 1:
                 one = one * (1.0 / len(self.prompts) if shares is None else shares[number].to(one))
             out = out + one
@@ -360,22 +364,28 @@ def _append(options: dict[str, Any], name: str, patch: Callable[..., Any]) -> No
     options["patches"] = patches
 
 
-def _with_source_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: BlendCall, numbers: set[int]
+def _exchanged_rows(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: BlendCall
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values with which these edits' rows get their source's attention on values of their own.
+    """Queries, keys and values with which the model's own attention does its part of prompt-to-prompt.
 
-    So the model's own attention does the exchange, and none is computed twice.
+    The rows of an edit that has none of its own attention left get their source's, on values of its own: so nothing
+    else is to be computed, and an edit that changes nothing equals its source to the last bit. The others keep what is
+    left of their own attention, and `PromptStep.from_source` is to be added.
     """
-    if not numbers or not call.positive:
-        return q, k, v
-    q, k, v = q.clone(), k.clone(), v.clone()
-    for number, edit, source, rows in call.pairs():
-        if number in numbers:
-            values = edit.prompts[0].source_values(v[rows])
+    followed = [(edit.prompts[0], source, rows) for _, edit, source, rows in call.pairs() if edit.follows]
+    if any(prompt.whole for prompt, _, _ in followed):
+        q, k = q.clone(), k.clone()
+    if followed:
+        v = v.clone()
+    for prompt, source, rows in followed:
+        if prompt.whole:
+            values = prompt.source_values(v[rows])
             q[rows], k[rows] = q[source], k[source]
-            # The host repeats a shorter prompt's keys, so its values are repeated, too.
-            v[rows] = values.repeat(1, v.shape[1] // values.shape[1], 1)
+        else:
+            values = prompt.own_values(v[rows])
+        # The host repeats a shorter prompt's keys, so its values are repeated, too.
+        v[rows] = values.repeat(1, v.shape[1] // values.shape[1], 1)
     return q, k, v
 
 
@@ -401,19 +411,23 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
                     call.masks.collect(maps, parts)
         if not rewriting:
             return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
-        done: set[int] = set()
         if occupant:
             out = occupant(q, k, v, extra_options).clone()
         else:
-            done = {number for number, edit in enumerate(call.edits) if edit.takes_source_attention}
-            out = plain_attention(*_with_source_attention(q, k, v, call, done), extra_options)
+            out = plain_attention(*_exchanged_rows(q, k, v, call), extra_options)
         if extra_options.get("attn_precision") == torch.float32:
             q, k, v = q.float(), k.float(), v.float()
         for number, edit, source, rows in call.pairs():
-            if number in done or not edit.rewrites_cross:
+            if not edit.rewrites_cross:
                 continue
             if len(edit.prompts) == 1:
-                change = edit.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
+                (prompt,) = edit.prompts
+                if occupant:
+                    change = edit.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
+                elif prompt.whole:
+                    continue
+                else:
+                    change = prompt.from_source(q[source], k[source], v[rows], heads)
                 out[rows] = (out[rows].float() + change).to(out.dtype)
                 continue
             shares = call.masks.shares(number, grid)

@@ -120,16 +120,16 @@ class _Nowhere:
 
 
 def test_an_edit_that_only_has_its_sources_attention_computes_none_of_its_own():
-    from partedit_oir.core.attention import EditStep, PromptStep
+    from partedit_oir.core.attention import PromptStep
 
     ones, eye = torch.ones(77), torch.eye(77)
-    assert EditStep((PromptStep((0, 77), 77, eye, 0 * ones, ones, ones),)).takes_source_attention
+    assert PromptStep((0, 77), 77, eye, 0 * ones, ones, ones).whole
     gate = ones.clone()
     gate[5] = 0
     for keep, weights, gates in ((0 * ones, ones, gate), (1 - gate, ones, ones), (0 * ones, ones, 0 * ones)):
-        assert not EditStep((PromptStep((0, 77), 77, eye, keep, weights, gates),)).takes_source_attention
+        assert not PromptStep((0, 77), 77, eye, keep, weights, gates).whole
     # Weights are on the source's attention, so a re-weighted prompt still has none of its own.
-    assert EditStep((PromptStep((0, 77), 77, eye, 0 * ones, 2 * ones, ones),)).takes_source_attention
+    assert PromptStep((0, 77), 77, eye, 0 * ones, 2 * ones, ones).whole
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -158,7 +158,7 @@ def test_prompt_to_prompt_equals_its_equation_and_is_exactly_nothing_for_equal_r
     own = attention(q, k)
     taken = weights * (keep * own + (1 - keep) * (attention(qs, ks) @ mapper.double()))
     expected = ((gate * taken + (1 - gate) * own) @ split(v)).transpose(1, 2).flatten(2)
-    found = step.exchanged(qs, ks, q, k, v, heads, own=1.0)
+    found = step.exchanged(qs, ks, q, k, v, heads, own=True)
     assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 3e-2)
     same = PromptStep((0, 77), 77, torch.eye(77), torch.zeros(77), torch.ones(77), gate)
     assert torch.equal(same.exchanged(q, k, q, k, v, heads), torch.zeros(1, 24, wide))
