@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -229,7 +230,7 @@ def edits(bench: Bench) -> list[dict[str, Any]]:
             one.edit(single)
 
     return [
-        bench.compare("edits", count, lambda n=count: one.edit(one.edits(n)), lambda n=count: separately(n))
+        bench.compare("edits", count, partial(one.edit, one.edits(count)), partial(separately, count))
         for count in (1, 2, 4, 8)
     ]
 
@@ -275,7 +276,7 @@ def real(bench: Bench) -> list[dict[str, Any]]:
         one.edit(one.edits(1), inverted(method))
 
     return [
-        bench.compare(f"real image, {method}", one.side * 8, lambda m=method: whole(m), lambda: one.edit(one.edits(1)))
+        bench.compare(f"real image, {method}", one.side * 8, partial(whole, method), lambda: one.edit(one.edits(1)))
         for method in ("ddim_next_timestep", "edit_friendly_ddpm", "ledits_pp")
     ]
 
@@ -301,7 +302,7 @@ def search(bench: Bench) -> list[dict[str, Any]]:
 
     return [
         {
-            **bench.compare(f"search, {strategy}", SEARCH_STEPS, lambda s=strategy: run(s), lambda: run("exhaustive")),
+            **bench.compare(f"search, {strategy}", SEARCH_STEPS, partial(run, strategy), lambda: run("exhaustive")),
             "rows": rows[strategy],
         }
         for strategy in STRATEGIES
