@@ -170,7 +170,7 @@ class InversionStepSearch(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="contact_sheet",
-                    tooltip="All candidates with step and score; the chosen ones are framed. ≈ marks short runs, whose "
+                    tooltip="All candidates with step and score; the chosen ones are framed. ~ marks short runs, whose "
                     "score is an estimate.",
                 ),
                 io.Image.Output(

@@ -160,7 +160,7 @@ def _tiles(position: int, entry: PairSearch, thumbnails: Thumbnails) -> list[tup
         for n, total in zip(entry.candidates, entry.metric.total, strict=True)
     ]
     short = [
-        (one.step, f"n = {one.step}   S ≈ {one.total:.2f}   ({one.length} steps)", thumbnails.short(position, one.run))
+        (one.step, f"n = {one.step}   S ~{one.total:.2f}   ({one.length} steps)", thumbnails.short(position, one.run))
         for one in entry.short_runs
     ]
     return sorted([*full, *short], key=lambda tile: tile[0])

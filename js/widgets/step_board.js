@@ -214,7 +214,7 @@ class StepBoard {
             "button",
             { type: "button", "data-step": one.n, click: () => this.pick(one.n), pointerenter: () => this.hover(one.n), pointerleave: () => this.hover(null), focus: () => this.hover(one.n), blur: () => this.hover(null) },
             one.picture ? html("img", { src: one.picture, alt: "", loading: "lazy", draggable: "false" }) : null,
-            html("span", {}, one.length === null ? one.n : `≈ ${one.n}`),
+            html("span", {}, one.length === null ? one.n : `~ ${one.n}`),
           ),
         ),
       );

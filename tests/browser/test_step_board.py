@@ -109,7 +109,7 @@ def test_hover_shows_a_candidate_and_a_click_sets_the_step(editor, renderer):
     tiles.nth(0).click()
     saved = editor.page.evaluate("window.app.graph.serialize()")
     values = next(node for node in saved["nodes"] if node["type"] == KIND)["widgets_values"]
-    assert values[:12] == [7.5, "coarse-to-fine", 1, 0, 1, 0, "masked", False, "1, auto", 3.0, "target phrase", False]
+    assert values[:12] == [7.5, "short-to-full", 1, 0, 1, 0, "masked", False, "1, auto", 3.0, "target phrase", False]
     assert len(values) == 12
     prompt = editor.prompt()[node_id(editor, KIND)]["inputs"]
     assert prompt["overrides"] == "1, auto" and not any("partedit" in key for key in prompt)
@@ -127,6 +127,29 @@ def test_the_picture_grows_with_the_node(editor, renderer):
     grow(editor, KIND, 200)
     assert picture.bounding_box()["height"] > first["height"] + 80
     editor.screenshot(f"step_board_tall_{renderer}")
+
+
+def test_a_short_run_is_told_from_a_candidate(editor):
+    editor.load(roomy("oir_demo", KIND))
+    output = board_of(count=6)
+    output["partedit_board"][0]["pairs"][0]["candidates"][4]["length"] = 2
+    executed(editor, KIND, output)
+    centre(editor, KIND, 200)
+    board = widget(editor, NAME)
+    tiles, note = board.locator("[data-step]"), board.get_by_role("status")
+    assert [tile.inner_text() for tile in tiles.all()] == ["1", "2", "3", "4", "~ 5", "6"]
+    hollow = board.locator("svg circle[fill=none]")
+    assert hollow.count() == 3, "in each of the three curves"
+    tiles.nth(4).hover()
+    editor.page.wait_for_timeout(200)
+    assert "estimated from a short run (2 of 5 UNet steps)" in note.inner_text()
+    tiles.nth(3).hover()
+    editor.page.wait_for_timeout(200)
+    assert "short run" not in note.inner_text()
+    assert editor.screenshot("step_board_short_run").stat().st_size > 10_000
+    # it may be chosen, and is then run in full
+    tiles.nth(4).click()
+    expect_overrides(editor, "5, auto")
 
 
 @pytest.mark.slow

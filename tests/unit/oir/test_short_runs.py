@@ -15,12 +15,13 @@ from tools.bootstrap import load_pack
 load_pack()
 import comfy.model_management
 
+from partedit_oir.core.charts import font
 from partedit_oir.core.inversion.ddim import ddim_step
 from partedit_oir.core.oir import candidates as choice
 from partedit_oir.core.oir.estimates import EDIT, KEEP, estimate
 from partedit_oir.core.oir.memory import SearchMemory
 from partedit_oir.core.oir.metric import combine
-from partedit_oir.core.oir.report import Thumbnails, board, contact_sheet, curves, score_plot, summary
+from partedit_oir.core.oir.report import Thumbnails, _tiles, board, contact_sheet, curves, score_plot, summary
 from partedit_oir.core.oir.search import SearchSettings, make_candidates, make_runs, picture_decoder, search_steps
 from partedit_oir.core.oir.short_runs import Run, full_run, residuals, run_levels
 
@@ -375,6 +376,11 @@ def test_short_runs_are_shown_as_such(setting, found):
     assert {one["n"]: one["total"] for one in shown if "length" not in one} == dict(
         zip(entry.candidates, entry.metric.total)
     )
+    captions = [caption for _, caption, _ in _tiles(0, entry, thumbnails)]
+    assert sum("steps)" in caption for caption in captions) == len(short)
+    # Pillow's own font draws a box for a character that it lacks
+    box, *drawn = (bytes(font(13).getmask(letter)) for letter in ("\u2248", *set("".join(captions))))
+    assert box not in drawn
     full_only = [len(pair.candidates) for pair in again.pairs]
     sheet = contact_sheet(again, thumbnails, columns=1)
     rows = (sheet.shape[1] - 8 - 2 * 30) / (thumbnails.get(0, entry.chosen).height + 28)
