@@ -188,7 +188,7 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for name in WHOLE
     }
-    return {"objects": table, "edits": whole}
+    return {"objects": table, "reassembled": whole}
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -46,4 +46,9 @@ def test_shares_are_over_objects_and_over_whole_edits(pack):
     assert (
         found["objects"]["all"]["judge's S_e"]["edited"] == 1 and found["objects"]["all"]["S, weight 1"]["edited"] == 0
     )
-    assert found["edits"]["OIR"] == {"both": 0.5, "both_kept": 0.5, "objects": 0.75, "kept_db": pytest.approx(20.0)}
+    assert found["reassembled"]["OIR"] == {
+        "both": 0.5,
+        "both_kept": 0.5,
+        "objects": 0.75,
+        "kept_db": pytest.approx(20.0),
+    }
