@@ -175,7 +175,7 @@ def _noise_line(found: dict[str, Any]) -> str:
 
 SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "layers": lambda f: (
-        "the best eight are "
+        f"the best {len(f['best_eight'])} of {len(f['layers'])} are "
         + ", ".join(f"{name} ({f['layers'][name]['alone']['adaptive']:.3f})" for name in f["best_eight"])
     ),
     "noise": _noise_line,
