@@ -66,10 +66,10 @@ class InversionStepSearch(io.ComfyNode):
                     "strategy",
                     options=list(STRATEGIES),
                     default=STANDARD.strategy,
-                    tooltip="short-to-full: looks at many steps in short runs, then runs only the most promising ones "
-                    "in full. About a sixth of the work. coarse-to-fine: no short runs; tries both ends and two steps "
-                    "in between, then only steps likely to score higher. About a third of the work. exhaustive: tries "
-                    "every step.",
+                    tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
+                    "higher. About a third of the work. short-to-full: looks at many steps in short runs, then runs "
+                    "only the most promising in full. About a sixth of the work, but misses the best step more often. "
+                    "exhaustive: tries every step.",
                 ),
                 advanced(
                     io.Int.Input(

@@ -46,7 +46,7 @@ class SearchSettings:
     """
 
     cfg: float = 7.5
-    strategy: str = STRATEGIES[0]
+    strategy: str = "coarse-to-fine"
     first: int = 1
     last: int = 0
     stride: int = 1

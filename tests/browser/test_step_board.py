@@ -109,7 +109,7 @@ def test_hover_shows_a_candidate_and_a_click_sets_the_step(editor, renderer):
     tiles.nth(0).click()
     saved = editor.page.evaluate("window.app.graph.serialize()")
     values = next(node for node in saved["nodes"] if node["type"] == KIND)["widgets_values"]
-    assert values[:12] == [7.5, "short-to-full", 1, 0, 1, 0, "masked", False, "1, auto", 3.0, "target phrase", False]
+    assert values[:12] == [7.5, "coarse-to-fine", 1, 0, 1, 0, "masked", False, "1, auto", 3.0, "target phrase", False]
     assert len(values) == 12
     prompt = editor.prompt()[node_id(editor, KIND)]["inputs"]
     assert prompt["overrides"] == "1, auto" and not any("partedit" in key for key in prompt)

@@ -18,7 +18,7 @@ HOW = """## Several objects at once (OIR)
 
 TURN = """### Settings to try
 
-- `strategy`: `short-to-full` looks at short runs first and runs few steps in full, `exhaustive` runs all.
+- `strategy`: `short-to-full` is faster and misses the best step more often, `exhaustive` tries all.
 - `first step`, `last step`, `stride`: which steps to try at all.
 - `overrides`: steps set by hand, one per pair, such as `12, auto`.
 - `edit weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
@@ -63,7 +63,7 @@ The node shows every step that was tried, with its scores. Click on one to choos
 
 SINGLE_TURN = """### Settings to try
 
-- `strategy`: `short-to-full` looks at short runs first and runs few steps in full, `exhaustive` runs all.
+- `strategy`: `short-to-full` is faster and misses the best step more often, `exhaustive` tries all.
 - `edit weight`: raise it if the edit hardly shows, lower it if the rest changes too much.
 - `first step`, `last step`, `stride`: which steps to try at all.
 - `latent` can go on to an upscaler or a second pass.
