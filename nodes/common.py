@@ -13,7 +13,12 @@ AnyInput = TypeVar("AnyInput", bound=io.Input)
 
 def advanced(entry: AnyInput) -> AnyInput:
     """Fold an input away under "advanced"; older ComfyUI versions, which cannot, show it."""
-    entry.extra_dict = {**entry.extra_dict, "advanced": True}
+    return with_extra(entry, advanced=True)
+
+
+def with_extra(entry: AnyInput, **extra: Any) -> AnyInput:
+    """Add to what the editor is told of an input. Older ComfyUI versions take it for few kinds when they are made."""
+    entry.extra_dict = {**entry.extra_dict, **extra}
     return entry
 
 

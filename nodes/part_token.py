@@ -11,7 +11,7 @@ from ..core.partedit.token_files import load_token
 from ..core.partedit.tokens import PartToken, combine
 from . import io_types
 from .checks import checked
-from .common import aliases
+from .common import aliases, with_extra
 from .token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens
 
 MAX_TOKENS = 6
@@ -32,16 +32,18 @@ class LoadPartToken(io.ComfyNode):
                 "Loads a part token: learned embedding rows that find one part of an object, such as a robot's head."
             ),
             inputs=[
-                io.Combo.Input(
-                    "part_token",
-                    display_name="part token",
-                    options=[*files, *published_names(files)],
-                    tooltip=(
-                        f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
-                        "model's family. Choosing a published token that is not installed tells you where to get it; "
-                        "once it is there, it is found."
+                with_extra(
+                    io.Combo.Input(
+                        "part_token",
+                        display_name="part token",
+                        options=[*files, *published_names(files)],
+                        tooltip=(
+                            f"A token file from models/{FOLDER}, or one that ships with the pack. It must match the "
+                            "model's family. Choosing a published token that is not installed tells you where to get "
+                            "it; once it is there, it is found."
+                        ),
                     ),
-                    extra_dict={"partedit_tokens": described_tokens(files)},
+                    partedit_tokens=described_tokens(files),
                 ),
             ],
             outputs=[
