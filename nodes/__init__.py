@@ -52,10 +52,8 @@ NODE_CLASSES: list[type[io.ComfyNode]] = [
 class PartEditOIRExtension(ComfyExtension):
     """Everything this pack adds to ComfyUI."""
 
-    async def on_load(self) -> None:
-        serve_stops()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        serve_stops()  # not in on_load, which older ComfyUI versions never call
         return list(NODE_CLASSES)
 
 
