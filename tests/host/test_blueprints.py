@@ -25,6 +25,8 @@ def test_the_server_lists_them(client):
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 def test_the_file_is_what_its_description_says(blueprint, object_info):
+    if "SAM3_Detect" not in object_info:
+        pytest.skip("the files are written with a newer ComfyUI, whose nodes have other widgets")
     kept = json.loads((FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8"))
     assert kept == compose_blueprint(blueprint, object_info), "write it again: python3 run.py templates"
     prompt = to_prompt(kept, object_info)
