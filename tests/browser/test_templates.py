@@ -33,8 +33,6 @@ FULL_SIZE = {*models.LINKED, models.CLIP_FILE, models.SAM_FILE, "grounding-dino-
     *models.PUBLISHED_TOKENS,
 }
 SIZE = 64
-# Two searches on the demo checkpoint that take half a minute each; tests/host runs them whole.
-LONG = ("oir_demo", "oir_part_token")
 # Values that make a run on the stand-in short.
 SHORT: dict[str, dict[str, Any]] = {
     "EmptyLatentImage": {"width": SIZE, "height": SIZE},
@@ -105,8 +103,7 @@ def test_every_template_is_run_or_says_what_is_missing():
 def test_a_template_on_the_demo_checkpoint_runs(editor, renderer, client, pack_name, name):
     client.post_json("/free", {"unload_models": False, "free_memory": True})  # what is cached reports nothing
     editor.open_template(name, pack_name)
-    if name in LONG:
-        editor.page.evaluate(SET, FEW)
+    editor.page.evaluate(SET, FEW)  # tests/host runs them whole
     run(editor, client, name, renderer)
 
 

@@ -54,7 +54,7 @@ def test_order_alternates_and_the_middle_ratio_counts():
 @pytest.mark.slow
 @pytest.mark.parametrize("section", ["six_rows", "maps", "training", "decode", "memory"])
 def test_sections_give_figures(bench, section):
-    quick = cost.Bench(bench.subject, bench.studio, bench.clock, 1, (32,))
+    quick = cost.Bench(bench.subject, bench.studio, bench.clock, 1, (24,))
     figures = cost.measure(quick, [section])[section]
     assert figures and all(one["ratio"] > 0 for one in figures)
     assert cost.plot({section: figures}).shape[2] == 3
