@@ -122,7 +122,9 @@ def test(options: argparse.Namespace) -> int:
     if not alone and (os.cpu_count() or 1) > 1:
         # Each worker has files, and where they need one a server, of its own (pytest-xdist). There is one worker
         # more than cores, because tests of the editor wait for the page, and those of servers for the server.
-        arguments = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile", *arguments]
+        # In their own order: by default, files with few tests come last, and those are the long ones.
+        workers = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
+        arguments = [*workers, *arguments]
     if options.floor and not named:
         # The oldest host only has to show that the pack loads and runs there; the other tests need not run twice.
         arguments = ["tests/host", *arguments]
