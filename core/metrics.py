@@ -193,17 +193,22 @@ def _clip_scores(
     old, new = (torch.from_numpy(picture).float() for picture in (before, after))
     region = None if inside is None else torch.from_numpy(inside).float()
     values: dict[str, float | None] = {}
-    if region is None or region.any():
+
+    def fit(feature: torch.Tensor, text: str) -> float:
+        return float(feature @ scorer.text_features(text).to(feature))
+
+    if (region is None or region.any()) and (target_text.strip() or source_text.strip()):
+        edited = scorer.image_features(new, region)
         if target_text.strip():
-            values["clip_edited_target"] = scorer.score(new, target_text, region)
+            values["clip_edited_target"] = fit(edited, target_text)
             values["clip_before_target"] = scorer.score(old, target_text, region)
         if source_text.strip():
-            values["clip_edited_source"] = scorer.score(new, source_text, region)
+            values["clip_edited_source"] = fit(edited, source_text)
     if region is not None and (region < 1).any():
-        if source_text.strip():
-            values["clip_unedited"] = scorer.score(new, source_text, 1 - region)
-            values["clip_unedited_before"] = scorer.score(old, source_text, 1 - region)
         rest_before, rest_after = (scorer.image_features(picture, 1 - region) for picture in (old, new))
+        if source_text.strip():
+            values["clip_unedited"] = fit(rest_after, source_text)
+            values["clip_unedited_before"] = fit(rest_before, source_text)
         values["clip_unedited_regions"] = float(rest_before @ rest_after)
     return values
 
