@@ -135,6 +135,9 @@ class PromptStep:
     keep: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     gate: torch.Tensor | None = None
+    _copies: dict[tuple[torch.device, torch.dtype], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,17 +171,23 @@ class PromptStep:
         """(B, length, heads·d): what is left at the edit's own keys. ``v``: (B, L, heads·d)."""
         return (self._factors_on(v)[1] + 1.0)[:, None] * v[:, slice(*self.columns)]
 
-    def exchanged(self, q_source, k_source, q, k, v, heads: int, own: bool = False) -> torch.Tensor:
-        """(B, h·w, heads·d) float32: A_edit·o + A_source S on the values, or with ``own`` A_edit·(1 + o) + A_source S.
+    def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
+        """(B, h·w, heads·d) float32 that prompt-to-prompt adds to the ordinary attention: A_edit·o + A_source S, on the
+        values.
 
-        Without ``own`` it is what prompt-to-prompt adds to the ordinary attention: exactly 0 where nothing is
-        exchanged, and where rows and prompts of source and edit are equal, because the two terms then have the same
-        probabilities and opposite values. With it, it is the whole attention of the prompt.
+        Exactly 0 where nothing is exchanged, and where rows and prompts of source and edit are equal, because the two
+        terms then have the same probabilities and opposite values. The step must be active.
         """
         columns = slice(*self.columns)
-        values = self.own_values(v) if own else self._factors_on(v)[1][:, None] * v[:, columns]
-        out = _attention(q, k[:, columns], values, heads).float()
-        return out + self.from_source(q_source, k_source, v, heads) if self.active else out
+        less = _attention(q, k[:, columns], self._factors_on(v)[1][:, None] * v[:, columns], heads).float()
+        return less + self.from_source(q_source, k_source, v, heads)
+
+    def attend(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
+        """(B, h·w, heads·d) float32, the whole attention of the prompt: A_edit·(1 + o) + A_source S, on the values."""
+        if self.whole:
+            return self.from_source(q_source, k_source, v, heads)
+        own = _attention(q, k[:, slice(*self.columns)], self.own_values(v), heads).float()
+        return own + self.from_source(q_source, k_source, v, heads) if self.active else own
 
     def from_source(self, q_source: torch.Tensor, k_source: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
         """(B, h·w, heads·d) float32: A_source S on the values."""
@@ -190,10 +199,6 @@ class PromptStep:
         if at not in self._copies:
             self._copies[at] = tuple(factor.to(like) for factor in self.factors)
         return self._copies[at]
-
-    @cached_property
-    def _copies(self) -> dict[tuple[torch.device, torch.dtype], Any]:
-        return {}
 
 
 @dataclass(frozen=True)
@@ -212,19 +217,11 @@ class EditStep:
         """Whether an edit with one prompt takes something over from its source."""
         return len(self.prompts) == 1 and self.prompts[0].active
 
-    def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
-        """What prompt-to-prompt adds to the ordinary attention of an edit with one prompt, (B, h·w, heads·d) float32.
-
-        For layers where another node adds to the ordinary attention, which must stay as it is.
-        """
-        (prompt,) = self.prompts
-        return prompt.exchanged(q_source, k_source, q, k, v, heads)
-
     def attend(self, q_source, k_source, q, k, v, heads: int, shares: torch.Tensor | None) -> torch.Tensor:
         """Output (B, h·w, heads·d) float32 before ``to_out``; ``shares``: see `CallMasks.shares`."""
         out = 0.0
         for number, prompt in enumerate(self.prompts):
-            one = prompt.exchanged(q_source, k_source, q, k, v, heads, own=True)
+            one = prompt.attend(q_source, k_source, q, k, v, heads)
             if len(self.prompts) > 1:
                 one = one * (1.0 / len(self.prompts) if shares is None else shares[number].to(one))
             out = out + one
@@ -423,9 +420,10 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             if len(edit.prompts) == 1:
                 (prompt,) = edit.prompts
                 if occupant:
-                    change = edit.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
+                    # It adds to the ordinary attention (IPAdapter's image tokens), which must stay as it is.
+                    change = prompt.change(q[source], k[source], q[rows], k[rows], v[rows], heads)
                 elif prompt.whole:
-                    continue
+                    continue  # the model's own attention has done it all
                 else:
                     change = prompt.from_source(q[source], k[source], v[rows], heads)
                 out[rows] = (out[rows].float() + change).to(out.dtype)
