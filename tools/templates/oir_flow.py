@@ -5,13 +5,20 @@ from __future__ import annotations
 from . import models
 from .compose import Node, Note, Workflow
 from .oir import HOW, TURN, pair, reassembly, search
-from .oir_real import DESCRIBE, MASKS, SAM3_LOADER, TWO_DESCRIPTION, found, inverted, scaled
+from .oir_real import (
+    DESCRIBE,
+    MASKS,
+    SAM3_LOADER,
+    TWO_DESCRIPTION,
+    WHOLE_CLIP,
+    WHOLE_CLIP_SCORER,
+    found,
+    inverted,
+    scaled,
+)
 from .partedit import checkpoint, saved
 
-SCORER = f"""
-- A whole CLIP in `models/clip_scorers`, which the editor cannot offer: `model.safetensors` of
-  [openai/clip-vit-large-patch14](https://huggingface.co/openai/clip-vit-large-patch14), saved as `{models.CLIP_FILE}`.
-  It scores the candidates; the model's own text encoder has no image half.
+SCORER = f"""{WHOLE_CLIP}  It scores the candidates; the model's own text encoder has no image half.
 """
 
 INVERSION = """### Flow models
@@ -51,8 +58,6 @@ def _two(model: str, clip: str, vae: str, cfg: float, guidance: float = 0.0) -> 
     )
 
 
-SCORER_NODE = Node("scorer", "LoadCLIPScorer", 0, {"model": models.CLIP_FILE})
-
 Z_IMAGE_LOADERS = (
     Node("unet", "UNETLoader", 0, {"unet_name": models.Z_IMAGE.name}),
     Node("shifted", "ModelSamplingAuraFlow", 0, {"shift": 3.0}, {"model": "unet"}),
@@ -74,7 +79,7 @@ Z_IMAGE = Workflow(
     (
         *Z_IMAGE_LOADERS,
         SAM3_LOADER,
-        SCORER_NODE,
+        WHOLE_CLIP_SCORER,
         *scaled(1024),
         *inverted(TWO_DESCRIPTION, "shifted", "clip", "vae", _inversion(25)),
         *_two("shifted", "clip", "vae", 4.0),
@@ -92,7 +97,7 @@ FLUX = Workflow(
     (
         checkpoint(models.FLUX_DEV),
         SAM3_LOADER,
-        SCORER_NODE,
+        WHOLE_CLIP_SCORER,
         *scaled(1024),
         *inverted(TWO_DESCRIPTION, settings=_inversion(20, guidance=1.0)),
         *_two("checkpoint.MODEL", "checkpoint.CLIP", "checkpoint.VAE", 1.0, 3.5),

@@ -30,10 +30,13 @@ CLIP Vision and the checkpoint's own text encoder are the two halves of one CLIP
 searches with CLIP base: any whole CLIP works through *Load CLIP Scorer*, in place of the two nodes.
 """
 
-SCORER_SD15 = f"""
+WHOLE_CLIP = f"""
 - A whole CLIP in `models/clip_scorers`, which the editor cannot offer: `model.safetensors` of
   [openai/clip-vit-large-patch14](https://huggingface.co/openai/clip-vit-large-patch14), saved as `{models.CLIP_FILE}`.
-- The paper searches with CLIP base,
+"""
+WHOLE_CLIP_SCORER = Node("scorer", "LoadCLIPScorer", 0, {"model": models.CLIP_FILE})
+
+SCORER_SD15 = f"""{WHOLE_CLIP}- The paper searches with CLIP base,
   [openai/clip-vit-base-patch32](https://huggingface.co/openai/clip-vit-base-patch32): put its files into a folder of
   that name in `models/clip_scorers` and choose the folder.
 """
@@ -155,7 +158,7 @@ SD15 = Workflow(
     (
         checkpoint(models.SD15),
         SAM3_LOADER,
-        Node("scorer", "LoadCLIPScorer", 0, {"model": models.CLIP_FILE}),
+        WHOLE_CLIP_SCORER,
         *_image(512, TWO_DESCRIPTION),
         *TWO,
     ),
