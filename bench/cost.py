@@ -87,6 +87,7 @@ class Clock:
             torch.cuda.synchronize()
 
 
+@dataclass(frozen=True)
 class Subject:
     """A model with a source prompt, edits of it and a part token.
 
@@ -94,17 +95,17 @@ class Subject:
         side: of the latent; steps, batch: of the runs.
     """
 
-    def __init__(self, model: Any, token: Any, prompt: Any, negative: Any, side: int, steps: int = 4) -> None:
-        self.model, self.token, self.prompt, self.negative = model, token, prompt, negative
-        self.side, self.steps, self.batch = side, steps, 1
+    model: Any
+    token: Any
+    prompt: Any
+    negative: Any
+    side: int
+    steps: int = 4
+    batch: int = 1
 
-    def at(self, **changes: int) -> Subject:
-        """The same at another ``side``, ``steps`` or ``batch``."""
-        other = Subject(self.model, self.token, self.prompt, self.negative, self.side, self.steps)
-        other.batch = self.batch
-        for name, value in changes.items():
-            setattr(other, name, value)
-        return other
+    def at(self, **changes: Any) -> Subject:
+        """The same with another ``side``, ``steps`` or ``batch``."""
+        return replace(self, **changes)
 
     def edits(self, count: int, follow: bool = True) -> Any:
         """The EditPrompt with the first ``count`` edits; ``follow``: with prompt-to-prompt."""

@@ -27,15 +27,15 @@ def test_the_cost_of_an_edit_is_reported(bench, record_property):
 
 def test_edit_and_rows_take_the_same_unet_rows(bench):
     """Otherwise their ratio would say nothing."""
-    one, rows = bench.subject.at(side=16), []
+    rows = []
 
     def counted(executor, x, *args, **kwargs):
         rows.append(x.shape[0])
         return executor(x, *args, **kwargs)
 
-    model = one.model.clone()
+    model = bench.subject.model.clone()
     model.add_wrapper_with_key("diffusion_model", "count", counted)
-    one.model = model
+    one = bench.subject.at(side=16, model=model)
     one.edit(one.edits(1))
     edit, rows[:] = list(rows), []
     one.rows(2)
