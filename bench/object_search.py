@@ -46,7 +46,7 @@ def pair_numbers(steps: int) -> Iterator[tuple[int, int]]:
     """Edit and pair, unseen and chosen in turn."""
     for number in range(EDITS):
         for pair in (0, 1):
-            if steps == 25 or pair == number // 2 % 2:
+            if steps != 50 or pair == number // 2 % 2:
                 yield number, pair
 
 
