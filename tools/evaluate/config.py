@@ -112,6 +112,10 @@ class RayCluster(Entry):
     cpus_per_server: Annotated[float, Field(ge=0)] = 1
 
 
+#: What `demo_checks` can measure of the demo's models.
+Check = Literal["prompts", "vae", "scorer", "tokens", "judge"]
+
+
 class ConfigFile(Entry):
     """The whole file."""
 
@@ -126,12 +130,19 @@ class ConfigFile(Entry):
     networks: Networks = Networks()
     data: Annotated[list[Data], Field(min_length=1)]
     methods: Annotated[list[Any], BeforeValidator(_methods)]
+    checks: list[Check] = []
     servers: Addresses = []
     start: Count = 1
     ray: RayCluster | None = None
     retries: Count = 2
     limit_seconds: Annotated[float, Field(gt=0)] = 3600
     rows_per_second: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _checks_of_the_demo(self) -> ConfigFile:
+        if self.checks and self.model != "demo":
+            raise ValueError(f"checks: these are of the demo's models, but model is {self.model!r}. Leave them out.")
+        return self
 
 
 def is_token_file(file: Path) -> bool:

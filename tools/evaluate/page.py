@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..demo_edits.page import STYLE
+from .demo_checks import said
 from .scores import COLUMNS
 from .tables import published_table, table
 
@@ -47,9 +48,15 @@ def page(values: dict[str, Any], folder: Path, files: dict[tuple[str, str, str],
         f"<title>{escape(values['title'])}</title>\n<style>{STYLE}{MORE}</style>\n"
         f"<h1>{escape(values['title'])}</h1><p>{escape(about)}</p>{notes}"
         f"<details><summary>Columns and methods</summary><ul>{columns}</ul><ul>{methods}</ul></details>\n"
+        + _checks(values["checks"])
         + "\n".join(parts)
         + "\n</html>\n"
     )
+
+
+def _checks(found: dict[str, Any]) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in said(found))
+    return f"<h2>The demo's models</h2><ul>{lines}</ul>\n" if lines else ""
 
 
 def _data(data: dict[str, Any], folder: Path, files: dict[tuple[str, str, str], Path]) -> str:

@@ -40,6 +40,7 @@ from ..host.provision import locked
 from .cases import Case
 from .cluster import Cluster
 from .config import Plan, is_token_file, read_plan
+from .demo_checks import measure, said
 from .jobs import NoServerLeft, Outcome, share
 from .page import page
 from .tables import markdown, plan_text, report, table
@@ -217,9 +218,15 @@ def servers(plan: Plan, addresses: Sequence[str], cpu: bool, use_ray: bool) -> I
         yield runners
 
 
-def write_report(plan: Plan, cases: dict[tuple[str, str], Case], results: Results) -> dict[str, Any]:
-    """Write report.json, report.md and index.html; returns the report."""
-    values = report(plan, cases, results)
+def write_report(
+    plan: Plan, cases: dict[tuple[str, str], Case], results: Results, checks: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write report.json, report.md and index.html; returns the report.
+
+    Args:
+        checks: see `demo_checks.measure`.
+    """
+    values = report(plan, cases, results, checks)
     bench = Bench(plan)
     methods = [str(method.name) for method in plan.methods]
     files = {
@@ -277,7 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
             servers(plan, options.server, options.cpu, not options.no_ray) as runners,
         ):
             cases, results = evaluate(plan, runners)
-        values = write_report(plan, cases, results)
+        checks = measure(plan.config.checks, plan.output / "checks.json")
+        values = write_report(plan, cases, results, checks)
     except (ConfigError, OSError, ValueError) as error:
         if not isinstance(error, ConfigError | OSError) and not is_token_file(config):
             raise
@@ -289,6 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     for data in values["data"]:
         head, rows = table(data)
         print(f"\n{data['name']}\n" + "\n".join("  ".join(row) for row in [head, *rows]))
+    print("".join(f"\n{line}" for line in said(checks)))
     print(f"\nlook at the pictures: {plan.output / 'index.html'}")
     return 1 if any(row["failed"] for data in values["data"] for row in data["rows"]) else 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .cases import Case
 from .config import DataSet, Plan
+from .demo_checks import said
 from .networks import Measures
 from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, means
 
@@ -21,13 +22,17 @@ def published() -> dict[str, dict[str, Any]]:
 
 
 def report(
-    plan: Plan, cases: dict[tuple[str, str], Case], results: dict[tuple[str, str, str], dict[str, Any]]
+    plan: Plan,
+    cases: dict[tuple[str, str], Case],
+    results: dict[tuple[str, str, str], dict[str, Any]],
+    checks: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that was measured.
 
     Args:
         cases: the final cases, with their generated sources, by (data, name).
         results: by (data, case, method): a result of `work.Bench`, ``{"error": …}``, or ``{"lacks": …}``.
+        checks: see `demo_checks.measure`.
     """
     config = plan.config
     clip = config.score_scorer is not None or config.model == "demo"
@@ -49,6 +54,7 @@ def report(
         "notes": notes,
         "methods": {str(m.name): {"does": m.does, **m.model_dump(exclude_none=True)} for m in plan.methods},
         "data": [_data(plan, data, cases, results) for data in plan.data],
+        "checks": checks or {},
     }
 
 
@@ -180,6 +186,8 @@ def markdown(values: dict[str, Any]) -> str:
         lines += [f"## {data['name']}", "", *_pipes(*table(data)), ""]
         if (other := published_table(data["compare"])) is not None:
             lines += [other[0], "", *_pipes(other[1], other[2]), ""]
+    if values["checks"]:
+        lines += ["## The demo's models", "", *(f"- {line}" for line in said(values["checks"])), ""]
     lines += [f"- {note}" for note in values["notes"]]
     lines += ["- Means over the edits; a number in parentheses: over so many, because the others do not have it.", ""]
     return "\n".join(lines)

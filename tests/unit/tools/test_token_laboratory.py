@@ -10,11 +10,12 @@ import torch
 import yaml
 from PIL import Image
 
+from tools.evaluate.measured import Measured
 from tools.evaluate.run import main
 from tools.evaluate.tokens import engine
 from tools.evaluate.tokens.config import STUDIES, read_token_plan
 from tools.evaluate.tokens.plots import DRAW
-from tools.evaluate.tokens.run import Memory, measure, summary, write_report
+from tools.evaluate.tokens.run import measure, summary, write_report
 
 SMALL = {
     "kind": "token",
@@ -154,15 +155,15 @@ def test_memory_keeps_what_was_made_before_it_was_stopped(tmp_path):
     def stop():
         raise KeyboardInterrupt
 
-    memory = Memory(tmp_path / "m.json", "x")
+    memory = Measured(tmp_path / "m.json", "x")
     assert memory("a", 1, lambda: 5) == 5
     with pytest.raises(KeyboardInterrupt):
         memory("b", 1, stop)
-    assert Memory(tmp_path / "m.json", "x")("a", 1, stop) == 5
+    assert Measured(tmp_path / "m.json", "x")("a", 1, stop) == 5
     with pytest.raises(KeyboardInterrupt):
-        Memory(tmp_path / "m.json", "x")("a", 2, stop)
+        Measured(tmp_path / "m.json", "x")("a", 2, stop)
     (tmp_path / "m.json").write_text("{broken")
-    assert Memory(tmp_path / "m.json", "x")("a", 1, lambda: 6) == 6
+    assert Measured(tmp_path / "m.json", "x")("a", 1, lambda: 6) == 6
 
 
 def test_sam_with_one_point_is_read_by_its_three_heads(folder, monkeypatch):

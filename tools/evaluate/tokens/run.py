@@ -29,6 +29,7 @@ import torch
 from ...demo_edits.page import STYLE
 from ...host.layout import write_whole
 from ...host.provision import locked
+from ..measured import Measured
 from .config import TokenPlan, read_token_plan
 from .plots import DRAW, draw
 from .studies import Laboratory, Pictures, StudyMissing
@@ -38,31 +39,6 @@ FORMAT = 1
 #: Keys of the file that change no measurement of another study.
 _OWN = {"output", "title", "studies", "layers_at_once", "stretches", "reading_levels", "counts", "draws", "folds"}
 _OWN |= {"paddings", "omegas", "word", "prompt", "sam"}
-
-
-class Memory:
-    """What was measured, in one JSON file; each entry with a key of all that it depends on."""
-
-    def __init__(self, file: Path, common: Any) -> None:
-        self.file, self.common = file, common
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            self.kept: dict[str, Any] = kept if isinstance(kept, dict) else {}
-        except (OSError, ValueError):
-            self.kept = {}
-        self.made = 0
-
-    def __call__(self, name: str, settings: Any, work: Callable[[], Any]) -> Any:
-        text = json.dumps([FORMAT, self.common, settings], sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        entry = self.kept.get(name)
-        if not isinstance(entry, dict) or entry.get("key") != key:
-            begin = time.perf_counter()
-            entry = {"key": key, "value": work(), "seconds": round(time.perf_counter() - begin, 2)}
-            self.kept[name] = entry
-            self.made += 1
-            write_whole(self.file, json.dumps(self.kept, indent=1) + "\n")
-        return entry["value"]
 
 
 def load_pictures(plan: TokenPlan, vae: Any) -> Pictures:
@@ -117,7 +93,7 @@ def measure(plan: TokenPlan, log: Callable[[str], None]) -> dict[str, Any]:
     log("encoding the pictures")
     pictures = load_pictures(plan, vae)
     common = {**config.model_dump(exclude=_OWN), "settings": plan.settings, "content": _fingerprint(pictures)}
-    memory = Memory(plan.output / "measured.json", common)
+    memory = Measured(plan.output / "measured.json", [FORMAT, common])
     begin = time.perf_counter()
     lab = Laboratory(
         plan, model, clip, pictures, memory, lambda text: log(f"{time.perf_counter() - begin:5.0f} s  {text}")
