@@ -92,7 +92,6 @@ PROGRAMS = {
 }
 BENCHMARKS = {
     "cost": "what the methods cost beyond the UNet rows that they cannot avoid, as ratios",
-    "demo_quality": "whether the demo model draws what the prompt says",
     "flow_edits": "two-object edits on the demo's network as a rectified flow",
     "full_size": "the SDXL templates on a checkpoint of full size with drawn weights: time and memory",
     "load": "memory, threads and files of a server over hundreds of jobs",
