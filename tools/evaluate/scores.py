@@ -28,8 +28,17 @@ class Column:
     better: str = "↑"
 
 
+# From here on a background counts as kept: below it, other objects and places are seen to change.
+KEPT_DB = 20
+
 COLUMNS = (
     Column("success", "success %", 0, "every object or part has its new colour where it should (demo only)"),
+    Column(
+        "kept",
+        f"success, bg ≥ {KEPT_DB} dB %",
+        0,
+        f"success with a PSNR of {KEPT_DB} dB or more outside the mask (demo only)",
+    ),
     Column("alpha_fg", "αCLIP fg", 2, "100 × cosine of the edited region and the phrase it should show, Alpha-CLIP"),
     Column("alpha_bg", "αCLIP bg", 2, "100 × cosine of the other region in the edit and in the source, Alpha-CLIP"),
     Column("alpha_avg", "αCLIP avg", 2, "mean of αCLIP fg and αCLIP bg"),
@@ -94,6 +103,14 @@ def read_scores(
         fg, bg = values[f"{name}_fg"], values[f"{name}_bg"]
         values[f"{name}_avg"] = (fg + bg) / 2 if fg is not None and bg is not None else None
     return values
+
+
+def with_kept(scores: dict[str, Any]) -> dict[str, Any]:
+    """Scores with the success that left the background as it was: either alone is easy."""
+    success, psnr = scores.get("success"), scores.get("psnr")
+    if success is None or psnr is None:
+        return scores
+    return scores | {"kept": success if psnr >= KEPT_DB else 0.0}
 
 
 def _hundred(value: float | None) -> float | None:

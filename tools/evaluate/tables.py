@@ -11,7 +11,7 @@ from .cases import Case
 from .config import DataSet, Plan
 from .demo_checks import said
 from .networks import Measures
-from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, means
+from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, means, with_kept
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -82,7 +82,7 @@ def _data(
     methods = plan.methods_for(data.name)
     for method in methods:
         each = [results.get((data.name, case.name, str(method.name)), {}) for case in data.cases]
-        scored = [one["scores"] for one in each if "scores" in one]
+        scored = [with_kept(one["scores"]) for one in each if "scores" in one]
         fits = [case for case, one in zip(data.cases, each) if "lacks" not in one]
         rows.append(
             {
@@ -120,7 +120,8 @@ def _data(
 
 
 def _result(one: dict[str, Any]) -> dict[str, Any]:
-    return {key: one[key] for key in ("scores", "seconds", "texts", "pictures", "error", "lacks") if key in one}
+    kept = {key: one[key] for key in ("scores", "seconds", "texts", "pictures", "error", "lacks") if key in one}
+    return kept | {"scores": with_kept(kept["scores"])} if "scores" in kept else kept
 
 
 def _mean(values: list[float]) -> float | None:

@@ -22,7 +22,7 @@ from tools.evaluate.demo_world import success
 from tools.evaluate.jobs import NoServerLeft, share
 from tools.evaluate.page import page
 from tools.evaluate.run import main
-from tools.evaluate.scores import COLUMNS, means
+from tools.evaluate.scores import COLUMNS, means, with_kept
 from tools.evaluate.store import Store
 from tools.evaluate.tables import markdown, plan_text, published, report
 from tools.evaluate.work import Bench, EditJob
@@ -416,6 +416,15 @@ def test_tables_are_means_beside_the_papers_figures(tmp_path):
     html = page(values, tmp_path, {})
     assert "&lt;broken&gt;" in html and "<broken>" not in html and "85.59" in html
     assert means([{"psnr": 1.0}, {"psnr": None}, {}])["psnr"] == 1.0
+
+
+def test_success_counts_as_kept_only_with_the_background():
+    assert (
+        with_kept({"success": 100.0, "psnr": 20.0})["kept"] == 100
+        and with_kept({"success": 0.0, "psnr": 40.0})["kept"] == 0
+    )
+    assert with_kept({"success": 100.0, "psnr": 19.9})["kept"] == 0
+    assert "kept" not in with_kept({"success": None, "psnr": 30.0}) and "kept" not in with_kept({"success": 100.0})
 
 
 def test_the_published_averages_are_those_of_their_rows():
