@@ -169,7 +169,7 @@ class PromptStep:
 
     def own_values(self, v: torch.Tensor) -> torch.Tensor:
         """(B, length, heads·d): what is left at the edit's own keys. ``v``: (B, L, heads·d)."""
-        return (self._factors_on(v)[1] + 1.0)[:, None] * v[:, slice(*self.columns)]
+        return self._factors_on(v)[2] * v[:, slice(*self.columns)]
 
     def change(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
         """(B, h·w, heads·d) float32 that prompt-to-prompt adds to the ordinary attention: A_edit·o + A_source S, on the
@@ -179,7 +179,7 @@ class PromptStep:
         terms then have the same probabilities and opposite values. The step must be active.
         """
         columns = slice(*self.columns)
-        less = _attention(q, k[:, columns], self._factors_on(v)[1][:, None] * v[:, columns], heads).float()
+        less = _attention(q, k[:, columns], self._factors_on(v)[1] * v[:, columns], heads).float()
         return less + self.from_source(q_source, k_source, v, heads)
 
     def attend(self, q_source, k_source, q, k, v, heads: int) -> torch.Tensor:
@@ -193,11 +193,12 @@ class PromptStep:
         """(B, h·w, heads·d) float32: A_source S on the values."""
         return _attention(q_source, k_source[:, : self.source_length], self.source_values(v), heads).float()
 
-    def _factors_on(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors on a device, copied there once a step and not in every layer."""
+    def _factors_on(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """S, and o and 1 + o as columns, on a device: copied there once a step and not in every layer."""
         at = (like.device, like.dtype)
         if at not in self._copies:
-            self._copies[at] = tuple(factor.to(like) for factor in self.factors)
+            from_source, less = (factor.to(like) for factor in self.factors)
+            self._copies[at] = from_source, less[:, None], (less + 1.0)[:, None]
         return self._copies[at]
 
 
@@ -362,15 +363,17 @@ def _append(options: dict[str, Any], name: str, patch: Callable[..., Any]) -> No
 
 
 def _exchanged_rows(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: BlendCall
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, followed: Sequence[tuple[PromptStep, slice, slice]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values with which the model's own attention does its part of prompt-to-prompt.
 
     The rows of an edit that has none of its own attention left get their source's, on values of its own: so nothing
     else is to be computed, and an edit that changes nothing equals its source to the last bit. The others keep what is
     left of their own attention, and `PromptStep.from_source` is to be added.
+
+    Args:
+        followed: prompt, source rows and edit rows of every edit that follows its source.
     """
-    followed = [(edit.prompts[0], source, rows) for _, edit, source, rows in call.pairs() if edit.follows]
     if any(prompt.whole for prompt, _, _ in followed):
         q, k = q.clone(), k.clone()
     if followed:
@@ -381,8 +384,10 @@ def _exchanged_rows(
             q[rows], k[rows] = q[source], k[source]
         else:
             values = prompt.own_values(v[rows])
-        # The host repeats a shorter prompt's keys, so its values are repeated, too.
-        v[rows] = values.repeat(1, v.shape[1] // values.shape[1], 1)
+        if values.shape[1] != v.shape[1]:
+            # The host repeats a shorter prompt's keys, so its values are repeated, too.
+            values = values.repeat(1, v.shape[1] // values.shape[1], 1)
+        v[rows] = values
     return q, k, v
 
 
@@ -399,11 +404,13 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
     probed = call.probe.contexts if call.probe is not None and call.positive else {}
     touched = [layer for layer in layers if rewriting or layer in probed]
+    sources, pairs = call.source_rows(), tuple(call.pairs())
+    followed = [(edit.prompts[0], source, rows) for _, edit, source, rows in pairs if edit.follows]
 
     def cross(q, k, v, extra_options, occupant):
         layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
         if call.probe is not None and layer in probed:
-            for rows in call.source_rows():
+            for rows in sources:
                 for maps, parts in call.probe.read(unet, layer, q[rows], heads, grid):
                     call.masks.collect(maps, parts)
         if not rewriting:
@@ -411,10 +418,10 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         if occupant:
             out = occupant(q, k, v, extra_options).clone()
         else:
-            out = plain_attention(*_exchanged_rows(q, k, v, call), extra_options)
+            out = plain_attention(*_exchanged_rows(q, k, v, followed), extra_options)
         if extra_options.get("attn_precision") == torch.float32:
             q, k, v = q.float(), k.float(), v.float()
-        for number, edit, source, rows in call.pairs():
+        for number, edit, source, rows in pairs:
             if not edit.rewrites_cross:
                 continue
             if len(edit.prompts) == 1:
@@ -426,7 +433,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
                     continue  # the model's own attention has done it all
                 else:
                     change = prompt.from_source(q[source], k[source], v[rows], heads)
-                out[rows] = (out[rows].float() + change).to(out.dtype)
+                out[rows].add_(change)  # summed in single precision, rounded once
                 continue
             shares = call.masks.shares(number, grid)
             new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, shares)
@@ -443,7 +450,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         shared = context is n
         n = n.clone()
         context = n if shared else context.clone()
-        for _, edit, source, rows in call.pairs():
+        for _, edit, source, rows in pairs:
             if edit.replace_self:
                 for tensor in (n,) if shared else (n, context):
                     tensor[call.tiles(tensor, rows)] = tensor[call.tiles(tensor, source)]
