@@ -97,7 +97,6 @@ BENCHMARKS = {
     "load": "memory, threads and files of a server over hundreds of jobs",
     "object_edits": "two-object edits: OIR compared with other methods, and the step search",
     "object_search": "the step search's strategies: rows and share of the best S, with 10, 25 and 50 steps",
-    "part_edits": "sixty part edits: success in the part, preservation of the background",
     "part_tokens": "how well the demo's tokens find their parts",
     "real_images": "part edits of real images, by inversion method",
     "token_cost": "memory and time of token training at SDXL's size",

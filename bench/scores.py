@@ -27,9 +27,3 @@ def outside(source: torch.Tensor, edit: torch.Tensor, part: np.ndarray) -> tuple
     scores = edit_scores(source, edit, torch.from_numpy(dilation(part, disk(GROW))).float())
     assert scores.psnr_outside is not None and scores.ssim_outside is not None, "the part covers the whole picture"
     return min(scores.psnr_outside, PSNR_CAP), scores.ssim_outside
-
-
-def at_judge_size(part: np.ndarray, size: int = 64) -> np.ndarray:
-    """A boolean part (H, W) on the judge's raster."""
-    soft = torch.nn.functional.interpolate(torch.from_numpy(part).float()[None, None], (size, size))
-    return (soft[0, 0] > 0.5).numpy()

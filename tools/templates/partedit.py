@@ -33,8 +33,8 @@ DEMO_NOTE = """This workflow needs no download: the demo model and its tokens co
 
 """
 
-# Settings for the demo checkpoint, measured by `run.py bench part_edits`. The benchmark's omega of 0.5 changes a few
-# more parts and goes with paste_back; without it, 0.7 preserves more of the rest.
+# Settings for the demo checkpoint, measured by `run.py evaluate --demo`. An omega of 0.5 changes a few more parts and
+# goes with paste_back; without it, 0.7 preserves more of the rest.
 DEMO_SAMPLING: dict[str, object] = {
     "seed": 5,
     "steps": STEPS,

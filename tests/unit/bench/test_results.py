@@ -17,7 +17,7 @@ def part():
 
 
 def test_the_part_and_its_border_do_not_count(pack, part):
-    from bench.scores import GROW, PSNR_CAP, at_judge_size, outside, psnr
+    from bench.scores import GROW, PSNR_CAP, outside, psnr
 
     source = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
     edit = source.clone()
@@ -27,21 +27,6 @@ def test_the_part_and_its_border_do_not_count(pack, part):
     edit[:8] = (edit[:8] + 0.1).clamp(max=1)
     assert outside(source, edit, part)[0] < 40
     assert psnr(source, edit) == pytest.approx(float(-10 * torch.log10(((source - edit) ** 2).mean())), abs=1e-3)
-    assert at_judge_size(part, 32).sum() == 100
-
-
-def test_means_by_part(pack):
-    from bench.part_edits import summary
-
-    rows = [("head", True, 30.0, 0.9), ("head", False, 20.0, 0.7), ("seat", True, 40.0, 1.0)]
-    table = summary({"partedit": rows})["partedit"]
-    assert table["all"] == {
-        "edits": 3,
-        "success": pytest.approx(2 / 3),
-        "psnr_db": 30.0,
-        "ssim": pytest.approx(2.6 / 3),
-    }
-    assert table["head"]["edits"] == 2 and table["head"]["psnr_db"] == 25.0 and table["seat"]["success"] == 1.0
 
 
 def test_a_cut_run_keeps_what_it_has_and_replaces_nothing(pack, tmp_path, monkeypatch):
