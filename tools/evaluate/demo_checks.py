@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def measure(names: Iterable[str], file: Path, log: Callable[[str], None] = print
         log(f"the demo's models: {name}")
         return CHECKS[name](studio)
 
-    return {name: kept(name, None, lambda name=name: run(name)) for name in names}
+    return {name: kept(name, None, partial(run, name)) for name in names}
 
 
 def said(found: dict[str, Any]) -> list[str]:

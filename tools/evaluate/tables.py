@@ -120,8 +120,9 @@ def _data(
 
 
 def _result(one: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: one[key] for key in ("scores", "seconds", "texts", "pictures", "error", "lacks") if key in one}
-    return kept | {"scores": with_kept(kept["scores"])} if "scores" in kept else kept
+    names = ("seconds", "texts", "pictures", "error", "lacks")
+    kept: dict[str, Any] = {name: one[name] for name in names if name in one}
+    return kept | {"scores": with_kept(one["scores"])} if "scores" in one else kept
 
 
 def _mean(values: list[float]) -> float | None:
