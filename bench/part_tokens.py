@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from demo.training.parts import DEMO_PARTS, LAYERS, part_masks, single_scenes
+from demo.training.parts import DEMO_PARTS, LAYERS
 from demo.training.studio import Studio, grid
+from tools.evaluate.demo_checks import held_out_parts
 from tools.evaluate.tokens.engine import iou
 
 from .results import write_result
 
 PICTURES, BATCH, LEVELS = 100, 20, (0.3, 0.5, 0.7)
-HELD_OUT = 9_000_000  # seeds no training script uses
 CELL = 2.0  # the demo's layers read one value for 2 × 2 latent pixels
 
 
@@ -63,10 +63,7 @@ def main() -> None:
     shown: list[torch.Tensor] = []
     for part in DEMO_PARTS:
         token = studio.token(part)
-        pictures = single_scenes(part.names, HELD_OUT, count)
-        images = np.stack([p.image for p in pictures])
-        true = part_masks(pictures, part)[:, 0] > 0.5
-        latents = studio.encode(images)
+        images, latents, true = held_out_parts(studio, part, count)
         scores: dict[str, list[torch.Tensor]] = {}
         for start in range(0, count, BATCH):
             here = slice(start, start + BATCH)

@@ -35,6 +35,7 @@ from demo.training.common import prepare_cpu
 from demo.training.parts import (
     DEMO_PARTS,
     FIRST,
+    HELD_OUT,
     LAYERS,
     DemoPart,
     part_masks,
@@ -48,7 +49,7 @@ from tools.evaluate.tokens import engine
 from tools.evaluate.tokens.engine import scores
 
 from .charts import COLOURS, INK, Level, Line, chart
-from .part_tokens import HELD_OUT, PICTURES
+from .part_tokens import PICTURES
 from .peak_memory import Peak, hand_over, in_a_fresh_process
 from .published_training import QUERIES, PublishedRecipe, PublishedTraining
 from .results import write_result

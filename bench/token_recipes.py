@@ -32,12 +32,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.training.common import prepare_cpu
-from demo.training.parts import DEMO_PARTS, FIRST, LAYERS, LEVELS, DemoPart, part_masks, single_scenes, training_views
+from demo.training.parts import DEMO_PARTS, FIRST, LAYERS, LEVELS, DemoPart, single_scenes, training_views
 from demo.training.studio import Studio
+from tools.evaluate.demo_checks import held_out_parts
 from tools.evaluate.tokens import engine
 
 from . import results
-from .part_tokens import HELD_OUT
 
 NAME = "token_recipes"
 TRAINING_PICTURES, PICTURES, STEPS, SEEDS = 20, 40, 300, 1
@@ -141,10 +141,9 @@ class Run:
 def judge_part(studio: Studio, part: DemoPart, run: Run, parts: Sequence[str]) -> None:
     """Train and judge all tokens of one part that ``run`` does not have yet."""
     views, masks, _ = training_views(single_scenes(part.names, FIRST, TRAINING_PICTURES), part)
-    pictures = single_scenes(part.names, HELD_OUT, run.held_out)
-    truth = part_masks(pictures, part)[:, 0] > 0.5
+    _, held_out, truth = held_out_parts(studio, part, run.held_out)
     latents = studio.encode(views)
-    judged = queries(studio, studio.encode(np.stack([p.image for p in pictures])), JUDGED, NOISE_SEED)
+    judged = queries(studio, held_out, JUDGED, NOISE_SEED)
     scale = float(studio.text("")[0][0].std())
     for stretch, levels in STRETCHES.items():
         cache = queries(studio, latents, levels, 0)

@@ -21,6 +21,7 @@ LOSS = "bce_dice"
 RECIPE = "pack"
 STEPS = 600
 FIRST = 4_000_000  # seed of the first training image
+HELD_OUT = 9_000_000  # and of the first one that no training script uses
 
 
 @dataclass(frozen=True)

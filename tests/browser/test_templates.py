@@ -1,6 +1,6 @@
 """Every template as a user meets it: opened from the template browser, run by the button, waited for, looked at.
 
-Those on the demo checkpoint run as they are, except for two long searches. Those for SDXL run on a small stand-in of
+Those on the demo checkpoint run in few steps (tests/host runs them whole). Those for SDXL run on a small stand-in of
 the same name, with few steps on a small picture. Those that need a model which ComfyUI knows in full size only must say
 which file is missing. The renderer alternates from template to template; what the nodes of the first two groups report
 is shown in the other one as well.

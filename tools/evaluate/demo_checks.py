@@ -9,8 +9,9 @@ On seeds that no training script uses. What a generated picture shows is read of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,14 @@ import torch
 
 from ..bootstrap import PACK_DIR
 from .measured import Measured
-from .store import key_of
 
 # Part of every key: raised when what is measured changes.
 FORMAT = 1
 PROMPTS, BATCH = 200, 10
 VAE_PICTURES, VAE_SEED = 100, 3_000_000
 SCORER_SCENES = 300
-TOKEN_PICTURES, TOKEN_SEED, TOKEN_LEVEL = 100, 9_000_000, 0.5
+TOKEN_PICTURES, TOKEN_LEVEL = 100, 0.5
 JUDGE_SCENES = range(8_000_000, 8_000_200)
-# A PSNR of equal pictures is infinite, which no mean survives.
-PSNR_CAP = 100.0
 
 
 def prompt_of(seed: int) -> tuple[str, str, str, str]:
@@ -79,7 +77,7 @@ def vae(studio: Any, count: int = VAE_PICTURES) -> dict[str, Any]:
 
     images = np.stack([draw_scene(random_scene(VAE_SEED + k)).image for k in range(count)])
     back = studio.decode(studio.encode(images)).double().numpy()
-    each = [min(psnr(one.astype(np.float64) / 255, other), PSNR_CAP) for one, other in zip(images, back)]
+    each = [psnr(one.astype(np.float64) / 255, other) for one, other in zip(images, back)]
     return {"pictures": count, "psnr_db": float(np.mean(each))}
 
 
@@ -91,38 +89,38 @@ def scorer(studio: Any, count: int = SCORER_SCENES) -> dict[str, Any]:
     return {"scenes": count, **accuracy(load_demo_scorer().model, Bank.drawn(range(HELD_OUT, HELD_OUT + count)))}
 
 
+def held_out_parts(studio: Any, part: Any, count: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Drawn images (N, H, W, 3) uint8 that no token was trained on, their latents, and (N, H, W) bool of the part."""
+    from demo.training.parts import HELD_OUT, part_masks, single_scenes
+
+    pictures = single_scenes(part.names, HELD_OUT, count)
+    images = np.stack([one.image for one in pictures])
+    return images, studio.encode(images), part_masks(pictures, part)[:, 0] > 0.5
+
+
 def tokens(studio: Any, count: int = TOKEN_PICTURES) -> dict[str, Any]:
-    """{part: mean IoU with the exact mask} of the shipped tokens at half the noise; adaptive threshold."""
-    from demo.training.parts import DEMO_PARTS, LAYERS, part_masks, single_scenes
+    """{part: mean IoU with the exact mask} of the shipped tokens at half the noise, by threshold."""
+    from demo.training.parts import DEMO_PARTS, LAYERS
     from partedit_oir.core.partedit.part_maps import part_maps
 
-    from .tokens.engine import map_ious
+    from .tokens.engine import map_ious, mean_scores
 
     found: dict[str, dict[str, float]] = {}
     for part in DEMO_PARTS:
-        pictures = single_scenes(part.names, TOKEN_SEED, count)
-        latents = studio.encode(np.stack([one.image for one in pictures]))
-        truth = part_masks(pictures, part)[:, 0] > 0.5
+        _, latents, truth = held_out_parts(studio, part, count)
         each: dict[str, list[torch.Tensor]] = {}
         for start in range(0, count, BATCH):
-            here = slice(start, start + BATCH)
+            here, token = slice(start, start + BATCH), studio.token(part)
             maps = part_maps(
-                studio.model,
-                studio.token(part),
-                latents[here],
-                studio.text(""),
-                TOKEN_LEVEL,
-                seed=start,
-                layers=LAYERS,
+                studio.model, token, latents[here], studio.text(""), TOKEN_LEVEL, seed=start, layers=LAYERS
             )
             for name, values in map_ious(maps[:, :1], truth[here]).items():
                 each.setdefault(name, []).append(values)
         found[part.label] = {name: float(torch.cat(values).mean()) for name, values in each.items()}
-    mean = {name: float(np.mean([one[name] for one in found.values()])) for name in ("adaptive", "otsu")}
-    return {"pictures": count, "mean": mean, "parts": found}
+    return {"pictures": count, "mean": mean_scores(list(found.values())), "parts": found}
 
 
-def held_out(studio: Any, count: int = 0) -> dict[str, Any]:
+def judge_itself(studio: Any) -> dict[str, Any]:
     """The judge itself, on drawn pictures."""
     from .judge import accuracy, the_judge
 
@@ -134,28 +132,27 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
     "vae": vae,
     "scorer": scorer,
     "tokens": tokens,
-    "judge": held_out,
+    "judge": judge_itself,
 }
 
 
-def measure(names: Iterable[str], file: Path, log: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(names: Sequence[str], file: Path, log: Callable[[str], None] = print) -> dict[str, Any]:
     """{check: figures}, kept in ``file``; what is there of the same weights is not measured again."""
-    from ..bootstrap import boot_host
-
+    if not names:
+        return {}
     weights = [*sorted((PACK_DIR / "demo" / "weights").iterdir()), *sorted((PACK_DIR / "tokens").glob("demo_*"))]
     weights.append(Path(__file__).with_name("judge.safetensors"))
-    kept = Measured(file, [FORMAT, [key_of(one.name, one.read_bytes().hex()) for one in weights]])
-    studio: Any = None
+    kept = Measured(file, [FORMAT, {one.name: sha256(one.read_bytes()).hexdigest() for one in weights}])
+
+    @cache
+    def studio() -> Any:
+        from demo.training.studio import Studio
+
+        return Studio()
 
     def run(name: str) -> dict[str, Any]:
-        nonlocal studio
-        if studio is None:
-            boot_host()
-            from demo.training.studio import Studio
-
-            studio = Studio()
         log(f"the demo's models: {name}")
-        return CHECKS[name](studio)
+        return CHECKS[name](studio())
 
     return {name: kept(name, None, partial(run, name)) for name in names}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
 from demo.training.studio import Studio
 from tools.config_file import ConfigError
 from tools.evaluate import demo_checks
-from tools.evaluate.config import read_plan
+from tools.evaluate.config import Check, read_plan
 from tools.evaluate.demo_checks import CHECKS, SAID, measure, prompt_of, said
 
 
@@ -37,7 +39,7 @@ def test_figures_are_kept_and_told(tmp_path, monkeypatch):
     assert measure(["vae"], tmp_path / "checks.json", log=lambda line: None) == {"vae": figures}
     monkeypatch.setitem(CHECKS, "vae", lambda studio: pytest.fail("measured again"))
     again = measure(["vae"], tmp_path / "checks.json")
-    assert said(again) == ["VAE: 30.2 dB over 3 drawn pictures."] and set(SAID) == set(CHECKS)
+    assert said(again) == ["VAE: 30.2 dB over 3 drawn pictures."] and set(SAID) == set(CHECKS) == set(get_args(Check))
 
 
 def test_they_are_of_the_demo_only(tmp_path):
