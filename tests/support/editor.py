@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Error, Locator, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = ["--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
@@ -133,8 +134,18 @@ class Editor:
         self.page.get_by_role("button", name="Templates").first.click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_role("button", name=pack_name).click()
-        with self.page.expect_response(lambda answer: answer.url.endswith(f"/{name}.json")) as caught:
-            dialog.get_by_test_id(f"template-workflow-{name}").click()
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        for clicks_left in (2, 1, 0):
+            try:
+                with self.page.expect_response(
+                    lambda answer: answer.url.endswith(f"/{name}.json"), timeout=10_000
+                ) as caught:
+                    card.click()
+                break
+            except PlaywrightTimeout:
+                # Seen once, and not again in 60 openings on a busy machine: the editor did nothing on a click.
+                if not clicks_left:
+                    raise
         self._wait_for_nodes(len(caught.value.json()["nodes"]))
         dialog.wait_for(state="hidden")
 
