@@ -25,8 +25,9 @@ for folder in (REPOSITORY, REPOSITORY / "tests"):
         sys.path.append(str(folder))
 
 # One thread is faster for models as small as the tests', and tests may share the cores with others. The server's
-# models are larger.
-SERVER_THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+# models are larger: it gets its share of the cores, because threads that wait for each other waste a busy machine's.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+SERVER_THREADS = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // WORKERS))
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 # Tests never ask a hub for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
