@@ -67,9 +67,9 @@ class InversionStepSearch(io.ComfyNode):
                     options=list(STRATEGIES),
                     default=STANDARD.strategy,
                     tooltip="coarse-to-fine: tries both ends and two steps in between, then only steps likely to score "
-                    "higher. About a third of the work. short-to-full: looks at many steps in short runs, then runs "
-                    "only the most promising in full. About a sixth of the work, but misses the best step more often. "
-                    "exhaustive: tries every step.",
+                    "higher. About a third of the work with 25 steps, half with 10. short-to-full: looks at many steps "
+                    "in short runs, then runs only the most promising in full. About a sixth of the work, but misses "
+                    "the best step more often. exhaustive: tries every step.",
                 ),
                 advanced(
                     io.Int.Input(

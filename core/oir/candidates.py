@@ -22,7 +22,7 @@ STRATEGIES = ("short-to-full", "coarse-to-fine", "exhaustive")
 # rows is not evaluated.
 PRICE = 0.3
 # No candidate is added beyond this fraction of all rows.
-ROW_SHARE = 0.45
+ROW_SHARE = 0.6
 # How far S_e deviates between two candidates; 0 would be a straight line.
 ROUGHNESS = 0.5
 # Short runs to begin with, per candidates to the power of 0.3: four of 10, five of 25, six or seven of 50.
@@ -39,8 +39,8 @@ BUDGET, BUDGET_POWER = 0.17, -0.6
 RUN_PRICE, PRICE_POWER = 5.0, 4.0
 # No run begins that would exceed this many times the budget.
 LARGEST = 2.4
-# Rough fraction of all rows that a search uses; coarse-to-fine two fifths with 20 candidates, a quarter with 50.
-EXPECTED_SHARE = {"coarse-to-fine": 0.3, "short-to-full": 0.18}
+# Rough fraction of all rows that a search uses; coarse-to-fine half with 10 candidates, a quarter with 50.
+EXPECTED_SHARE = {"coarse-to-fine": 0.35, "short-to-full": 0.18}
 
 # Raw S_e and S_ne of candidates, and of runs.
 CandidateScores = Mapping[int, tuple[float, float]]
