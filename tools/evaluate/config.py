@@ -15,9 +15,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
 from .cases import Case, DataError, Pictures, file_name
-from .methods import ALL, Method, Scorer, Settings
+from .methods import ALL
+from .methods.base import Method
+from .methods.by_diffusers import PEERS
+from .methods.settings import Scorer, Settings
 from .networks import Networks
-from .peer_methods import PEERS
 from .readers import DemoData, FolderData, OirBench, PartEditBench, PromptData
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from PIL import Image
 
 from .cases import Case, Pictures
-from .methods import Loaded, Scorer, Wanted
+from .methods.base import Wanted
+from .methods.loaded import Loaded
+from .methods.settings import Scorer
 from .networks import Measures
 
 

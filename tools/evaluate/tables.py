@@ -208,7 +208,7 @@ def _pipes(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def plan_text(plan: Plan, speed: float | None) -> str:
     """What would run: pictures, UNet rows, and hours at ``speed`` rows per second."""
-    from .methods import source_rows
+    from .methods.source import source_rows
 
     settings = plan.config.settings
     lines, total, edits, bound = [], 0, 0, False

@@ -11,9 +11,13 @@ from ..host.graph import WorkflowError
 from .cases import Case, DataError
 from .config import Plan
 from .graph import Graph, MissingFile
-from .methods import Inpainting, Loaded, Method, Oir, Wanted, build_source
+from .methods.base import Method, Wanted
+from .methods.by_diffusers import Peer
+from .methods.loaded import Loaded
+from .methods.oir import Oir
+from .methods.plain import Inpainting
+from .methods.source import build_source
 from .networks import Measures
-from .peer_methods import Peer
 from .scores import build_scores, read_scores
 from .store import Store, key_of
 from .worker import JobError

@@ -14,7 +14,7 @@ from demo.training.pictures import draw_scene, plain_scene
 from demo.world import Look
 from tools.evaluate.cases import Case, Pair
 from tools.evaluate.config import BY_NAME
-from tools.evaluate.methods import Settings
+from tools.evaluate.methods.settings import Settings
 from tools.evaluate.peers.client import PeerGone, PeerProcess
 from tools.evaluate.peers.process import Peers
 

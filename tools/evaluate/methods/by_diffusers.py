@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ..config_file import AtLeastOne, Share, Text, resolved
-from .cases import Case
-from .methods import Method, Settings, needs_mask, with_guidance
+from ...config_file import AtLeastOne, Share, Text, resolved
+from ..cases import Case
+from .base import Method, needs_mask, with_guidance
+from .settings import Settings
 
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Strength = Annotated[float, Field(gt=0, le=1)]
