@@ -31,7 +31,11 @@ MODEL_FUNCTIONS = (
 
 
 class RowCounter:
-    """Counts the rows that actually went through the UNet (an APPLY_MODEL wrapper; called by several GPUs at once)."""
+    """Counts what actually went through the UNet (an APPLY_MODEL wrapper; called by several GPUs at once).
+
+    Attributes:
+        rows: rows of all calls. calls: of the UNet; a batch that ComfyUI splits to save memory counts several.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
@@ -133,7 +137,7 @@ def run_loop(
     rows: int,
     sigmas: torch.Tensor,
     seed: int = 0,
-) -> tuple[T, int]:
+) -> tuple[T, RowCounter]:
     """Call ``loop`` with the model loaded and guided by the given conditioning.
 
     Args:
@@ -147,7 +151,7 @@ def run_loop(
         seed: passed to the sampler.
 
     Returns:
-        The loop's result and the number of rows that went through the UNet.
+        The loop's result and the count of what went through the UNet.
     """
     guider = comfy.samplers.CFGGuider(model)
     conds = {"positive": positive}
@@ -173,4 +177,4 @@ def run_loop(
         like = like[:1].expand(rows, *like.shape[1:])
     with torch.no_grad():
         guider.sample(torch.zeros_like(like), like.contiguous(), sampler, sigmas, disable_pbar=True, seed=seed)
-    return sampler.result, counter.rows
+    return sampler.result, counter

@@ -68,7 +68,7 @@ def run_jobs(
     method: str = DDIM_METHODS[0],
     on_done: Callable[[Hashable, torch.Tensor], None],
     on_pass: Callable[[int], None] | None = None,
-) -> int:
+) -> None:
     """Denoise all jobs with DDIM (eta = 0) or a flow's own step, several per call even at different noise levels.
 
     Args:
@@ -76,20 +76,16 @@ def run_jobs(
         batch_size: largest number of rows in one call.
         method: the trajectory's, for the order of the steps (`solver_step`).
         on_done: called with a job's key and its latent (C, H, W) on the CPU as soon as it is finished.
-        on_pass: called with the number of row-steps after each call.
-
-    Returns:
-        Number of steps of a batch; a method of second order calls the model twice in each.
+        on_pass: called with the number of row-steps after each step of a batch.
     """
     levels = sigmas.to(denoise.device)
     pending = list(jobs)
-    passes = 0
     while True:
         for job in [job for job in pending if job.remaining <= 0]:
             pending.remove(job)
             on_done(job.key, job.latent.float().cpu())
         if not pending:
-            return passes
+            return
         rows = pick_rows(pending, max(1, batch_size), denoise.mixed_sigmas)
         x = torch.stack([job.latent.to(denoise.device) for job in rows])
         at, after = (
@@ -98,6 +94,5 @@ def run_jobs(
         x = solver_step(denoise, x, levels[at], levels[after], method)
         for job, latent in zip(rows, x, strict=True):
             job.advance(latent)
-        passes += 1
         if on_pass is not None:
             on_pass(len(rows))

@@ -278,3 +278,13 @@ def parse_steps(text: str, pairs: int) -> list[int | None]:
                 f"overrides: {entry!r} in {text!r} is not an inversion step. Write a whole number or 'auto'."
             )
     return [None if entry in ("", "auto") else int(entry) for entry in entries]
+
+
+def check_overrides(overrides: Sequence[int | None], steps: int) -> None:
+    """Raise a ValueError for a step set by hand that a trajectory of ``steps`` steps does not have."""
+    for n in overrides:
+        if n is not None and not 0 <= n <= steps:
+            raise ValueError(
+                f"overrides: {n} is outside this trajectory, which has steps 1 to {steps} (0 is the image itself). "
+                "Give a step in that range, or 'auto'."
+            )

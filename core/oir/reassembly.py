@@ -15,6 +15,7 @@ from ..inversion.trajectory import Trajectory
 from ..latents import check_sampled, process_latent_in, process_latent_out
 from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
 from ..unet import latent_scale
+from .candidates import check_overrides
 from .checks import check_inputs
 from .masks import OVERLAPS, feather, ownership, resize_mask
 from .types import Pair, StepSearch
@@ -126,6 +127,7 @@ def reassemble(
             f"reassembly, reinversion: {level} and {again} steps together exceed the {steps} steps of the trajectory. "
             "Lower one of them."
         )
+    check_overrides(search.chosen, steps)  # a search only chooses steps that there are
     starts = [trajectory.index(n) for n in search.chosen]
     height, width = trajectory.latents.shape[-2:]
     masks = pair_masks(pairs, height, width, latent_scale(model))
@@ -171,7 +173,7 @@ def reassemble(
             rows=1,
             sigmas=sigmas,
         )
-        rows += used
+        rows += used.rows
         check_sampled(result, "what was spliced or denoised")
         return result
 

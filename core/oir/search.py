@@ -16,7 +16,7 @@ from ..inversion.memory import auto_batch_size
 from ..inversion.trajectory import Trajectory
 from ..latents import process_latent_out
 from .batching import Job, run_jobs
-from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, compare, next_runs, search_runs
+from .candidates import EXPECTED_SHARE, STRATEGIES, candidate_steps, check_overrides, compare, next_runs, search_runs
 from .checks import check_inputs
 from .masks import resize_mask
 from .memory import Scored, SearchMemory
@@ -160,17 +160,15 @@ def make_runs(
         assert isinstance(key, Run)
         results[key] = process_latent_out(model, trajectory.to_image_latent(latent).unsqueeze(0))
 
-    def loop(denoise: Denoiser) -> int:
+    def loop(denoise: Denoiser) -> None:
         levels = [run_levels(run, trajectory.steps) for run in runs]
         jobs = [
             Job(run, trajectory.at(run.step)[0], visited, residuals(trajectory, visited))
             for run, visited in zip(runs, levels, strict=True)
         ]
-        return run_jobs(
-            denoise, jobs, trajectory.sigmas, batch_size, method=trajectory.method, on_done=keep, on_pass=on_pass
-        )
+        run_jobs(denoise, jobs, trajectory.sigmas, batch_size, method=trajectory.method, on_done=keep, on_pass=on_pass)
 
-    passes, rows = run_loop(
+    _, used = run_loop(
         model,
         loop,
         positive=pair.conditioning,
@@ -180,7 +178,7 @@ def make_runs(
         rows=min(batch_size, len(runs)),
         sigmas=trajectory.sigmas,
     )
-    return results, rows, passes
+    return results, used.rows, used.calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,9 +244,7 @@ def search_steps(
         raise ValueError(
             f"overrides: {len(overrides)} given for {len(pairs)} editing pairs. Give one per pair, or none at all."
         )
-    for n in overrides:
-        if n is not None:
-            trajectory.index(n)
+    check_overrides(overrides, trajectory.steps)
     candidates = candidate_steps(trajectory.steps, settings.first, settings.last, settings.stride)
     batch_size = settings.batch_size or auto_batch_size(
         model, trajectory.latent_image.shape, 1 if settings.cfg == 1.0 else 2

@@ -61,7 +61,7 @@ class PairSearch:
         chosen: the step to use: ``best``, or the one set by hand.
         manual: the step was set by hand; only its candidate was looked at.
         unet_rows: rows that went through the UNet for this pair.
-        passes: UNet calls.
+        passes: UNet calls; two per step of ``rf_solver``, and more where ComfyUI splits a batch to save memory.
         remembered: candidates that an earlier search had made, which took no rows now.
         latent: the chosen candidate as a LATENT holds it, (1, C, h, w) on the CPU; None if none was made.
         found: the step that a search chose. With one set by hand, that of an earlier search, if it is still known.

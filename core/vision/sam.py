@@ -346,11 +346,6 @@ def check_prompts(
             raise ValueError("points: expected a label for each, at least one of them on the object (1).")
 
 
-def parse_boxes(text: str) -> torch.Tensor:
-    """(n, 4) boxes of a single picture; see `boxes_by_picture`."""
-    return boxes_by_picture(text, 1)[0]
-
-
 def boxes_by_picture(text: str, pictures: int) -> list[torch.Tensor]:
     """For each picture its (n, 4) boxes, in pixels, from lines ``x0, y0, x1, y1``.
 

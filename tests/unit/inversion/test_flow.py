@@ -201,9 +201,9 @@ def test_batches_and_little_memory_change_no_candidate(family, method, monkeypat
     import comfy.model_base
 
     trajectory = inverted(family, method)
-    one, rows, _ = candidates(family, trajectory, 3.0, 1)
+    one, rows, passes = candidates(family, trajectory, 3.0, 1)
     calls = (2 if method == "rf_solver" else 1) * sum(one)
-    assert rows == 2 * calls
+    assert rows == 2 * calls and passes == 2 * calls
     many, *_ = candidates(family, trajectory, 3.0, 4)
     monkeypatch.setattr(comfy.model_base.BaseModel, "memory_required", lambda *args, **kwargs: 1e30)
     split, *_ = candidates(family, trajectory, 3.0, 3)

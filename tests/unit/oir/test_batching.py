@@ -41,7 +41,7 @@ def count_passes(batching, lengths, batch_size, mixed=True):
                 assert len(set(sigma.tolist())) == 1
             return x
 
-    passes = batching.run_jobs(
+    batching.run_jobs(
         Nothing(device=torch.device("cpu"), mixed_sigmas=mixed),
         jobs,
         sigmas,
@@ -49,7 +49,7 @@ def count_passes(batching, lengths, batch_size, mixed=True):
         on_done=lambda key, x: done.append(key),
         on_pass=sizes.append,
     )
-    assert sorted(done) == list(range(len(lengths))) and passes == len(sizes)
+    assert sorted(done) == list(range(len(lengths)))
     return sizes
 
 

@@ -148,7 +148,9 @@ def test_levels_as_fractions_and_as_steps(oir):
 def test_levels_beyond_the_trajectory_are_refused(oir, setting):
     with pytest.raises(ValueError, match=r"reassembly, reinversion: 6 and 5 steps"):
         run(oir, setting, setting[2], [8, 8], "x", reassembly=6, reinversion=5)
-    with pytest.raises(ValueError, match="outside this trajectory"):
+    with pytest.raises(
+        ValueError, match=r"^overrides: 11 is outside .* has steps 1 to 10 .*Give a step in that range, or 'auto'"
+    ):
         run(oir, setting, setting[2], [8, 11], "x")
 
 

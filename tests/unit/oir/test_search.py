@@ -169,7 +169,9 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
     with pytest.raises(ValueError, match=r"no value lies above 0\.5"):
         run(search, setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])
-    with pytest.raises(ValueError, match="outside this trajectory"):
+    with pytest.raises(
+        ValueError, match=r"^overrides: 13 is outside .* has steps 1 to 12 .*Give a step in that range, or 'auto'"
+    ):
         run(search, setting, overrides=[13, None])
     with pytest.raises(ValueError, match="1 given for 2"):
         run(search, setting, overrides=[3])

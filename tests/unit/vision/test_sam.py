@@ -17,7 +17,6 @@ from partedit_oir.core.vision.sam import (
     box_lines,
     boxes_by_picture,
     build_sam,
-    parse_boxes,
     parse_points,
     read_tensors,
 )
@@ -67,7 +66,7 @@ def test_points_give_what_the_package_itself_gives(sam, image):
 
 
 def test_boxes_and_points_together(sam, image):
-    boxes = parse_boxes("10, 8, 50, 40; 0 0 30 30")
+    (boxes,) = boxes_by_picture("10, 8, 50, 40; 0 0 30 30", 1)
     masks, scores = sam.masks(image, boxes, torch.tensor([[20.0, 20.0]]))
     assert masks.shape == (3, 48, 72) and scores.shape == (3,)
     alone, _ = sam.masks(image, boxes[1:])
@@ -167,7 +166,7 @@ def test_the_case_of_a_suffix_does_not_matter(weights, tmp_path):
 @pytest.mark.parametrize("text", ["1, 2, 3", "a, b, c, d", "1 2 3 nan"])
 def test_bad_boxes_are_named(text):
     with pytest.raises(ValueError, match="boxes: expected 4 numbers"):
-        parse_boxes(text)
+        boxes_by_picture(text, 1)
 
 
 def test_boxes_are_written_as_they_are_read():
