@@ -12,18 +12,10 @@ from comfy_api.latest import io
 
 from ..core.vision.grounding import WHERE_TO_GET as GROUNDING_SOURCE
 from ..core.vision.grounding import GroundingModel
-from ..core.vision.sam import (
-    READINGS,
-    SamModel,
-    box_lines,
-    boxes_by_picture,
-    check_prompts,
-    chosen_reading,
-    parse_points,
-    reading_line,
-)
-from ..core.vision.sam import WHERE_TO_GET as SAM_SOURCE
+from ..core.vision.prompts import box_lines, boxes_by_picture, check_prompts, parse_points
+from ..core.vision.sam import READINGS, SamModel, chosen_reading, reading_line
 from ..core.vision.sam_hq import load_sam
+from ..core.vision.sam_weights import WHERE_TO_GET as SAM_SOURCE
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from .pretrained import brief, load_pretrained, read_config
-from .sam import PIXEL_MEAN, PIXEL_STD, Predict, SamModel, build_sam, read_architecture, read_tensors
-from .sam import WHERE_TO_GET as SAM_SOURCE
+from .sam import Predict, SamModel
+from .sam_weights import PIXEL_MEAN, PIXEL_STD, build_sam, read_architecture, read_tensors
+from .sam_weights import WHERE_TO_GET as SAM_SOURCE
 
 MODEL_TYPE = "sam_hq"
 WHERE_TO_GET = (

@@ -11,15 +11,9 @@ from support.tiny_segmenters import small_sam
 from tools.bootstrap import load_pack
 
 load_pack()
-from partedit_oir.core.vision.sam import (
-    SamModel,
-    _architecture,
-    box_lines,
-    boxes_by_picture,
-    build_sam,
-    parse_points,
-    read_tensors,
-)
+from partedit_oir.core.vision.prompts import box_lines, boxes_by_picture, parse_points
+from partedit_oir.core.vision.sam import SamModel
+from partedit_oir.core.vision.sam_weights import _architecture, build_sam, read_tensors
 
 
 @pytest.fixture(scope="module")
