@@ -129,7 +129,17 @@ class TokenPicker {
   }
 
   removed() {
-    this.dialog?.close();
+    this.close();
+  }
+
+  /** Takes the list away at once: the browser reports that a dialog has closed some time later. */
+  close() {
+    const { dialog } = this;
+    if (!dialog) return;
+    this.dialog = null;
+    dialog.close();
+    dialog.remove();
+    this.button?.focus?.();
   }
 
   paint() {
@@ -155,13 +165,14 @@ class TokenPicker {
 
   open() {
     const widget = settable(this.node, INPUT);
-    if (!widget || this.dialog) return;
+    if (!widget || this.dialog?.open) return;
+    this.close(); // one that the browser has closed and not reported yet
     const { words } = this;
     const values = widget.options?.values;
     const names = list(typeof values === "function" ? values(widget, this.node) : values).map(String);
     const tokens = names.map(facts);
     const search = html("input", { type: "search", placeholder: words.filter, "aria-label": words.filter, input: () => filter() });
-    const close = html("button", { type: "button", "aria-label": words.close, click: () => this.dialog.close() }, "✕");
+    const close = html("button", { type: "button", "aria-label": words.close, click: () => this.close() }, "✕");
     const cards = new Map(tokens.map((token) => [token, this.card(token, token.name === widget.value)]));
     const group = (title, some) =>
       some.length ? html("section", { "aria-label": title }, html("h4", {}, title), html("div", { class: "partedit-cards" }, ...some.map((token) => cards.get(token)))) : null;
@@ -183,12 +194,9 @@ class TokenPicker {
     for (const kind of OWN_EVENTS) dialog.addEventListener(kind, (event) => event.stopPropagation());
     dialog.addEventListener("keydown", (event) => this.move(event));
     // A click on the dialog itself is one beside its content: on the page behind it.
-    dialog.addEventListener("click", (event) => event.target === dialog && outside(event, dialog) && dialog.close());
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      this.dialog = null;
-      this.button?.focus?.();
-    });
+    dialog.addEventListener("click", (event) => event.target === dialog && outside(event, dialog) && this.close());
+    // By Escape. It may have been opened again by the time that "close" arrives.
+    for (const kind of ["cancel", "close"]) dialog.addEventListener(kind, () => this.dialog === dialog && this.close());
     this.dialog = dialog;
     document.body.append(dialog);
     dialog.showModal();
@@ -221,7 +229,7 @@ class TokenPicker {
 
   choose(name) {
     const widget = settable(this.node, INPUT);
-    this.dialog?.close();
+    this.close();
     if (widget) setValue(this.node, widget, name);
     this.paint();
     this.button?.focus?.();

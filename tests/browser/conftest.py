@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from support.editor import Editor, find_chromium, launch
 from tools.host.client import Client
 
 FAILED = pytest.StashKey[bool]()
+# As long as Playwright waits for an element: 5 seconds, its own limit, pass on a busy machine.
+expect.set_options(timeout=30_000)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,9 +6,10 @@ import json
 import struct
 
 import pytest
+from playwright.sync_api import expect
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, grow, node_id, roomy, template, widget
+from support.widgets import HOSTILE, centre, check_nothing_injected, grow, node_id, roomy, template, widget
 
 KIND = "LoadPartToken"
 NAME = "partedit_token"
@@ -26,6 +27,15 @@ BOTTOM = """
     const title = window.LiteGraph.NODE_TITLE_HEIGHT;
     if (!window.LiteGraph.vueNodesMode) return Math.max(node.size[1], node.computeSize()[1]);
     return element.getBoundingClientRect().height / window.app.canvas.ds.scale - title;
+}
+"""
+# What the browser does on Escape, and a click before it has reported that; then that report.
+CLOSE_AND_OPEN = """
+() => {
+    const dialog = document.querySelector('.partedit-picker');
+    window.closedPicker = new Promise((resolve) => dialog.addEventListener('close', () => setTimeout(resolve)));
+    dialog.close();
+    document.querySelector('[data-widget=partedit_token] button').click();
 }
 """
 REFRESH = "() => window.app.refreshComboInNodes()"
@@ -47,35 +57,46 @@ def opened(editor):
     return tokens
 
 
+def expect_value(editor, value):
+    editor.eventually(lambda: editor.page.evaluate(VALUE), lambda found: found == value)
+
+
 @both_renderers
 def test_a_token_is_chosen_from_the_list(editor, renderer):
     editor.load(roomy("partedit_demo", KIND))
     centre(editor, KIND)
     card = widget(editor, NAME)
-    assert "robot head" in card.inner_text() and "IoU 0.80 (training images)" in card.inner_text()
+    expect(card).to_contain_text("robot head")
+    expect(card).to_contain_text("IoU 0.80 (training images)")
     assert card.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 128
     tokens = opened(editor)
-    assert tokens.locator("section").first.locator("img").count() == 5
-    assert tokens.locator("[aria-pressed='true']").get_attribute("data-token") == "demo_robot_head.safetensors"
-    editor.page.wait_for_timeout(300)
+    expect(tokens.locator("section").first.locator("img")).to_have_count(5)
+    expect(tokens.locator("[aria-pressed='true']")).to_have_attribute("data-token", "demo_robot_head.safetensors")
+    editor.settle()
     assert editor.screenshot(f"token_picker_{renderer}").stat().st_size > 10_000
     tokens.get_by_role("button", name="animal head").click()
-    assert tokens.count() == 0 and editor.page.evaluate(VALUE) == "demo_animal_head.safetensors"
-    assert "animal head · " in card.inner_text().replace("\n", " · ")
+    expect(tokens).to_have_count(0)
+    expect_value(editor, "demo_animal_head.safetensors")
+    editor.eventually(card.inner_text, lambda text: "animal head · " in text.replace("\n", " · "))
     # by the keyboard: the list opens at what is chosen
     card.get_by_role("button").focus()
-    for key in ("Enter", "ArrowRight", "Enter"):
+    for key, focused in (("Enter", "demo_animal_head"), ("ArrowRight", "demo_car_hood")):
         editor.page.keyboard.press(key)
-        editor.page.wait_for_timeout(100)
-    assert editor.page.evaluate(VALUE) == "demo_car_hood.safetensors" and tokens.count() == 0
+        expect(tokens.locator(f"[data-token='{focused}.safetensors']")).to_be_focused()
+    editor.page.keyboard.press("Enter")
+    expect_value(editor, "demo_car_hood.safetensors")
+    expect(tokens).to_have_count(0)
     # Escape changes nothing, and neither does a click beside the list; the editor's keys do not act meanwhile
     count = editor.page.evaluate("window.app.graph._nodes.length")
     tokens = opened(editor)
     editor.page.keyboard.press("Delete")
     editor.page.keyboard.press("Escape")
+    expect(tokens).to_have_count(0)
     opened(editor)
     editor.page.mouse.click(8, 500)
-    assert tokens.count() == 0 and editor.page.evaluate(VALUE) == "demo_car_hood.safetensors"
+    expect(tokens).to_have_count(0)
+    editor.settle()
+    assert editor.page.evaluate(VALUE) == "demo_car_hood.safetensors"
     assert editor.page.evaluate("window.app.graph._nodes.length") == count
     # saved, loaded again, and sent
     saved = editor.page.evaluate("window.app.graph.serialize()")
@@ -83,8 +104,26 @@ def test_a_token_is_chosen_from_the_list(editor, renderer):
     assert node["widgets_values"] == ["demo_car_hood.safetensors"]
     editor.load(saved)
     centre(editor, KIND)
-    assert "car hood" in widget(editor, NAME).inner_text()
+    expect(widget(editor, NAME)).to_contain_text("car hood")
     assert editor.prompt()[node_id(editor, KIND)]["inputs"] == {"part_token": "demo_car_hood.safetensors"}
+
+
+@both_renderers
+def test_the_list_is_gone_at_once_and_may_be_opened_again_at_once(editor, renderer):
+    """The browser reports that a dialog has closed some time later."""
+    editor.load(roomy("partedit_demo", KIND))
+    centre(editor, KIND)
+    tokens = opened(editor)
+    editor.page.evaluate(CLOSE_AND_OPEN)
+    editor.page.evaluate("() => window.closedPicker")
+    expect(tokens).to_have_count(1)
+    expect(tokens.locator("[data-token='demo_robot_head.safetensors']")).to_be_focused()
+    left = editor.page.evaluate(
+        "() => { document.querySelector('.partedit-picker [aria-label=Close]').click();"
+        "return document.querySelectorAll('.partedit-picker').length; }"
+    )
+    assert left == 0
+    expect(widget(editor, NAME).get_by_role("button", name="Choose")).to_be_focused()
 
 
 @both_renderers
@@ -93,20 +132,24 @@ def test_a_published_token_says_where_to_get_it(editor, renderer):
     centre(editor, KIND)
     tokens = opened(editor)
     tokens.get_by_role("searchbox").fill("Human HAIR")
-    shown = [card for card in tokens.locator(".partedit-card").all() if card.is_visible()]
-    assert len(shown) == 1 and tokens.locator("section:visible").count() == 1
-    text = shown[0].inner_text()
+    shown = tokens.locator(".partedit-card:visible")
+    expect(shown).to_have_count(1)
+    expect(tokens.locator("section:visible")).to_have_count(1)
+    text = shown.inner_text()
     for piece in ("human hair", "SDXL", "published, not installed", "partimage_human_hair.pt", "models/part_tokens"):
         assert piece in text, piece
     assert "cc-by-nc-sa-4.0" in text
-    link = shown[0].get_by_role("link")
+    link = shown.get_by_role("link")
     assert link.get_attribute("href").startswith("https://huggingface.co/datasets/Aleksandar/PartEdit-extra/")
     assert "noopener" in link.get_attribute("rel") and link.get_attribute("target") == "_blank"
+    editor.settle()
     editor.screenshot(f"token_picker_published_{renderer}")
-    shown[0].get_by_role("button").click()
-    assert editor.page.evaluate(VALUE) == "partimage_human_hair.pt (published, not installed)"
+    shown.get_by_role("button").click()
+    expect_value(editor, "partimage_human_hair.pt (published, not installed)")
     card = widget(editor, NAME)
-    assert "published, not installed" in card.inner_text() and card.get_by_role("link").count() == 1
+    expect(card).to_contain_text("published, not installed")
+    expect(card.get_by_role("link")).to_have_count(1)
+    editor.settle()
     editor.screenshot(f"token_picker_missing_{renderer}")
 
 
@@ -124,7 +167,8 @@ def test_a_workflow_from_before_the_card_keeps_its_layout(editor, renderer, save
     assert editor.page.evaluate("window.app.graph._nodes.find((node) => node.type === 'LoadPartToken').size[0]") == 360
     line = renderer == "classic" and saved == 88  # room for a line, below which Nodes 2.0 has the pack's badge
     choose = widget(editor, NAME).get_by_role("button", name="Choose")
-    assert choose.is_visible() == line and not widget(editor, NAME).locator("img").is_visible()
+    expect(choose).to_be_visible(visible=line)
+    expect(widget(editor, NAME).locator("img")).to_be_hidden()
     editor.screenshot(f"token_old_{saved}_{renderer}")
     again = editor.page.evaluate("window.app.graph.serialize()")
     editor.load(again)
@@ -132,7 +176,9 @@ def test_a_workflow_from_before_the_card_keeps_its_layout(editor, renderer, save
     assert editor.page.evaluate(BOTTOM) <= saved + 34
     grow(editor, KIND, 110)
     card = widget(editor, NAME)
-    assert card.locator("img").is_visible() and choose.is_visible() and card.bounding_box()["height"] >= 66
+    expect(card.locator("img")).to_be_visible()
+    expect(choose).to_be_visible()
+    editor.eventually(card.bounding_box, lambda box: box is not None and box["height"] >= 66)
     assert editor.page.evaluate(VALUE) == "demo_robot_head.safetensors"
     editor.screenshot(f"token_old_{saved}_grown_{renderer}")
 
@@ -151,12 +197,12 @@ def test_names_in_files_stay_texts_and_new_files_are_listed(editor, renderer, se
     try:
         editor.page.evaluate(REFRESH)
         tokens = opened(editor)
-        assert tokens.locator("section").first.locator("img").count() == 5
-        assert tokens.locator("[data-token^='<img']").locator("b").inner_text() == HOSTILE
+        expect(tokens.locator("section").first.locator("img")).to_have_count(5)
+        expect(tokens.locator("[data-token^='<img']").locator("b")).to_have_text(HOSTILE)
         tokens.locator("[data-token='a #b?%41&.safetensors']").click()
-        editor.page.wait_for_timeout(200)
-        assert editor.page.evaluate(VALUE) == "a #b?%41&.safetensors"
-        assert editor.page.evaluate("window.injected") is None and editor.errors == []
+        expect_value(editor, "a #b?%41&.safetensors")
+        check_nothing_injected(editor)
+        assert editor.errors == []
     finally:
         for path in made:
             path.unlink()
@@ -187,10 +233,13 @@ def test_junk_about_tokens_is_no_error(editor, renderer, pack_name, junk):
     editor.page.evaluate(learn, [pack_name, junk])
     try:
         tokens = opened(editor)
-        assert tokens.locator("[data-token]").count() == editor.page.evaluate(CHOICES) >= 14
+        count = editor.page.evaluate(CHOICES)
+        assert count >= 14
+        expect(tokens.locator("[data-token]")).to_have_count(count)
         assert tokens.locator("a").count() == 0
         tokens.locator("[data-token]").first.click()
-        assert editor.page.evaluate(VALUE) == "demo_animal_head.safetensors"
-        assert editor.page.evaluate("window.injected") is None and editor.errors == []
+        expect_value(editor, "demo_animal_head.safetensors")
+        check_nothing_injected(editor)
+        assert editor.errors == []
     finally:
         editor.page.evaluate(REFRESH)

@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Error, Locator, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
+T = TypeVar("T")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = ["--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
 # The setting behind "Modern Node Design (Nodes 2.0)".
@@ -51,6 +53,29 @@ LISTEN = """
     const ended = (kind) => new Promise((resolve) => window.app.api.addEventListener(kind, resolve, { once: true }));
     window.partEditRunEnded = Promise.race(kinds.map(ended)).then(() => true);
 }
+"""
+# Ends once nothing has moved or changed its size over some frames, and the pictures on nodes are there or have failed.
+STILL = """
+() => new Promise((done) => {
+    let before = null, frames = 0;
+    const loading = (image) => image.loading !== 'lazy' && !image.complete;
+    const box = (element) => {
+        const { x, y, width, height } = element.getBoundingClientRect();
+        return [x, y, width, height];
+    };
+    const look = () => {
+        const { scale, offset } = window.app.canvas.ds;
+        const nodes = window.app.graph._nodes.map((node) => [node.id, ...node.pos, ...node.size]);
+        const boxes = [...document.querySelectorAll('[data-node-id], .partedit, .partedit *')].map(box);
+        const now = JSON.stringify([scale, [...offset], nodes, boxes]);
+        const pictures = [...document.querySelectorAll('[data-node-id] img, .partedit img')];
+        frames = now === before && !pictures.some(loading) ? frames + 1 : 0;
+        before = now;
+        if (frames < 4) requestAnimationFrame(look);
+        else done(true);
+    };
+    requestAnimationFrame(look);
+})
 """
 
 
@@ -151,6 +176,32 @@ class Editor:
 
     def _wait_for_nodes(self, count: int) -> None:
         self.page.wait_for_function("(count) => window.app.graph._nodes.length === count", arg=count)
+
+    def settle(self) -> None:
+        """Wait until what has happened so far is drawn and nothing moves any more.
+
+        For what no other condition tells: positions and sizes, a screenshot, and that something does not happen.
+        """
+        self.page.evaluate(STILL)
+
+    def eventually(self, read: Callable[[], T], holds: Callable[[T], bool], limit: float = 30.0) -> T:
+        """Read something of the page again and again until it is as expected, as Playwright's ``expect`` does.
+
+        Args:
+            limit: seconds.
+
+        Returns:
+            The value that is as expected.
+
+        Raises:
+            AssertionError: it is not within the limit; the message has the last value.
+        """
+        end = time.monotonic() + limit
+        while not holds(value := read()):
+            if time.monotonic() > end:
+                raise AssertionError(f"after {limit:g} s it is still {value!r}")
+            self.page.wait_for_timeout(50)
+        return value
 
     def prompt(self) -> dict[str, Any]:
         """What Run would send, in API format."""

@@ -34,6 +34,17 @@ EVENT = "([kind, detail]) => { window.app.api.dispatchEvent(new CustomEvent(kind
 EXECUTED = """
 ([kind, output]) => window.app.graph._nodes.find((node) => node.type === kind).onExecuted(output)
 """
+# Asks the server for something, then waits for a picture that fails.
+FAILING_PICTURE = """
+async () => {
+    await (await fetch(window.location.href, { cache: 'reload' })).text();
+    await new Promise((resolve) => {
+        const picture = new Image();
+        picture.onerror = () => setTimeout(resolve);
+        picture.src = 'data:image/png;base64,AAAA';
+    });
+}
+"""
 
 
 def template(name: str) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def set_widgets(editor: Editor, kind: str, **values: Any) -> None:
 def centre(editor: Editor, kind: str, down: int = 0) -> None:
     """Bring the first node of a class to the middle of the window at full size, ``down`` pixels further up."""
     editor.page.evaluate(CENTRE, [kind, down])
-    editor.page.wait_for_timeout(300)
+    editor.settle()
 
 
 def grow(editor: Editor, kind: str, by: int) -> None:
@@ -59,7 +70,7 @@ def grow(editor: Editor, kind: str, by: int) -> None:
         resize + " node.setSize([node.size[0], node.size[1] + by]); window.app.canvas.setDirty(true, true); }",
         [kind, by],
     )
-    editor.page.wait_for_timeout(500)
+    editor.settle()
 
 
 def widget(editor: Editor, name: str) -> Locator:
@@ -75,6 +86,13 @@ def send(editor: Editor, kind: str, detail: Any) -> None:
 def executed(editor: Editor, kind: str, output: Any) -> None:
     """What the page does when the first node of a class has run."""
     editor.page.evaluate(EXECUTED, [kind, output])
+
+
+def check_nothing_injected(editor: Editor) -> None:
+    """Nothing of a `HOSTILE` text became an element: its picture would have failed before one that is added now."""
+    editor.page.evaluate(FAILING_PICTURE)
+    editor.settle()
+    assert editor.page.evaluate("window.injected") is None
 
 
 def node_id(editor: Editor, kind: str) -> str:
