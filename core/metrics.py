@@ -61,18 +61,38 @@ class EditScores:
     clip_unedited_regions: float | None = None
 
     def finite(self) -> dict[str, float | None]:
-        """The scores by name, for JSON and means, which have no infinity: identical images count as `EQUAL_DB`."""
+        """The scores by name, for JSON, which has no infinity: `EQUAL_DB` for identical images."""
         values = dataclasses.asdict(self)
         return {name: EQUAL_DB if value is not None and math.isinf(value) else value for name, value in values.items()}
 
 
-def mean_scores(scores: Sequence[EditScores]) -> dict[str, float | None]:
-    """Mean of each score over the images; None if an image lacks it."""
-    each = [score.finite() for score in scores]
-    means: dict[str, float | None] = {}
+@dataclass(frozen=True)
+class MeanScore:
+    """Mean of one score over a batch.
+
+    Attributes:
+        value: `EQUAL_DB` if all images are identical to their sources.
+        images: images that have the score.
+        identical: those of them with an infinite PSNR, which are left out of the mean.
+    """
+
+    value: float
+    images: int
+    identical: int = 0
+
+
+def mean_scores(scores: Sequence[EditScores]) -> dict[str, MeanScore | None]:
+    """Mean of each score over the images that have it; None if no image has it.
+
+    PSNR is averaged in dB, as papers do. An identical image has none that could be averaged (it is infinite), so it is
+    counted apart.
+    """
+    means: dict[str, MeanScore | None] = {}
     for name in (field.name for field in dataclasses.fields(EditScores) if field.name != "ms_ssim_scales"):
-        known = [value for value in (values[name] for values in each) if value is not None]
-        means[name] = fmean(known) if len(known) == len(each) else None
+        known = [value for value in (getattr(score, name) for score in scores) if value is not None]
+        finite = [value for value in known if not math.isinf(value)]
+        value = fmean(finite) if finite else EQUAL_DB
+        means[name] = MeanScore(value, len(known), len(known) - len(finite)) if known else None
     return means
 
 

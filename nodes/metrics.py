@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.mask_inputs import picture_masks
-from ..core.metrics import edit_scores, mean_scores
+from ..core.metrics import MeanScore, edit_scores, mean_scores
 from ..core.vision.clip_scorer import ClipScorer
 from . import io_types
 from .checks import checked
@@ -44,7 +44,7 @@ class EditMetrics(io.ComfyNode):
             category="PartEdit/analysis",
             **aliases("PSNR", "SSIM", "MS-SSIM", "CLIP score", "evaluate edit"),
             description="Compares an edited image with its source: how well the background was preserved, and how well "
-            "the edited region matches the text. For a batch, the scores are means.",
+            "the edited region matches the text. For a batch, each score is the mean over the images that have it.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("source", tooltip="Images before the edit."),
@@ -78,25 +78,34 @@ class EditMetrics(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="text", tooltip="All scores, one per line."),
+                io.String.Output(
+                    display_name="text",
+                    tooltip="All scores, one per line. If some images of a batch lack a score, their number.",
+                ),
                 io.String.Output(display_name="json", tooltip="All scores of each image, as JSON."),
-                io.Float.Output(display_name="psnr", tooltip="PSNR of the whole image in dB; 1000 if identical."),
+                io.Float.Output(
+                    display_name="psnr",
+                    tooltip="PSNR of the whole image in dB. Identical images are left out of a mean; 1000 if all are.",
+                ),
                 io.Float.Output(
                     display_name="psnr_outside",
-                    tooltip="PSNR outside the mask in dB; without a mask, the same as psnr.",
+                    tooltip="PSNR outside the mask in dB; the same as psnr without a mask, or if it covers everything.",
                 ),
                 io.Float.Output(display_name="ssim", tooltip="SSIM of the whole image; 1 if identical."),
                 io.Float.Output(
-                    display_name="ssim_outside", tooltip="SSIM outside the mask; without a mask, the same as ssim."
+                    display_name="ssim_outside",
+                    tooltip="SSIM outside the mask; the same as ssim without a mask, or if it covers everything.",
                 ),
                 io.Float.Output(display_name="ms_ssim", tooltip="Multi-scale SSIM of the whole image."),
                 io.Float.Output(
                     display_name="clip_edited",
-                    tooltip="CLIP score of the edited region and target text; 0 without CLIP scorer or text.",
+                    tooltip="CLIP score of the edited region and target text; 0 without CLIP scorer or text, or if all "
+                    "masks are empty.",
                 ),
                 io.Float.Output(
                     display_name="clip_unedited",
-                    tooltip="CLIP score of the rest and source text; 0 without CLIP scorer or mask.",
+                    tooltip="CLIP score of the rest and source text; 0 without CLIP scorer, mask or text, or if masks "
+                    "cover everything.",
                 ),
             ],
         )
@@ -125,18 +134,39 @@ class EditMetrics(io.ComfyNode):
             scores.append(edit_scores(before, edited[index], region, clip_scorer, source_text, target_text))
             progress.update(1)
         means = mean_scores(scores)
-        text = "\n".join(f"{label}: {means[key]:.4g}" for key, label in LABELS.items() if means.get(key) is not None)
-        report = {"mean": means, "pictures": [score.finite() for score in scores]}
-        outside = {key: means.get(f"{key}_outside") for key in ("psnr", "ssim")}
+        lines = [f"{label}: {_shown(mean, count)}" for key, label in LABELS.items() if (mean := means[key]) is not None]
+        if masks is not None and means["psnr_outside"] is None:
+            lines.append("Nothing lies outside the mask: the outputs for it are those of the whole image.")
+        if masks is not None and means["psnr_inside"] is None:
+            lines.append("The mask is empty: there is no edited region to score.")
+        text = "\n".join(lines)
+        values = {key: None if mean is None else mean.value for key, mean in means.items()}
+        report = {
+            "mean": values,
+            "images": {key: mean.images for key, mean in means.items() if mean is not None},
+            "identical": {key: mean.identical for key, mean in means.items() if mean is not None and mean.identical},
+            "pictures": [score.finite() for score in scores],
+        }
         return io.NodeOutput(
             text,
             json.dumps(report, indent=1),
-            means["psnr"],
-            outside["psnr"] if outside["psnr"] is not None else means["psnr"],
-            means["ssim"],
-            outside["ssim"] if outside["ssim"] is not None else means["ssim"],
-            means["ms_ssim"],
-            means.get("clip_edited_target") or 0.0,
-            means.get("clip_unedited") or 0.0,
+            values["psnr"],
+            values["psnr"] if values["psnr_outside"] is None else values["psnr_outside"],
+            values["ssim"],
+            values["ssim"] if values["ssim_outside"] is None else values["ssim_outside"],
+            values["ms_ssim"],
+            values["clip_edited_target"] or 0.0,
+            values["clip_unedited"] or 0.0,
             ui=ui.PreviewText(text),
         )
+
+
+def _shown(mean: MeanScore, count: int) -> str:
+    """A mean over ``count`` images as text, with the number of those that are not in it."""
+    averaged = mean.images - mean.identical
+    notes = [] if mean.images == count else [f"{mean.images} of {count} images have it"]
+    if not averaged:
+        return "; ".join(["identical", *notes])
+    if mean.identical:
+        notes.append(f"{mean.identical} identical left out")
+    return f"{mean.value:.4g}" + (f" ({'; '.join(notes)})" if notes else "")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ..demo_edits.page import STYLE
 from .demo_checks import said
-from .scores import COLUMNS
+from .scores import COLUMNS, EQUAL
 from .tables import published_table, table
 
 MORE = """
@@ -85,7 +85,9 @@ def _best(head: list[str], rows: list[list[str]]) -> set[tuple[int, int]]:
         sign = {"↑": 1, "↓": -1}.get(name[-1])
         if sign is None:
             continue
-        values = [(r, sign * float(row[c].split()[0])) for r, row in enumerate(rows) if row[c] != "–"]
+        values = [
+            (r, sign * float(row[c].split()[0].replace(EQUAL, "inf"))) for r, row in enumerate(rows) if row[c] != "–"
+        ]
         values = [(r, value) for r, value in values if rows[r][0] != "unchanged"]
         if len(values) > 1:
             found |= {(r, c) for r, value in values if value == max(v for _, v in values)}
@@ -115,7 +117,7 @@ def _edit(data: str, edit: dict[str, Any], folder: Path, files: dict[tuple[str, 
 def _facts(scores: dict[str, float | None]) -> str:
     """The main scores of an edit, as HTML."""
     shown = [c for c in COLUMNS if c.key in ("success", "clip_fg", "psnr", "ssim") and scores.get(c.key) is not None]
-    return " · ".join(f"<i>{escape(c.head)} {scores[c.key]:.{c.digits}f}</i>" for c in shown)
+    return " · ".join(f"<i>{escape(c.head)} {c.shown(scores[c.key])}</i>" for c in shown)
 
 
 def _figure(title: str, path: Path, folder: Path, facts: str) -> str:

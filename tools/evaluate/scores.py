@@ -29,6 +29,14 @@ class Column:
     about: str
     better: str = "↑"
 
+    def shown(self, value: float) -> str:
+        """A value as text."""
+        return EQUAL if self.key == "psnr" and value >= EQUAL_DB else f"{value:.{self.digits}f}"
+
+
+# What Edit Metrics gives as the PSNR of equal pictures, where no infinity can be written.
+EQUAL_DB = 1000.0
+EQUAL = "equal"
 
 # From here on a background counts as kept: below it, other objects and places are seen to change.
 KEPT_DB = 20
@@ -48,7 +56,12 @@ COLUMNS = (
     Column("clip_bg", "masked CLIP bg", 2, "100 × cosine of the other region in the edit and in the source"),
     Column("clip_avg", "masked CLIP avg", 2, "mean of masked CLIP fg and masked CLIP bg"),
     Column("clip", "CLIP", 2, "100 × cosine of the whole picture and the edited prompt"),
-    Column("psnr", "PSNR bg", 1, "dB, outside the mask, against the source; 1000 if nothing changed there"),
+    Column(
+        "psnr",
+        "PSNR bg",
+        1,
+        "dB, outside the mask, against the source; pictures that are equal there have none and are left out of means",
+    ),
     Column("ssim", "SSIM bg", 3, "outside the mask, against the source (scikit-image)"),
     Column("ms_ssim", "MS-SSIM", 3, "of the whole picture, against the source"),
     Column("changed", "changed %", 1, "of the pixels outside the mask, by more than 8/255", "↓"),
@@ -120,10 +133,16 @@ def _hundred(value: float | None) -> float | None:
 
 
 def means(each: Iterable[dict[str, Any]]) -> dict[str, float | None]:
-    """Mean of every column over the edits that have it."""
+    """Mean of every column over the edits that have it; see `averaged`."""
     rows = list(each)
-    result: dict[str, float | None] = {}
-    for column in COLUMNS:
-        known = [row[column.key] for row in rows if row.get(column.key) is not None]
-        result[column.key] = fmean(known) if known else None
-    return result
+    known = {column.key: averaged(rows, column.key) for column in COLUMNS}
+    return {key: fmean(values) if values else None for key, values in known.items()}
+
+
+def averaged(rows: Iterable[dict[str, Any]], key: str) -> list[float]:
+    """The values of a column that go into its mean.
+
+    The PSNR of a picture that is equal to its source would lift any mean: it only counts if all are equal.
+    """
+    known = [row[key] for row in rows if row.get(key) is not None]
+    return [value for value in known if key != "psnr" or value < EQUAL_DB] or known

@@ -11,9 +11,13 @@ from .cases import Case
 from .config import DataSet, Plan
 from .demo_checks import said
 from .networks import Measures
-from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, means, with_kept
+from .scores import COLUMNS, MASKED_CLIP, NO_CLIP, Column, averaged, means, with_kept
 
 PUBLISHED = Path(__file__).with_name("published.json")
+ABOUT_MEANS = (
+    "Means over the edits; a number in parentheses: over so many, because the others do not have it. An edit that is "
+    "equal to its source outside the mask has no finite PSNR; a row that says 'equal' has only such edits."
+)
 
 
 def published() -> dict[str, dict[str, Any]]:
@@ -93,7 +97,7 @@ def _data(
                 "does_not_apply": sum("lacks" in one for one in each),
                 "lacks": sorted({one["lacks"] for one in each if "lacks" in one}),
                 "scores": means(scored),
-                "measured": {c.key: sum(one.get(c.key) is not None for one in scored) for c in COLUMNS},
+                "measured": {c.key: len(averaged(scored, c.key)) for c in COLUMNS},
                 "rows_per_edit": fmean(method.rows(case, plan.config.settings) for case in fits) if fits else None,
                 "rows_at_most": any(method.at_most(case) for case in fits),
                 "seconds_per_edit": _mean([one["seconds"] for one in each if "seconds" in one]),
@@ -136,7 +140,7 @@ def table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     head = ["method", "mask given", "edits", *(f"{c.head} {c.better}" for c in shown), "UNet rows", "s"]
     rows = []
     for row in data["rows"]:
-        cells = [_cell(row, column.key, column.digits) for column in shown]
+        cells = [_cell(row, column) for column in shown]
         count = str(row["edits"]) + (f" ({row['failed']} failed)" if row["failed"] else "")
         if row["does_not_apply"]:
             count += f" ({row['does_not_apply']}: {'; '.join(row['lacks'])})"
@@ -157,12 +161,12 @@ def _known(data: dict[str, Any], key: str) -> bool:
     return any(row["scores"][key] is not None for row in data["rows"])
 
 
-def _cell(row: dict[str, Any], key: str, digits: int) -> str:
-    value = row["scores"][key]
+def _cell(row: dict[str, Any], column: Column) -> str:
+    value = row["scores"][column.key]
     if value is None:
         return "–"
-    count = row["measured"][key]
-    return f"{value:.{digits}f}" + (f" ({count})" if count < row["edits"] else "")
+    count = row["measured"][column.key]
+    return column.shown(value) + (f" ({count})" if count < row["edits"] else "")
 
 
 def published_table(name: str) -> tuple[str, list[str], list[list[str]]] | None:
@@ -191,7 +195,7 @@ def markdown(values: dict[str, Any]) -> str:
     if values["checks"]:
         lines += ["## The demo's models", "", *(f"- {line}" for line in said(values["checks"])), ""]
     lines += [f"- {note}" for note in values["notes"]]
-    lines += ["- Means over the edits; a number in parentheses: over so many, because the others do not have it.", ""]
+    lines += [f"- {ABOUT_MEANS}", ""]
     return "\n".join(lines)
 
 

@@ -139,7 +139,51 @@ def test_the_node_gives_means_text_and_valid_json():
     text, report, psnr, outside, *_ = EditMetrics.execute(source, edited, torch.zeros(1, 64, 96)).result
     parsed = json.loads(report)
     assert len(parsed["pictures"]) == 2 and parsed["pictures"][0]["psnr"] == 1000
-    assert psnr == pytest.approx(np.mean([entry["psnr"] for entry in parsed["pictures"]]))
     assert outside == pytest.approx(psnr) and "PSNR outside the mask" in text
+    assert parsed["mean"]["ssim"] == pytest.approx(np.mean([entry["ssim"] for entry in parsed["pictures"]]))
     with pytest.raises(ValueError, match="source: expected 1 or 2"):
         EditMetrics.execute(torch.cat([source] * 3), edited)
+
+
+def test_identical_images_of_a_batch_do_not_lift_its_mean_psnr():
+    """The mean was 505 dB for one identical image and one at 10 dB."""
+    from partedit_oir.nodes.metrics import EditMetrics
+
+    source = torch.full((1, 32, 32, 3), 0.5)
+    edited = torch.cat([source, source + 0.1, source + 0.1 * math.sqrt(10)])  # identical, 20 dB, 10 dB
+    text, report, psnr, outside, *_ = EditMetrics.execute(source, edited).result
+    assert psnr == outside == pytest.approx(15, abs=1e-3)
+    assert "PSNR (dB): 15 (1 identical left out)" in text.splitlines()
+    parsed = json.loads(report)
+    assert parsed["identical"] == {"psnr": 1} and parsed["images"]["psnr"] == 3
+    text, _, psnr, *_ = EditMetrics.execute(source, torch.cat([source] * 2)).result
+    assert psnr == 1000 and text.splitlines()[0] == "PSNR (dB): identical"
+
+
+def test_an_image_without_a_score_leaves_those_of_the_batch(monkeypatch):
+    """One all-covering or empty mask turned the batch's score into another one, or into 0."""
+    from partedit_oir.nodes.metrics import EditMetrics
+
+    source = torch.full((1, 32, 32, 3), 0.5)
+    edited = torch.cat([source + 0.1, source + 0.1, source])
+    edited[1, :16] = 1.0
+    half = torch.zeros(32, 32)
+    half[:16] = 1
+    masks = torch.stack([torch.ones(32, 32), half, torch.zeros(32, 32)])
+    text, report, _, psnr_outside, _, ssim_outside, _, clip_edited, clip_unedited = EditMetrics.execute(
+        source, edited, masks, Scorer(), "a cat", "a dog"
+    ).result
+    # outside the mask: image 2 at 20 dB, image 3 identical; inside it: red of 0.6 and 1
+    assert psnr_outside == pytest.approx(20, abs=1e-3) and clip_edited == pytest.approx(0.8)
+    assert clip_unedited == pytest.approx((0.6 + 0.5) / 2)
+    pictures = json.loads(report)["pictures"]
+    assert ssim_outside == pytest.approx((pictures[1]["ssim_outside"] + pictures[2]["ssim_outside"]) / 2)
+    assert "PSNR outside the mask (dB): 20 (2 of 3 images have it; 1 identical left out)" in text.splitlines()
+    assert "CLIP, edited region and target text: 0.8 (2 of 3 images have it)" in text.splitlines()
+    assert "Nothing lies outside" not in text and "is empty" not in text
+
+    text, _, psnr, outside, *_ = EditMetrics.execute(source, edited[:1], masks[:1]).result
+    assert psnr == outside and text.endswith(
+        "Nothing lies outside the mask: the outputs for it are those of the whole image."
+    )
+    assert "The mask is empty" in EditMetrics.execute(source, edited[:1], masks[2:]).result[0]

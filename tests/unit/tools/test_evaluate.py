@@ -418,6 +418,22 @@ def test_tables_are_means_beside_the_papers_figures(tmp_path):
     assert means([{"psnr": 1.0}, {"psnr": None}, {}])["psnr"] == 1.0
 
 
+def test_pictures_that_are_equal_to_their_source_do_not_lift_the_mean_psnr(tmp_path):
+    """Edit Metrics gives 1000 for them; a pasted-back row once showed 1000.0 dB, and a mixed one would any number."""
+    assert means([{"psnr": 1000.0}, {"psnr": 26.0}, {"psnr": 28.0}])["psnr"] == 27.0
+    plan = read_plan(write_config(tmp_path, [{"demo": {"count": 2}}], ["partedit", "sdedit"]))
+    results = results_of(plan)
+    scored = [one for one in results.values() if "scores" in one]
+    for one, psnr in zip(scored, (1000.0, 1000.0, 26.0), strict=True):
+        one["scores"]["psnr"] = psnr
+    values = report(plan, {(case.data, case.name): case for case in plan.cases}, results)
+    first, second = (
+        line.split(" | ")[6] for line in markdown(values).splitlines() if line.startswith(("| part", "| sded"))
+    )
+    assert (first, second) == ("equal", "26.0 (1)")
+    assert "<td class=best>equal</td>" in page(values, tmp_path, {})
+
+
 def test_success_counts_as_kept_only_with_the_background():
     assert with_kept({"success": 100.0, "psnr": 20.0})["kept"] == 100
     assert with_kept({"success": 0.0, "psnr": 40.0})["kept"] == 0
