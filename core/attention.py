@@ -239,14 +239,15 @@ class CallMasks(Protocol):
         """Take the maps (B, p, h, w) float32 of one layer, summed over heads, and which parts they are of."""
 
     def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
-        """(N·B, h·w, 1) float32 mask for a layer of ``grid`` (h, w), or None for no blending.
+        """Float32 mask for a layer of ``grid`` (h, w), or None for no blending.
 
+        (N·B, h·w, 1) for all groups of rows, or (chunks, N·B, h·w, 1) if they are about different areas of the image.
         ``last``: it is the last cross-attention layer, so all maps of the call have been collected.
         """
         return None
 
-    def shares(self, edit: int, grid: tuple[int, int]) -> torch.Tensor | None:
-        """(prompts, B, h·w, 1) share of each prompt of an edit, or None for equal shares."""
+    def shares(self, edit: int, grid: tuple[int, int], chunk: int) -> torch.Tensor | None:
+        """(prompts, B, h·w, 1) share of each prompt of an edit in a group of rows, or None for equal shares."""
         return None
 
 
@@ -284,11 +285,11 @@ class BlendCall:
         count = tensor.shape[0] // (self.chunks * (1 + len(self.edits)) * self.batch)
         return slice(rows.start * count, rows.stop * count)
 
-    def pairs(self) -> Iterator[tuple[int, EditStep, slice, slice]]:
-        """(edit number, edit, source rows, edit rows) of the positive groups."""
+    def pairs(self) -> Iterator[tuple[int, int, EditStep, slice, slice]]:
+        """(group, edit number, edit, source rows, edit rows) of the positive groups."""
         for chunk in self.positive:
             for number, edit in enumerate(self.edits):
-                yield number, edit, self._rows(chunk, 0), self._rows(chunk, number + 1)
+                yield chunk, number, edit, self._rows(chunk, 0), self._rows(chunk, number + 1)
 
     def source_rows(self) -> list[slice]:
         return [self._rows(chunk, 0) for chunk in self.positive]
@@ -405,7 +406,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     probed = call.probe.contexts if call.probe is not None and call.positive else {}
     touched = [layer for layer in layers if rewriting or layer in probed]
     sources, pairs = call.source_rows(), tuple(call.pairs())
-    followed = [(edit.prompts[0], source, rows) for _, edit, source, rows in pairs if edit.follows]
+    followed = [(edit.prompts[0], source, rows) for *_, edit, source, rows in pairs if edit.follows]
 
     def cross(q, k, v, extra_options, occupant):
         layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
@@ -421,7 +422,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             out = plain_attention(*_exchanged_rows(q, k, v, followed), extra_options)
         if extra_options.get("attn_precision") == torch.float32:
             q, k, v = q.float(), k.float(), v.float()
-        for number, edit, source, rows in pairs:
+        for chunk, number, edit, source, rows in pairs:
             if not edit.rewrites_cross:
                 continue
             if len(edit.prompts) == 1:
@@ -435,7 +436,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
                     change = prompt.from_source(q[source], k[source], v[rows], heads)
                 out[rows].add_(change)  # summed in single precision, rounded once
                 continue
-            shares = call.masks.shares(number, grid)
+            shares = call.masks.shares(number, grid, chunk)
             new = edit.attend(q[source], k[source], q[rows], k[rows], v[rows], heads, shares)
             if occupant:
                 # An occupant adds to the ordinary attention (IPAdapter's image tokens): exchange only that term.
@@ -450,7 +451,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         shared = context is n
         n = n.clone()
         context = n if shared else context.clone()
-        for _, edit, source, rows in pairs:
+        for *_, edit, source, rows in pairs:
             if edit.replace_self:
                 for tensor in (n,) if shared else (n, context):
                     tensor[call.tiles(tensor, rows)] = tensor[call.tiles(tensor, source)]
@@ -474,10 +475,11 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     ready: dict[tuple[int, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def for_all_rows(mask: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
-        """(1, 1 + N, B, h·w, 1): the mask, and ones for the source, made once a call for all layers of a size."""
+        """(1 or chunks, 1 + N, B, h·w, 1): the mask, and ones for the source, made once a call for all layers of a
+        size."""
         at = (id(mask), n.dtype)
         if at not in ready:
-            edits = mask.to(n).reshape(1, len(call.edits), call.batch, -1, 1)
+            edits = mask.to(n).reshape(-1, len(call.edits), call.batch, *mask.shape[-2:])
             # The mask is kept, too, so that no other one gets its id.
             ready[at] = mask, torch.cat([torch.ones_like(edits[:, :1]), edits], dim=1)
         return ready[at][1]

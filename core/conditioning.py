@@ -54,9 +54,10 @@ def partial_area(options: dict[str, Any], latent: tuple[int, int]) -> tuple[int,
     area = resolved[0].get("area")
     if not area:
         return ()
-    height, width, top, left = area[-4], area[-3], area[-2], area[-1]
-    whole = top <= 0 and left <= 0 and top + height >= latent[0] and left + width >= latent[1]
-    return () if whole else (int(height), int(width), int(top), int(left))
+    top, left = int(area[-2]), int(area[-1])
+    # ComfyUI cuts off what reaches beyond the image.
+    height, width = min(latent[0] - top, int(area[-4])), min(latent[1] - left, int(area[-3]))
+    return () if (height, width, top, left) == (*latent, 0, 0) else (height, width, top, left)
 
 
 def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:

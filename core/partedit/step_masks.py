@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 
@@ -191,14 +192,15 @@ class StepMasks:
         groups = bands_of(self.levels, self.settings.threshold, self.settings.omega)
         return [groups[self._group(edit.prompts[0].parts)] if edit.blended else nothing for edit in self.edits]
 
-    def for_call(self, area: tuple[int, ...], device: torch.device) -> CallMasks:
+    def for_call(self, areas: Sequence[tuple[int, ...]], device: torch.device) -> CallMasks:
         """The masks for one call of the UNet.
 
         Args:
-            area: (height, width, top, left) in latent pixels of the region the call works on; empty for all.
+            areas: for each group of rows (conditional, unconditional …), (height, width, top, left) in latent pixels of
+                the region it is about; empty for the whole image. ComfyUI puts regions of the same size into one call.
             device: on which its layers run.
         """
-        return _MasksOfCall(self, area, device)
+        return _MasksOfCall(self, areas, device)
 
     def _edit_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """(groups, B, H, W) → (N, B, H, W)."""
@@ -222,16 +224,18 @@ class StepMasks:
         return self.current() if last and self.given is None else self._previous
 
     def _layer_mask(
-        self, last: bool, grid: tuple[int, int], area: tuple[int, ...], device: torch.device
+        self, last: bool, grid: tuple[int, int], areas: tuple[tuple[int, ...], ...], device: torch.device
     ) -> torch.Tensor | None:
+        """(N·B, h·w, 1) for a single area, (areas, N·B, h·w, 1) for several."""
         masks = self._at_layer(last)
         if masks is None:
             return None
-        key = (id(masks), grid, area, device)
+        key = (id(masks), grid, areas, device)
         with self._lock:
             if key not in self._resized:
-                each = [self._edit_mask(masks, number) for number in range(len(self.edits))]
-                self._resized[key] = self._to_layer(torch.stack(each).flatten(0, 1), grid, area, device)
+                each = torch.stack([self._edit_mask(masks, number) for number in range(len(self.edits))]).flatten(0, 1)
+                fitted = [self._to_layer(each, grid, area, device) for area in areas]
+                self._resized[key] = fitted[0] if len(areas) == 1 else torch.stack(fitted)
             return self._resized[key]
 
     def _shares(
@@ -268,14 +272,16 @@ def _fitted(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 class _MasksOfCall(CallMasks):
-    def __init__(self, masks: StepMasks, area: tuple[int, ...], device: torch.device) -> None:
-        self._masks, self._area, self._device = masks, area, device
+    def __init__(self, masks: StepMasks, areas: Sequence[tuple[int, ...]], device: torch.device) -> None:
+        self._masks, self._areas, self._device = masks, tuple(areas), device
+        # Mostly all are about the same: then one mask does for all of them.
+        self._distinct = self._areas[:1] if len(set(self._areas)) == 1 else self._areas
 
     def collect(self, maps: torch.Tensor, parts: tuple[int, ...]) -> None:
         self._masks.collect(maps, parts)
 
     def blend(self, grid: tuple[int, int], last: bool) -> torch.Tensor | None:
-        return self._masks._layer_mask(last, grid, self._area, self._device)
+        return self._masks._layer_mask(last, grid, self._distinct, self._device)
 
-    def shares(self, edit: int, grid: tuple[int, int]) -> torch.Tensor | None:
-        return self._masks._shares(edit, grid, self._area, self._device)
+    def shares(self, edit: int, grid: tuple[int, int], chunk: int) -> torch.Tensor | None:
+        return self._masks._shares(edit, grid, self._areas[chunk], self._device)

@@ -125,7 +125,11 @@ class BlendWrappers:
 
     def _find_positive(self, conds: dict[str, list[dict]]) -> set[Any]:
         """Ids of the entries with the prompts; also records the area of each entry."""
-        positive = {c["uuid"] for c in conds.get("positive", [])}
+        entries = conds.get("positive", [])
+        positive = {c["uuid"] for c in entries}
+        if self._probe is not None and self.masks.settings.timing == "published":
+            # The last layer of every call blends with the maps of this step, so they are read before regional entries.
+            entries.sort(key=lambda c: bool(partial_area(c, self.masks.latent)))
         for name, entries in conds.items():
             for number, cond in enumerate(entries):
                 if name != "positive" and cond["uuid"] in positive:
@@ -202,14 +206,16 @@ class BlendWrappers:
                 f"{float(difference):.1%}. Edit one image at a time (batch size 1), or give that node one image."
             )
 
-    def _check_whole(self, x: torch.Tensor, chunks: int, area: tuple[int, ...]) -> None:
+    def _check_whole(self, x: torch.Tensor, areas: Sequence[tuple[int, ...]]) -> None:
         """Refuse a call whose rows or size are not those of the run.
 
         Raises:
             ValueError: another node splits the latent into tiles, or changes the rows.
         """
-        rows, size = chunks * (1 + len(self.prompt.edits)) * self.batch, area[:2] or self.masks.latent
-        if x.shape[0] != rows or tuple(x.shape[-2:]) != tuple(size):
+        rows = len(areas) * (1 + len(self.prompt.edits)) * self.batch
+        sizes = [tuple(area[:2] or self.masks.latent) for area in areas]
+        size = next((one for one in sizes if one != tuple(x.shape[-2:])), tuple(x.shape[-2:]))
+        if x.shape[0] != rows or tuple(x.shape[-2:]) != size:
             raise ValueError(
                 f"model: its UNet gets {x.shape[0]} rows of {x.shape[-2]} x {x.shape[-1]}, but source and edits are "
                 f"{rows} rows of {size[0]} x {size[1]}. An earlier node splits the image into tiles (tiled diffusion) "
@@ -218,13 +224,14 @@ class BlendWrappers:
 
     def _call(self, options: dict[str, Any], x: torch.Tensor) -> BlendCall:
         uuids = options.get("uuids", [])
-        area = self._areas.get(uuids[0], ()) if uuids else ()
-        self._check_whole(x, len(uuids), area)
+        # ComfyUI batches entries by the size of their areas only: each has a place of its own.
+        areas = [self._areas.get(one, ()) for one in uuids]
+        self._check_whole(x, areas)
         positive = [n for n, one in enumerate(uuids) if self._carries_prompts(one)]
         probe = None
         fresh = [n for n in positive if uuids[n] not in self._probed]
         # Regional prompts only see part of the image, and a perturbed second pass (PAG) must not count twice.
-        if self._probe is not None and fresh and not area and len(fresh) == len(positive):
+        if self._probe is not None and fresh and not any(areas[n] for n in positive) and len(fresh) == len(positive):
             probe = self._probe
             self._probed.update(uuids[n] for n in fresh)
         if probe is None and not positive and self.masks.needs_current and self.masks.current() is None:
@@ -236,6 +243,6 @@ class BlendWrappers:
             chunks=len(uuids),
             positive=positive,
             probe=probe,
-            masks=self.masks.for_call(area, x.device),
+            masks=self.masks.for_call(areas, x.device),
             self_limit=-(-height // 4) * -(-width // 4),
         )

@@ -20,6 +20,7 @@ from partedit_oir.core.training.training import train_part_token
 
 WHOLE = {"area": ("percentage", 1.0, 1.0, 0.0, 0.0), "strength": 1.0}
 LEFT = {"area": ("percentage", 1.0, 0.5, 0.0, 0.0), "strength": 1.0}
+RIGHT = {"area": ("percentage", 1.0, 0.5, 0.0, 0.5), "strength": 1.0}
 LATE = {"start_percent": 0.9, "end_percent": 1.0}
 
 
@@ -48,6 +49,98 @@ def test_an_area_with_a_given_mask_works_as_in_the_host(model):
     source = text_conditioning("source")
     source[0][1].update(LEFT)
     out = sample(blend_guider(model, edit_prompt(), mask=torch.ones(1, 64, 64), extras=[[None, LEFT]]))
+    assert relative(out[:1], plain(model, source)) < 1e-5
+
+
+@pytest.fixture
+def one_entry_per_call(monkeypatch):
+    """``one_entry_per_call()``: from now on ComfyUI has no memory for two entries in a call of the UNet."""
+    import comfy.model_base
+
+    def begin():
+        monkeypatch.setattr(comfy.model_base.BaseModel, "memory_required", lambda *args, **kwargs: 1e30)
+
+    return begin
+
+
+def calls_of(model, monkeypatch):
+    """Numbers of rows of the UNet's calls, noted as they are made."""
+    rows, forward = [], model.model.diffusion_model._forward
+
+    def noted(x, *args, **kwargs):
+        rows.append(x.shape[0])
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(model.model.diffusion_model, "_forward", noted)
+    return rows
+
+
+# All but the right half, with room for the soft edge of the mask on the coarsest layers.
+HALF = torch.cat([torch.ones(1, 128, 32), torch.zeros(1, 128, 96)], dim=2)
+TWO_HALVES = torch.cat([HALF, HALF, 1 - HALF, HALF * 0.5])  # for two edits of two images
+
+
+@pytest.mark.parametrize("timing", ["clean", "published"])
+@pytest.mark.parametrize("what", ["mask", "masks", "token", "parts"])
+def test_regions_of_the_same_size_keep_their_own_place_in_one_call(
+    model, what, timing, one_entry_per_call, monkeypatch
+):
+    two_parts = token(parts=2)
+    prompt = edit_prompt(("edit", "other")) if what == "masks" else edit_prompt()
+    if what == "parts":
+        prompt = shared_picture(two_parts.names)
+    masks = {"mask": HALF, "masks": TWO_HALVES}
+    given = {"mask": masks[what]} if what in masks else {"token": two_parts if what == "parts" else token()}
+    regions = [LEFT, RIGHT] if "mask" in given else [WHOLE, LEFT, RIGHT]
+    batch = 2 if what == "masks" else 1
+
+    def run():
+        guider = blend_guider(model, prompt, timing=timing, extras=[[None, each] for each in regions], **given)
+        return sample(guider, batch=batch), guider.last_masks.edit_masks(), guider.last_masks.mean_masks(SIZE)
+
+    rows = calls_of(model, monkeypatch)
+    together = run()
+    members = (1 + len(prompt.edits)) * batch
+    assert max(rows) == 4 * members  # both regions, for both prompts
+    one_entry_per_call()
+    rows.clear()
+    apart = run()
+    assert set(rows) == {members}
+    for found, expected in zip(together, apart, strict=True):
+        assert relative(found, expected) < 1e-5
+    assert relative(together[0][batch:], together[0][:batch].repeat(len(prompt.edits), 1, 1, 1)) > 1e-3
+
+
+def shared_picture(names):
+    from partedit_oir.core.partedit.prompt import Edit, EditPrompt, PartPrompt
+
+    parts = tuple(PartPrompt(name, text_conditioning(name), None, (name,)) for name in names)
+    return EditPrompt("source", text_conditioning("source"), (Edit(parts),))
+
+
+def test_a_mask_in_one_of_two_regions_leaves_the_other_to_the_source(model):
+    """One step, and cross-attention of a region sees nothing beyond it: the region without a mask is the source's."""
+    extras = [[None, LEFT], [None, RIGHT]]
+    guider = blend_guider(model, edit_prompt(), mask=HALF, keep_pooled=True, extras=extras)
+    out = sample(guider, steps=1)
+    left, right = out[..., :8], out[..., 8:]
+    assert torch.equal(right[1], right[0]) and relative(left[1], left[0]) > 1e-3
+
+
+@pytest.mark.parametrize("timing", ["clean", "published"])
+def test_the_order_of_entries_does_not_matter(model, timing):
+    def run(*regions):
+        extras = [[None, each] for each in regions]
+        return sample(blend_guider(model, edit_prompt(), token=token(), timing=timing, extras=extras), steps=4)
+
+    assert relative(run(LEFT, WHOLE), run(WHOLE, LEFT)) < 1e-5
+
+
+@pytest.mark.parametrize("beyond", [{"area": (16, 16, 8, 0)}, {"area": (8, 64, 8, 8)}])
+def test_an_area_that_reaches_beyond_the_picture_is_cut_as_in_the_host(model, beyond):
+    source = text_conditioning("source")
+    source[0][1].update(beyond)
+    out = sample(blend_guider(model, edit_prompt(), mask=HALF, extras=[[None, beyond]]))
     assert relative(out[:1], plain(model, source)) < 1e-5
 
 

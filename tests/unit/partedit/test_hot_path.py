@@ -64,7 +64,7 @@ def on_meta(model):
 
 
 @pytest.mark.parametrize("timing", ["clean", "published"])
-@pytest.mark.parametrize("kind", ["words", "whole", "plain", "parts", "mask"])
+@pytest.mark.parametrize("kind", ["words", "whole", "plain", "parts", "mask", "regions"])
 def test_nothing_is_copied_to_the_device_in_a_layer(model, on_meta, kind, timing, monkeypatch):
     import comfy.model_management
 
@@ -79,22 +79,24 @@ def test_nothing_is_copied_to_the_device_in_a_layer(model, on_meta, kind, timing
         "plain": edit_prompt,
         "parts": lambda: shared_picture(heads.names),
         "mask": lambda: edit_prompt(alignment=alignment(1.0, 0.0)),
+        "regions": lambda: edit_prompt(alignment=alignment(1.0, 0.0)),
     }[kind]()
-    given = {"mask": torch.ones(1, 64, 64)} if kind == "mask" else {"token": heads}
+    given = {"mask": torch.ones(1, 64, 64)} if kind in ("mask", "regions") else {"token": heads}
+    areas = [(16, 8, 0, 0), (16, 8, 0, 8)] if kind == "regions" else [(), ()]
     guider = blend_guider(model, prompt, timing=timing, layers="published", **given)
     masks = StepMasks(guider._fitted_inputs(torch.zeros(1, 4, *SIZE)), 1, SIZE)
-    if kind != "mask":
+    if "token" in given:
         masks._previous = [torch.rand(1, *SIZE) for _ in masks._groups]
     masks.begin(STEP, STEPS)
     edits = edit_steps(prompt, batch_prompt(prompt, 1, False), STEP, STEPS)
     layers, probe = [layer.key for layer in guider.layers], guider._probe(constant_weights=True)
     rows = 2 * (1 + len(edits))
     length = 77 * max(len(edit.prompts) for edit in prompt.edits)
-    shapes = (rows, 4, *SIZE), (rows,), (rows, length, WIDTH), (rows, POOLED + 6 * 256)
+    shapes = (rows, 4, *(areas[0][:2] or SIZE)), (rows,), (rows, length, WIDTH), (rows, POOLED + 6 * 256)
     inputs = [torch.empty(shape, device=META) for shape in shapes]
 
     def copies() -> list[str]:
-        call = BlendCall(1, edits, 2, [0], probe, masks.for_call((), META), self_limit=16)
+        call = BlendCall(1, edits, 2, [0], probe, masks.for_call(areas, META), self_limit=16)
         options = blended_options({}, on_meta, layers, call)
         with Copies() as run:
             on_meta(*inputs, transformer_options=options)

@@ -161,6 +161,6 @@ def test_masks_of_a_step_are_resized_in_host_memory(model, monkeypatch, method):
     sample(guider, steps=STEPS)
     monkeypatch.setattr(masks.F, "interpolate", forbidden)
     for area in ((), (8, 8, 4, 4)):
-        for_layers = guider.last_masks.for_call(area, torch.device("meta"))
+        for_layers = guider.last_masks.for_call([area], torch.device("meta"))
         layer = for_layers.blend((4, 4), last=False)
         assert layer.device.type == "meta" and layer.shape == (1, 16, 1)
