@@ -8,6 +8,7 @@ the chosen layers: the queries come from `QueryCache`, so a step is two matrix p
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from .losses import masks_by_grid, token_loss
 from .maps import cached_part_maps, map_iou, part_logits
 from .query_cache import Progress, QueryCache, build_query_cache, noise_levels
 from .settings import TrainingReport, TrainingSettings, batch_of, checked_masks, split_pictures
-from .state import TrainingState, load_state, save_state
+from .state import TrainingState, load_state, picture_prints, same_pictures, save_state
 from .views import VIEWS, TrainingView, Watch
 
 # Root-mean-square change of a map's logits, in nats, made by the first step at a nominal learning rate of 30 under the
@@ -92,7 +93,7 @@ def train_part_token(
         cache,
         masks,
         settings,
-        data_key=f"{tuple(latents.shape)} {float(latents.float().mean()):.2f} {float(latents.float().std()):.2f}",
+        prints=picture_prints(latents),
         init_scale=_spread(cond),
         text=cond[0][0][0],
         sources=sources,
@@ -165,7 +166,7 @@ def train_on_cache(
     sources: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     state_file: Path | None = None,
-    data_key: str = "",
+    prints: torch.Tensor | None = None,
     text: torch.Tensor | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -173,13 +174,11 @@ def train_on_cache(
 ) -> tuple[torch.Tensor, TrainingReport]:
     """The optimisation; returns the rows (1 + P, D) float32 on the CPU, background first, and the report.
 
-    ``data_key`` identifies the images, so that a saved state is not used for others; ``text`` (L, D) is the prompt's
-    embedding, for the paddings that need it.
+    ``prints`` are the images' `picture_prints`, so that a saved state is not used for others; ``text`` (L, D) is the
+    prompt's embedding, for the paddings that need it.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        trainer = _Trainer(
-            cache, masks, settings, init_scale, sources, torch.device(device), state_file, data_key, text
-        )
+        trainer = _Trainer(cache, masks, settings, init_scale, sources, torch.device(device), state_file, prints, text)
         return trainer.run(progress, watch, stop)
 
 
@@ -195,13 +194,15 @@ class _Trainer:
         sources: Sequence[int] | None,
         device: torch.device,
         state_file: Path | None,
-        data_key: str,
+        prints: torch.Tensor | None,
         text: torch.Tensor | None,
     ):
         on_device = {layer: weight.to(device) for layer, weight in cache.key_weights.items()}
         self.cache = dataclasses.replace(cache, key_weights=on_device)
-        self.settings, self.device, self.state_file, self.data_key = settings, device, state_file, data_key
+        self.settings, self.device, self.state_file = settings, device, state_file
+        self.prints = torch.empty(0) if prints is None else prints
         # A copy, because autograd refuses tensors made in inference mode.
+        self.sources = None if sources is None else list(sources)
         self.text = None if text is None else text.detach().clone().float().to(device)
         self.masks = checked_masks(masks, cache.pictures, len(settings.part_names))
         self.targets = {grid: mask.to(device) for grid, mask in masks_by_grid(cache, self.masks).items()}
@@ -346,8 +347,9 @@ class _Trainer:
         shown["init"] = None if self.settings.init is None else float(self.settings.init.double().sum())
         if self.text is not None and self.settings.trained_padding in TEXT_PADDINGS:
             shown["text"] = float(self.text.double().abs().sum())
-        shown["masks"] = float(self.masks.double().sum())
-        shown["pictures"] = (self.cache.pictures, self.data_key)
+        eight_bit = (self.masks.float() * 255).round().to(torch.uint8).contiguous().cpu()
+        shown["masks"] = (tuple(eight_bit.shape), hashlib.sha256(eight_bit.numpy().tobytes()).hexdigest())
+        shown["pictures"] = (self.cache.pictures, self.sources)
         shown["layers"] = [str(layer) for layer in self.cache.layers]
         shown["model"] = [f"{float(weight.norm()):.4g}" for weight in self.cache.key_weights.values()]
         return repr(sorted(shown.items()))
@@ -366,6 +368,7 @@ class _Trainer:
             losses=self.report.losses,
             evaluations=self.report.evaluations,
             fingerprint=self._fingerprint(),
+            pictures=self.prints,
         )
         save_state(state, self.state_file)
 
@@ -374,6 +377,8 @@ class _Trainer:
             return 0
         state = load_state(self.state_file, tuple(self.rows.shape))
         if state is None or state.fingerprint != self._fingerprint() or state.step > self.settings.steps:
+            return 0
+        if not same_pictures(state.pictures, self.prints):
             return 0
         with torch.no_grad():
             self.rows.copy_(state.rows)

@@ -183,6 +183,30 @@ def test_a_state_of_another_model_is_not_used(tmp_path):
     assert report.resumed_from == 0
 
 
+@pytest.mark.parametrize("change", ["images swapped", "one image recoloured", "a mask moved", "other views", "noise"])
+def test_a_state_of_other_images_is_not_used(model, tmp_path, change):
+    """A state knew its images by shape, mean and spread, and its masks by their sum."""
+    latents, masks = squares(8)
+    state = tmp_path / "run.safetensors"
+    settings = dataclasses.replace(SETTINGS, steps=4, save_every=2)
+    sources = [0, 1, 2, 3, 4, 5, 6, 7]
+    train_part_token(model, latents, masks, conditioning(), settings, state_file=state, sources=sources)
+    if change == "images swapped":
+        latents = latents[[1, 0, *range(2, 8)]]
+    elif change == "one image recoloured":
+        latents = latents.clone()
+        latents[3] = latents[3].flip(0)
+    elif change == "a mask moved":
+        masks = masks.clone()
+        masks[3] = masks[3].roll(2, dims=-1)
+    elif change == "other views":
+        sources = [0, 0, 2, 3, 4, 5, 6, 7]
+    else:  # of a VAE in half precision
+        latents = latents + 0.02 * latents.std() * torch.from_numpy(standard_normal(7, *latents.shape))
+    _, report = train_part_token(model, latents, masks, conditioning(), settings, state_file=state, sources=sources)
+    assert report.resumed_from == (4 if change == "noise" else 0)
+
+
 @pytest.mark.parametrize(
     "state",
     ["[1, 2]", '{"step": 5}', '{"evaluations": 3}', "no json", "[" * 100_000, None],
@@ -196,7 +220,7 @@ def test_a_state_with_other_contents_is_not_used(state, tmp_path):
 
 
 def test_a_state_s_values_must_be_numbers(tmp_path):
-    rows = {name: torch.zeros(2, WIDTH) for name in ("rows", "moment1", "moment2", "best_rows")}
+    rows = {name: torch.zeros(2, WIDTH) for name in ("rows", "moment1", "moment2", "best_rows", "pictures")}
     values = {"step": 1, "best_score": 0.0, "best_step": 1, "losses": [], "evaluations": [], "fingerprint": ""}
     path = tmp_path / "run.safetensors"
     save_file(rows, str(path), {"state": json.dumps(values)})
@@ -204,6 +228,8 @@ def test_a_state_s_values_must_be_numbers(tmp_path):
     for changed in (torch.full((2, WIDTH), float("nan")), torch.zeros(3, WIDTH), torch.zeros(2, WIDTH).long()):
         save_file({**rows, "moment2": changed}, str(path), {"state": json.dumps(values)})
         assert load_state(path, (2, WIDTH)) is None
+    save_file({name: rows[name] for name in rows if name != "pictures"}, str(path), {"state": json.dumps(values)})
+    assert load_state(path, (2, WIDTH)) is None
 
 
 def test_two_parts_share_a_background(model):
