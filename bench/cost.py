@@ -286,9 +286,11 @@ def real(bench: Bench) -> list[dict[str, Any]]:
 
 def search(bench: Bench) -> list[dict[str, Any]]:
     from demo.training.pictures import draw_scene
+    from partedit_oir.core.decoding import picture_decoder
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
     from partedit_oir.core.oir.candidates import STRATEGIES
-    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
 
     from .object_cases import edit_case
     from .object_methods import Bench as ObjectBench

@@ -85,7 +85,9 @@ class FlowBench(Bench):
 
     def search(self, trajectory: Any, pairs: Any) -> Any:
         """OIR's step search, coarse to fine."""
-        from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+        from partedit_oir.core.decoding import picture_decoder
+        from partedit_oir.core.oir.search import search_steps
+        from partedit_oir.core.oir.search_settings import SearchSettings
 
         settings = SearchSettings(cfg=CFG, strategy="coarse-to-fine", batch_size=8, edit_weight=1.0)
         return search_steps(self.model, trajectory, pairs, picture_decoder(self.studio.vae), self.scorer, settings)

@@ -81,7 +81,9 @@ def rules() -> dict[str, Callable[[dict[str, Any]], int]]:
 def run_edit(bench: Bench, model: Any, number: int) -> dict[str, Any]:
     """All candidates of both objects and the reassembled edits."""
     from demo.training.pictures import draw_scene
-    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+    from partedit_oir.core.decoding import picture_decoder
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
 
     edit, begin = edit_case(number), time.perf_counter()
     picture = draw_scene(edit.scene)

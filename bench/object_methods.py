@@ -69,7 +69,9 @@ class Bench:
 
     def search(self, trajectory: Any, pairs: Sequence[Any]) -> Any:
         """OIR's step search over every candidate."""
-        from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+        from partedit_oir.core.decoding import picture_decoder
+        from partedit_oir.core.oir.search import search_steps
+        from partedit_oir.core.oir.search_settings import SearchSettings
 
         settings = SearchSettings(cfg=CFG, strategy="exhaustive", batch_size=ROWS)
         return search_steps(self.model, trajectory, pairs, picture_decoder(self.studio.vae), self.scorer, settings)

@@ -117,9 +117,9 @@ class Maker:
         """Raw S_e and S_ne of runs of pair ``place`` of edit ``number``."""
         from demo.training.defaults import CFG
         from demo.training.pictures import draw_scene
+        from partedit_oir.core.oir.making import make_runs
         from partedit_oir.core.oir.masks import resize_mask
         from partedit_oir.core.oir.metric import keep_score
-        from partedit_oir.core.oir.search import make_runs
 
         if number != self.number:  # its inversion serves both pairs
             edit = edit_case(number)

@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..core.decoding import picture_decoder
 from ..core.inversion.masked_replay import MaskedReplaySettings, masked_replay
-from ..core.oir.search import picture_decoder
 from . import io_types
 from .checks import checked
 from .common import aliases

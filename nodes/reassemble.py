@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.decoding import picture_decoder
 from ..core.encoding import encode
 from ..core.oir.candidates import parse_steps
 from ..core.oir.masks import OVERLAPS
@@ -16,7 +17,6 @@ from ..core.oir.reassembly import (
     composite_pixels,
     reassemble,
 )
-from ..core.oir.search import picture_decoder
 from ..core.oir.types import StepSearch
 from ..core.paste_back import PasteBack, check_originals
 from . import io_types

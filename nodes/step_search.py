@@ -11,10 +11,12 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..core.decoding import PictureDecoder, picture_decoder
 from ..core.oir.candidates import STRATEGIES, parse_steps
 from ..core.oir.memory import SearchMemory
 from ..core.oir.report import Thumbnails, contact_sheet, curves, score_plot, summary
-from ..core.oir.search import PictureDecoder, SearchSettings, picture_decoder, search_steps
+from ..core.oir.search import search_steps
+from ..core.oir.search_settings import SearchSettings
 from ..core.oir.types import SCORE_TEXTS, Pair, StepSearch
 from ..core.vision.clip_scorer import MASK_MODES
 from . import io_types

@@ -87,8 +87,8 @@ def compute_case(settings: dict[str, Any], z0: torch.Tensor, batch_size: int = 4
     from partedit_oir.core.inversion.scaling import image_scale
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
     from partedit_oir.core.latents import process_latent_in, process_latent_out
+    from partedit_oir.core.oir.making import make_candidates
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
-    from partedit_oir.core.oir.search import make_candidates
     from partedit_oir.core.oir.types import Pair, StepSearch
 
     model = sd1_shaped_model(settings["seed"])

@@ -93,7 +93,9 @@ def setting(pack):
 
 
 def test_replay_takes_the_steps_that_the_pack_takes(setting):
-    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+    from partedit_oir.core.decoding import picture_decoder
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
 
     model, trajectory, pair = setting
 

@@ -189,7 +189,7 @@ def pair_of(family, mask):
 
 
 def candidates(family, trajectory, cfg, batch_size, steps=(1, 2, 3, 4)):
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     pair = pair_of(family, torch.ones(64, 64))
     return make_candidates(family.model, trajectory, pair, steps, cfg=cfg, batch_size=batch_size)
@@ -222,8 +222,10 @@ def test_at_cfg_1_no_negative_is_asked(family):
 @pytest.mark.parametrize("method", ["euler_next_timestep", "rf_solver"])
 def test_a_single_pair_over_the_whole_picture_is_its_candidate(family, method):
     """Searched and reassembled, with latents of the model's own shape."""
+    from partedit_oir.core.decoding import picture_decoder
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
-    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
 
     trajectory, vae = inverted(family, method), Pictures()
     pair = pair_of(family, torch.ones(64, 64))

@@ -25,7 +25,7 @@ def test_defaults_are_the_published_values(pack, node):
 
 def test_the_core_has_the_same(pack):
     from partedit_oir.core.oir.reassembly import ReassemblySettings
-    from partedit_oir.core.oir.search import SearchSettings
+    from partedit_oir.core.oir.search_settings import SearchSettings
     from partedit_oir.core.partedit.feature_blend import SampleSettings
 
     assert SampleSettings().cfg == SearchSettings().cfg == ReassemblySettings().cfg == 7.5

@@ -82,7 +82,7 @@ def setting(pack):
 
 
 def candidates(setting, steps, batch_size, pair=None):
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     model, trajectory, own = setting
     return make_candidates(model, trajectory, pair or own, steps, cfg=4.0, batch_size=batch_size)
@@ -90,8 +90,10 @@ def candidates(setting, steps, batch_size, pair=None):
 
 @pytest.mark.slow
 def test_candidates_and_splice_do_not_depend_on_the_batch_size(setting):
+    from partedit_oir.core.decoding import picture_decoder
     from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
-    from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
     from support.stand_ins import FakeScorer, FakeVae
 
     model, trajectory, pair = setting
@@ -152,7 +154,7 @@ def test_source_prompt_is_the_unconditional_branch(setting):
     """With the source prompt as guided prompt both branches agree, so guidance changes nothing."""
     from dataclasses import replace
 
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     model, trajectory, pair = setting
     same = replace(pair, conditioning=prompt_conditioning(SOURCE))
@@ -163,7 +165,7 @@ def test_source_prompt_is_the_unconditional_branch(setting):
 
 
 def test_the_published_stand_in_for_one_step_is_the_image(setting):
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     model, trajectory, pair = setting
     made, rows, passes = make_candidates(model, trajectory, pair, [1, 2], cfg=4.0, batch_size=2, published_first=True)
@@ -178,7 +180,7 @@ def test_the_hosts_multi_gpu_clones_take_their_share(setting):
     if not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"):
         pytest.skip("this ComfyUI has no multi-GPU clones")
     model, trajectory, pair = setting
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     first = model.clone()
     first.cached_patcher_init = (sd1_shaped_model, (4,))

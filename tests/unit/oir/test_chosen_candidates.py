@@ -14,8 +14,9 @@ from tools.bootstrap import load_pack
 load_pack()
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from partedit_oir.core.decoding import picture_decoder
+from partedit_oir.core.oir.making import make_candidates
 from partedit_oir.core.oir.memory import TABLES, SearchMemory
-from partedit_oir.core.oir.search import make_candidates, picture_decoder
 from partedit_oir.nodes import step_search
 from partedit_oir.nodes.step_search import InversionStepSearch
 

@@ -43,7 +43,7 @@ def run(oir, setting, pairs, steps, target, **settings):
 
 
 def candidate(setting, pair, n):
-    from partedit_oir.core.oir.search import make_candidates
+    from partedit_oir.core.oir.making import make_candidates
 
     return make_candidates(setting[0], setting[1], pair, [n], cfg=CFG, batch_size=1)[0][n]
 
@@ -59,9 +59,12 @@ def test_a_single_pair_over_the_whole_picture_is_its_candidate(oir, setting, rea
 @pytest.mark.parametrize("family", ["sdxl", "sd2", "sdxl-v"])
 def test_other_families_search_and_reassemble(oir, family):
     """SDXL with its pooled embedding, v-prediction: one pair over the whole picture gives its searched candidate."""
+    from partedit_oir.core.decoding import picture_decoder
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
-    from partedit_oir.core.oir.search import SearchSettings, make_candidates, picture_decoder, search_steps
+    from partedit_oir.core.oir.making import make_candidates
+    from partedit_oir.core.oir.search import search_steps
+    from partedit_oir.core.oir.search_settings import SearchSettings
     from partedit_oir.core.oir.types import Pair
     from support.stand_ins import FakeScorer
     from support.tiny_models import text_conditioning, tiny_sd, tiny_sdxl

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from support.stand_ins import FakeScorer, FakeVae, latent, make_pair, make_trajectory, two_objects
+from tools.bootstrap import load_pack
+
+load_pack()
+from partedit_oir.core.decoding import picture_decoder
+from partedit_oir.core.oir.making import make_candidates
+from partedit_oir.core.oir.search import search_steps
+from partedit_oir.core.oir.search_settings import SearchSettings
 
 STEPS = 12
 STRATEGIES = ("short-to-full", "coarse-to-fine", "exhaustive")
-
-
-@pytest.fixture(scope="module")
-def search(pack):
-    from partedit_oir.core.oir import search
-
-    return search
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +26,22 @@ def setting(pack):
     return two_objects(STEPS)
 
 
-def run(search, setting, pairs=None, scorer=None, vae=None, on_candidate=None, **settings):
+def run(setting, pairs=None, scorer=None, vae=None, on_candidate=None, **settings):
     model, trajectory, own = setting
     vae = vae or FakeVae()
-    return search.search_steps(
+    return search_steps(
         model,
         trajectory,
         own if pairs is None else pairs,
-        search.picture_decoder(vae),
+        picture_decoder(vae),
         scorer or FakeScorer(),
-        search.SearchSettings(batch_size=4, **settings),
+        SearchSettings(batch_size=4, **settings),
         on_candidate=on_candidate,
     )
 
 
-def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
-    result = run(search, setting, strategy="exhaustive")
+def test_exhaustive_search_looks_at_all_and_counts_the_rows(setting):
+    result = run(setting, strategy="exhaustive")
     assert [entry.candidates for entry in result.pairs] == [tuple(range(1, STEPS + 1))] * 2
     assert result.unet_rows == result.exhaustive_rows == 2 * 2 * sum(range(1, STEPS + 1))
     for entry in result.pairs:
@@ -54,8 +54,8 @@ def test_exhaustive_search_looks_at_all_and_counts_the_rows(search, setting):
         assert entry.metric.keep[0] > entry.metric.keep[-1], "more steps change more"
 
 
-def test_coarse_to_fine_reports_what_really_ran(search, setting):
-    full, quick = (run(search, setting, strategy=name) for name in ("exhaustive", "coarse-to-fine"))
+def test_coarse_to_fine_reports_what_really_ran(setting):
+    full, quick = (run(setting, strategy=name) for name in ("exhaustive", "coarse-to-fine"))
     assert quick.exhaustive_rows == full.unet_rows
     for all_of, some in zip(full.pairs, quick.pairs):
         assert set(some.candidates) < set(all_of.candidates)
@@ -64,23 +64,23 @@ def test_coarse_to_fine_reports_what_really_ran(search, setting):
             assert score == pytest.approx(all_of.metric.edit[all_of.candidates.index(n)], abs=1e-5)
 
 
-def test_scores_are_those_of_the_candidates(search, setting):
+def test_scores_are_those_of_the_candidates(setting):
     """S_e and S_ne by another way: decode one candidate and score it."""
     model, trajectory, pairs = setting
     from partedit_oir.core.oir.metric import keep_score
 
-    result = run(search, setting, strategy="exhaustive", cfg=3.0)
-    made, _, _ = search.make_candidates(model, trajectory, pairs[1], [7], cfg=3.0, batch_size=1)
-    decode = search.picture_decoder(FakeVae())
+    result = run(setting, strategy="exhaustive", cfg=3.0)
+    made, _, _ = make_candidates(model, trajectory, pairs[1], [7], cfg=3.0, batch_size=1)
+    decode = picture_decoder(FakeVae())
     picture, source = decode(made[7]), decode(trajectory.latent_image)
     entry = result.pairs[1]
     assert entry.metric.edit[6] == pytest.approx(FakeScorer().score(picture, "throne", mask=pairs[1].mask), abs=1e-5)
     assert entry.metric.keep[6] == pytest.approx(keep_score(picture, source, pairs[1].mask), abs=1e-6)
 
 
-def test_each_pair_is_scored_with_its_own_phrase_and_mask(search, setting):
+def test_each_pair_is_scored_with_its_own_phrase_and_mask(setting):
     scorer = FakeScorer()
-    run(search, setting, scorer=scorer, mask_mode="published_bias", stride=6)
+    run(setting, scorer=scorer, mask_mode="published_bias", stride=6)
     pairs = setting[2]
     assert {call.mode for call in scorer.calls} == {"published_bias"}
     for call in scorer.calls:
@@ -89,13 +89,13 @@ def test_each_pair_is_scored_with_its_own_phrase_and_mask(search, setting):
     assert {call.text for call in scorer.calls} == {"tiger", "throne"}
 
 
-def test_one_candidate_is_decoded_at_a_time(search, setting):
+def test_one_candidate_is_decoded_at_a_time(setting):
     """Every picture is scored, handed on and dropped before the next one is decoded."""
     import gc
     import weakref
 
     model, trajectory, pairs = setting
-    plain, pictures, held = search.picture_decoder(FakeVae()), [], []
+    plain, pictures, held = picture_decoder(FakeVae()), [], []
 
     def decode(samples):
         gc.collect()
@@ -104,8 +104,8 @@ def test_one_candidate_is_decoded_at_a_time(search, setting):
         pictures.append(weakref.ref(picture))
         return picture
 
-    settings = search.SearchSettings(strategy="exhaustive", stride=3, batch_size=4)
-    search.search_steps(model, trajectory, pairs, decode, FakeScorer(), settings)
+    settings = SearchSettings(strategy="exhaustive", stride=3, batch_size=4)
+    search_steps(model, trajectory, pairs, decode, FakeScorer(), settings)
     assert held == [0] * (1 + 2 * 4)
 
 
@@ -117,7 +117,7 @@ class Growing(FakeScorer):
         return 0.01 * len(self.calls)
 
 
-def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
+def test_the_weight_of_the_edit_decides_which_step_is_chosen(setting):
     """S_e is best at the last step, S_ne mostly not, so the weight decides; the node hands it on."""
     from partedit_oir.nodes.step_search import InversionStepSearch
 
@@ -139,19 +139,19 @@ def test_the_weight_of_the_edit_decides_which_step_is_chosen(search, setting):
         )
 
 
-def test_overrides_are_used_and_not_searched(search, setting):
+def test_overrides_are_used_and_not_searched(setting):
     seen = []
     overrides = [None, 3]
-    result = run(search, setting, overrides=overrides, on_candidate=lambda k, run, picture: seen.append((k, run.step)))
+    result = run(setting, overrides=overrides, on_candidate=lambda k, run, picture: seen.append((k, run.step)))
     assert result.pairs[1].candidates == (3,) and result.pairs[1].manual and result.chosen[1] == 3
     assert not result.pairs[0].manual and len(result.pairs[0].candidates) > 1
     first = result.pairs[0]
     looked = {*first.candidates, *(short.step for short in first.short_runs)}
     assert (1, 3) in seen and {n for k, n in seen if k == 0} == looked
-    assert run(search, setting, overrides=[0, STEPS]).chosen == (0, STEPS)
+    assert run(setting, overrides=[0, STEPS]).chosen == (0, STEPS)
 
 
-def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatch):
+def test_what_cannot_work_is_refused_before_sampling(setting, monkeypatch):
     import comfy.samplers
 
     model, _, pairs = setting
@@ -162,36 +162,36 @@ def test_what_cannot_work_is_refused_before_sampling(search, setting, monkeypatc
     for trajectory, name in ((noisy, "edit_friendly_ddpm"), (recorded, "ledits_pp")):
         message = rf"^trajectory: was inverted with {name}, .* Choose a ddim method in Invert Latent\.$"
         with pytest.raises(ValueError, match=message):
-            run(search, (model, trajectory, pairs))
+            run((model, trajectory, pairs))
     with pytest.raises(ValueError, match="has 2 images, but OIR edits one at a time"):
-        run(search, (model, two, pairs))
+        run((model, two, pairs))
     with pytest.raises(ValueError, match=r"mask of 'cat' → 'tiger': the mask is 64×96 .* the image is 96×64"):
-        run(search, setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
+        run(setting, pairs=[make_pair("cat", "tiger", torch.ones(96, 64))])
     with pytest.raises(ValueError, match=r"no value lies above 0\.5"):
-        run(search, setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])
+        run(setting, pairs=[make_pair("cat", "tiger", torch.full((64, 96), 0.4))])
     with pytest.raises(
         ValueError, match=r"^overrides: 13 is outside .* has steps 1 to 12 .*Give a step in that range, or 'auto'"
     ):
-        run(search, setting, overrides=[13, None])
+        run(setting, overrides=[13, None])
     with pytest.raises(ValueError, match="1 given for 2"):
-        run(search, setting, overrides=[3])
+        run(setting, overrides=[3])
     with pytest.raises(ValueError, match="strategy: 'random' is not one of"):
-        run(search, setting, strategy="random")
+        run(setting, strategy="random")
     with pytest.raises(ValueError, match="inverted with 'a cat and a chair'"):
-        run(search, setting, pairs=[replace(pairs[0], source_prompt="a cat, a chair")])
+        run(setting, pairs=[replace(pairs[0], source_prompt="a cat, a chair")])
     with pytest.raises(ValueError, match=r"^edit_weight: expected a number above 0 .*got -2\.0"):
-        run(search, setting, edit_weight=-2.0)
+        run(setting, edit_weight=-2.0)
     with pytest.raises(ValueError, match="pairs: is empty"):
-        run(search, setting, pairs=[])
+        run(setting, pairs=[])
     dot = torch.zeros(64, 96)
     dot[3, 3] = 1.0
     with pytest.raises(ValueError, match="nothing is left of the mask at 12×8"):
-        run(search, setting, pairs=[make_pair("cat", "tiger", dot)])
+        run(setting, pairs=[make_pair("cat", "tiger", dot)])
     with pytest.raises(ValueError, match=r"^vae: is empty"):
-        search.picture_decoder(None)
+        picture_decoder(None)
 
 
-def test_a_model_or_text_encoder_of_another_family_is_refused(search, setting, monkeypatch):
+def test_a_model_or_text_encoder_of_another_family_is_refused(setting, monkeypatch):
     import comfy.samplers
 
     from support.tiny_models import tiny_sdxl
@@ -199,10 +199,10 @@ def test_a_model_or_text_encoder_of_another_family_is_refused(search, setting, m
     model, trajectory, pairs = setting
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
     with pytest.raises(ValueError, match=r"^model: is not the one .*trajectory: its text embedding is 768 wide"):
-        run(search, (tiny_sdxl(), trajectory, pairs))
+        run((tiny_sdxl(), trajectory, pairs))
     wide = [[torch.zeros(1, 77, 2048), {}]]
     with pytest.raises(ValueError, match=r"^pairs: 'cat' → 'tiger': its text embedding is 2048 wide, .* 768"):
-        run(search, setting, pairs=[replace(pairs[0], conditioning=wide)])
+        run(setting, pairs=[replace(pairs[0], conditioning=wide)])
     format_of = model.get_model_object
 
     class Sixteen:
@@ -210,10 +210,10 @@ def test_a_model_or_text_encoder_of_another_family_is_refused(search, setting, m
 
     monkeypatch.setattr(model, "get_model_object", lambda n: Sixteen() if n == "latent_format" else format_of(n))
     with pytest.raises(ValueError, match=r"^model: uses 16 latent channels, but the trajectory has 4"):
-        run(search, setting)
+        run(setting)
 
 
-def test_what_the_scorer_refuses_is_known_before_sampling(search, setting, monkeypatch):
+def test_what_the_scorer_refuses_is_known_before_sampling(setting, monkeypatch):
     """A text longer than the scorer's context, for example."""
     import comfy.samplers
 
@@ -223,27 +223,27 @@ def test_what_the_scorer_refuses_is_known_before_sampling(search, setting, monke
 
     monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", lambda *a, **k: pytest.fail("sampling started"))
     with pytest.raises(ValueError, match="99 tokens for 'tiger'"):
-        run(search, setting, scorer=Strict())
+        run(setting, scorer=Strict())
 
 
-def test_a_candidate_that_is_nan_is_named(search, setting):
+def test_a_candidate_that_is_nan_is_named(setting):
     class Overflowing(FakeVae):
         def decode(self, samples):
             picture = super().decode(samples)
             return picture * float("nan") if self.decoded == 3 else picture
 
     with pytest.raises(ValueError, match=r"candidate 7 of 'cat' → 'tiger' holds NaN or infinite values.*fp32-vae"):
-        run(search, setting, vae=Overflowing(), strategy="exhaustive", stride=6)
+        run(setting, vae=Overflowing(), strategy="exhaustive", stride=6)
 
 
-def test_scores_that_are_all_alike_leave_the_picture_most_as_it_is(search, setting):
+def test_scores_that_are_all_alike_leave_the_picture_most_as_it_is(setting):
     class Same(FakeScorer):
         def score(self, image, text, mask=None, mode="masked"):
             return 0.25
 
     whole = [make_pair("cat", "tiger", torch.ones(64, 96))]  # nothing outside: S_ne is alike, too
     for strategy in STRATEGIES:
-        found = run(search, setting, pairs=whole, scorer=Same(), strategy=strategy, first=2)
+        found = run(setting, pairs=whole, scorer=Same(), strategy=strategy, first=2)
         assert found.chosen == (2,) and set(found.pairs[0].metric.total) == {0.0}
 
 
@@ -324,13 +324,13 @@ def test_growing_sockets_arrive_as_the_host_hands_them_over(pack):
         assert found == ((a, b, c) if sockets else (a,))
 
 
-def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
+def test_a_stopped_search_leaves_the_model_as_it_was(setting):
     import comfy.model_management
 
     interrupt = comfy.model_management.InterruptProcessingException
     model = setting[0]
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    expected = run(search, setting, strategy="exhaustive", stride=6)
+    expected = run(setting, strategy="exhaustive", stride=6)
 
     class Stopping(FakeVae):
         def decode(self, samples):
@@ -347,13 +347,13 @@ def test_a_stopped_search_leaves_the_model_as_it_was(search, setting):
     for vae in (Stopping(), Cancelling()):
         try:
             with pytest.raises(interrupt):
-                run(search, setting, vae=vae, strategy="exhaustive", stride=6)
+                run(setting, vae=vae, strategy="exhaustive", stride=6)
         finally:
             comfy.model_management.interrupt_current_processing(False)
         assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
         assert not model.patches and not any(model.wrappers.values())
     assert vae.decoded == 1, "stopped in the UNet, before any candidate"
-    again = run(search, setting, strategy="exhaustive", stride=6)
+    again = run(setting, strategy="exhaustive", stride=6)
     assert [entry.metric.edit for entry in again.pairs] == [entry.metric.edit for entry in expected.pairs]
 
 
@@ -423,7 +423,7 @@ def test_the_plot_shows_three_curves_and_the_chosen_step(setting):
     assert top(1.0) == pytest.approx(0.75, abs=0.03) and top(9.0) == pytest.approx(0.95, abs=0.03)
 
 
-def test_an_override_still_knows_what_was_found(search, setting, pack):
+def test_an_override_still_knows_what_was_found(setting, pack):
     from partedit_oir.core.oir.memory import SearchMemory
     from partedit_oir.core.oir.report import board
 
@@ -432,13 +432,13 @@ def test_an_override_still_knows_what_was_found(search, setting, pack):
 
     def again(**settings):
         known = [{} for _ in pairs]
-        result = search.search_steps(
+        result = search_steps(
             model,
             trajectory,
             pairs,
-            search.picture_decoder(vae),
+            picture_decoder(vae),
             scorer,
-            search.SearchSettings(batch_size=4, **settings),
+            SearchSettings(batch_size=4, **settings),
             on_scored=lambda pair, run, scored: known[pair].__setitem__(run, scored),
             memory=memory,
         )

@@ -16,13 +16,16 @@ load_pack()
 import comfy.model_management
 
 from partedit_oir.core.charts import font
+from partedit_oir.core.decoding import picture_decoder
 from partedit_oir.core.inversion.ddim import ddim_step
 from partedit_oir.core.oir import candidates as choice
 from partedit_oir.core.oir.estimates import EDIT, KEEP, estimate
+from partedit_oir.core.oir.making import make_candidates, make_runs
 from partedit_oir.core.oir.memory import SearchMemory
 from partedit_oir.core.oir.metric import combine
 from partedit_oir.core.oir.report import Thumbnails, _tiles, board, contact_sheet, curves, score_plot, summary
-from partedit_oir.core.oir.search import SearchSettings, make_candidates, make_runs, picture_decoder, search_steps
+from partedit_oir.core.oir.search import search_steps
+from partedit_oir.core.oir.search_settings import SearchSettings
 from partedit_oir.core.oir.short_runs import Run, full_run, residuals, run_levels
 
 STEPS = 14

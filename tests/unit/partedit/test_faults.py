@@ -17,7 +17,8 @@ import comfy.model_management
 
 from partedit_oir.core.inversion.invert import invert
 from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
-from partedit_oir.core.oir.search import SearchSettings, search_steps
+from partedit_oir.core.oir.search import search_steps
+from partedit_oir.core.oir.search_settings import SearchSettings
 from partedit_oir.core.oir.types import Pair, StepSearch
 from partedit_oir.core.partedit.part_maps import part_maps
 from partedit_oir.core.training.settings import TrainingSettings

@@ -15,8 +15,10 @@ load_pack()
 import comfy.model_base
 import comfy.model_management as management
 
+from partedit_oir.core.decoding import picture_decoder
 from partedit_oir.core.oir.reassembly import ReassemblySettings, reassemble
-from partedit_oir.core.oir.search import SearchSettings, picture_decoder, search_steps
+from partedit_oir.core.oir.search import search_steps
+from partedit_oir.core.oir.search_settings import SearchSettings
 from partedit_oir.core.partedit.alignment import FollowSettings
 from partedit_oir.core.partedit.part_maps import part_maps
 from partedit_oir.core.partedit.prompt import build_edit_prompt
