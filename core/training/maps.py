@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from ..partedit.masks import otsu
+from ..partedit.masks import normalise, threshold
 from ..partedit.tokens import padded_rows
 from ..unet import LayerKey
 from .query_cache import QueryCache
@@ -87,15 +87,19 @@ def cached_part_and_other_maps(
     return parts, rest
 
 
+def otsu_regions(maps: torch.Tensor) -> torch.Tensor:
+    """Where each map of (…, H, W) shows its part: (…, H, W) bool, by Otsu's threshold of the normalised map."""
+    return (threshold(normalise(maps.float()).flatten(0, -3), "otsu")[0] > 0.5).view(maps.shape)
+
+
 def map_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """IoU per part (P,) of maps (n, P, h, w), thresholded by Otsu for each image, with masks (n, P, H, W)."""
+    """IoU per part (P,) of maps (n, P, h, w) with masks (n, P, H, W); see `otsu_regions`."""
     resized = F.interpolate(maps.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False).cpu()
-    truth = masks.cpu() > 0.5
+    regions, truth = otsu_regions(resized), masks.cpu() > 0.5
     result = torch.zeros(masks.shape[:2])
     for picture in range(masks.shape[0]):
         for part in range(masks.shape[1]):
-            values, wanted = resized[picture, part], truth[picture, part]
-            found = values > otsu(values)
+            found, wanted = regions[picture, part], truth[picture, part]
             union = (found | wanted).sum()
             result[picture, part] = 1.0 if union == 0 else (found & wanted).sum() / union
     return result.mean(dim=0)

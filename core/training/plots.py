@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ..charts import BLUE, GREEN, PINK, Axis, Curve, Panel, draw, whole_ticks
-from ..partedit.masks import normalise, otsu
+from ..partedit.masks import normalise
+from .maps import otsu_regions
 from .settings import TrainingReport
 
 WIDTH, HEIGHT = 900, 520
@@ -54,11 +55,11 @@ def overlays(images: Sequence[torch.Tensor], maps: torch.Tensor, masks: torch.Te
         canvas = image[..., :3].detach().float().cpu().clone()
         soft = F.interpolate(part_maps[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
         truth = F.interpolate(part_masks[None].float(), (height, width), mode="nearest")[0] > 0.5
-        for index, one in enumerate(soft):
+        for index, (one, region) in enumerate(zip(soft, otsu_regions(soft), strict=True)):
             colour = torch.tensor(PART_COLOURS[index % len(PART_COLOURS)]) / 255
             strength = normalise(one)[..., None] * 0.6
             canvas = canvas * (1 - strength) + colour * strength
-            canvas[_outline(one > otsu(one))] = colour
+            canvas[_outline(region)] = colour
             canvas[_outline(truth[index])] = 1.0
         result.append(canvas)
     return torch.stack(result)

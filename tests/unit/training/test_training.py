@@ -14,9 +14,10 @@ from tools.bootstrap import load_pack
 load_pack()
 import comfy.model_management
 
+from partedit_oir.core.partedit.masks import normalise, otsu
 from partedit_oir.core.training import query_cache
 from partedit_oir.core.training.losses import dice_loss
-from partedit_oir.core.training.maps import cached_part_maps
+from partedit_oir.core.training.maps import cached_part_maps, map_iou, otsu_regions
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.training.settings import TrainingReport, TrainingSettings, batch_of, split_pictures
 from partedit_oir.core.training.state import load_state
@@ -419,3 +420,16 @@ def must_not_run(done, total):
 def test_bad_masks_are_refused_before_the_model_runs(model, masks, words):
     with pytest.raises(ValueError, match=words):
         train_part_token(model, torch.zeros(4, 4, 16, 16), masks, conditioning(), SETTINGS, progress=must_not_run)
+
+
+def test_a_value_at_the_threshold_belongs_to_the_part():
+    """As in the masks of an edit; the IoU and the outlines of a training left it out."""
+    level = torch.full((3, 3), 0.5)
+    level[0, 0], level[0, 1] = 0.0, 1.0
+    k = otsu(normalise(level))
+    level[0, 2] = k * (1 + 1e-6)  # what normalising takes back
+    assert otsu(normalise(level)) == k == normalise(level)[0, 2]
+    wanted = torch.ones(3, 3)
+    wanted[0, 0] = 0
+    assert map_iou(level[None, None], wanted[None, None]).tolist() == [1.0]
+    assert torch.equal(otsu_regions(level[None])[0], wanted > 0.5)
