@@ -11,6 +11,7 @@ import folder_paths
 
 from .core.partedit.token_names import SUFFIXES
 from .nodes import PartEditOIRExtension, comfy_entrypoint
+from .nodes.folders import FILE_SUFFIXES
 
 WEB_DIRECTORY = "./js"
 
@@ -18,18 +19,22 @@ WEB_DIRECTORY = "./js"
 # models need.
 MODEL_FOLDERS: dict[str, set[str]] = {
     "part_tokens": set(SUFFIXES),
-    "sams": {".pth", ".pt", ".safetensors"},
+    "sams": set(FILE_SUFFIXES["sams"]),
     "grounding": set(),
-    "clip_scorers": {".safetensors"},
+    "clip_scorers": set(FILE_SUFFIXES["clip_scorers"]),
     "captioners": set(),
 }
 
 
 def _register_model_folders() -> None:
     for name, extensions in MODEL_FOLDERS.items():
+        is_new = name not in folder_paths.folder_names_and_paths
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        # extra_model_paths.yaml may already have created the entry, without extensions.
-        folder_paths.folder_names_and_paths[name][1].update(extensions)
+        # Another pack may have made the entry, with a set that it shares with other folders, or with an empty one, as
+        # extra_model_paths.yaml does too: that lists every file, and `nodes.folders` picks those that can be read.
+        paths, known = folder_paths.folder_names_and_paths[name]
+        if is_new or known:
+            folder_paths.folder_names_and_paths[name] = (paths, set(known) | extensions)
     # The pack's own tokens come after the user's, so saving never writes into the pack.
     folder_paths.add_model_folder_path("part_tokens", os.path.join(os.path.dirname(__file__), "tokens"))
 

@@ -24,7 +24,10 @@ def check_latent(name: str, model: Any, latent: Any) -> None:
     shape = tuple(latent.shape) if plain else type(latent).__name__
     frames = _time_axis(model)
     if frames and plain and latent.ndim == 5 and latent.shape[2] > 1:
-        raise ValueError(f"{name}: holds {latent.shape[2]} frames (shape {shape}). Only single images can be edited.")
+        raise ValueError(
+            f"{name}: holds {latent.shape[2]} frames (shape {shape}). Only single images can be edited; connect one of "
+            "them."
+        )
     sound = getattr(latent_format, "latent_dimensions", 2) == 1
     if sound or not plain or latent.ndim not in ((4, 5) if frames else (4,)):
         axes = "4 dimensions (batch, channels, height, width)"

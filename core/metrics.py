@@ -237,7 +237,7 @@ def _checked(picture: torch.Tensor, name: str) -> np.ndarray:
     if picture.ndim != 3 or picture.shape[-1] < 3:
         raise ValueError(f"{name}: expected an image of shape (H, W, 3), got {tuple(picture.shape)}.")
     if not torch.isfinite(picture).all():
-        raise ValueError(f"{name}: contains NaN or infinite values.")
+        raise ValueError(f"{name}: contains NaN or infinite values. Check the node that made it.")
     return picture[..., :3].detach().cpu().double().clamp(0, 1).numpy()
 
 

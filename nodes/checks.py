@@ -173,7 +173,7 @@ def _number(entry: Any, value: Any, ranged: bool = True) -> None:
         return
     low, high = entry.min, entry.max
     if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(f"{entry.id}: {value} is outside {low} to {high}.")
+        raise ValueError(f"{entry.id}: {value} is outside {low} to {high}. Give a number in that range.")
 
 
 def _text(entry: io.Input, value: Any) -> None:

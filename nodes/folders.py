@@ -15,6 +15,8 @@ from comfy.patcher_extension import CallbacksMP
 
 # Shown by a loader whose folder is empty. Choosing it gives an error that says which file to put where.
 NONE_FOUND = "(none found)"
+# Of the checkpoints in folders that also hold single files.
+FILE_SUFFIXES = {"sams": (".pth", ".pt", ".safetensors"), "clip_scorers": (".safetensors",)}
 
 
 def model_folders(kind: str) -> list[str]:
@@ -42,8 +44,9 @@ def model_folder(kind: str, name: str, where: str) -> Path:
 
 
 def model_files(kind: str) -> list[str]:
-    """Names of the files that ComfyUI lists under ``kind``."""
-    return folder_paths.get_filename_list(kind)
+    """Names of the files that ComfyUI lists under ``kind``, without those that the pack cannot read."""
+    names = folder_paths.get_filename_list(kind)
+    return [name for name in names if Path(name).suffix.lower() in FILE_SUFFIXES[kind]]
 
 
 def model_file(kind: str, name: str, where: str) -> Path:

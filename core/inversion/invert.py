@@ -151,7 +151,10 @@ def _check(
     width = declared_text_width(model)
     for name, conditioning in guidance.items():
         if conditioning is None and name == "positive":
-            raise ValueError(f"positive: {method} asks the model about the image, so it needs the source prompt.")
+            raise ValueError(
+                f"positive: {method} asks the model about the image, so it needs the source prompt. Connect its "
+                "conditioning."
+            )
         if conditioning is None:
             raise ValueError(f"{name}: cfg is {cfg}, so a {name} conditioning is needed; connect one or use 1.")
         check_conditioning(name, conditioning, width)

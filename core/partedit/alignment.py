@@ -45,10 +45,16 @@ class FollowSettings:
             raise ValueError(f"prompt_to_prompt: {self.mode!r} is not one of {', '.join(MODES)}.")
         if self.mode == "off":
             return
-        own = {name: getattr(self, name) for name in ("cross_replace", "changed_words", "self_replace")}
-        for name, value in {**own, **(self.word_fractions or {})}.items():
+        for name in ("cross_replace", "changed_words", "self_replace"):
+            value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name}: a fraction of the steps lies between 0 and 1, got {value}.")
+        for phrase, value in (self.word_fractions or {}).items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"word_fractions: a fraction of the steps lies between 0 and 1, got {phrase}={value:g}. Write for "
+                    f"example {phrase}=0.4."
+                )
         for phrase, value in (self.word_weights or {}).items():
             if not math.isfinite(value):
                 raise ValueError(f"word_weights: the weight of {phrase!r} is {value}. Give a number such as 2 or 0.5.")

@@ -233,7 +233,9 @@ def parse_word_values(text: str, name: str) -> dict[str, float]:
         try:
             values[word] = float(number)
         except ValueError:
-            raise ValueError(f"{name}: {number!r} in {entry!r} is not a number.") from None
+            raise ValueError(
+                f"{name}: {number.strip()!r} in {entry!r} is not a number. Write for example {word}=0.4."
+            ) from None
     return values
 
 

@@ -12,13 +12,11 @@ from typing import Any
 from .published import published_token
 from .token_files import MAX_PART_NAME, clean_text
 from .token_names import token_stem
-from .tokens import FAMILY_WIDTHS
+from .tokens import family_of_width
 
 # The header of a token has well below a kilobyte; a file may claim anything.
 MAX_HEADER_BYTES = 256 * 1024
 MAX_PARTS = 8
-# SD1.x and the demo model share a width, so it does not tell which of them a token is for.
-_FAMILIES = {width: family for family, width in FAMILY_WIDTHS.items() if width != 768}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def _read_facts(path: Path, changed: int, size: int) -> TokenFacts:
     metadata = recorded if isinstance(recorded, dict) else {}
     shape = _shape(header)
     parts = _names(metadata.get("parts"))
-    family = _short(metadata.get("model_family")) or (_FAMILIES.get(shape[1], "") if shape else "")
+    family = _short(metadata.get("model_family")) or (family_of_width(shape[1]) if shape else "")
     published = published_token(path.name)
     if published is not None and published.stem == token_stem(path.name) and shape in (None, published.shape):
         parts, family = parts or (published.part,), family or published.family

@@ -13,13 +13,14 @@ from ..attention import TOKEN_CONTEXT
 from ..files import whole_file
 from .published import published_token
 from .token_names import SAFE_SUFFIXES, token_stem
-from .tokens import FAMILY_WIDTHS, PartToken
+from .tokens import PartToken, family_of_width
 
 MAX_PART_NAME = 100
 # A token of 77 rows at the widest text conditioning in use is far below a megabyte.
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_WIDTH = 65536
 MAX_TEXT = 20_000
+_ANOTHER_KIND = "This is some other kind of file; move it out of the part token folder."
 
 
 def save_token(token: PartToken, path: Path | str) -> None:
@@ -79,9 +80,7 @@ def load_token(path: Path | str) -> PartToken:
     metadata.pop("format", None)
     layers = _layers(metadata.pop("layers", ""), len(part_rows))
     paddings = _paddings(metadata, len(part_rows))
-    family = metadata.pop("model_family", "")
-    if not family:
-        family = next((f for f, w in FAMILY_WIDTHS.items() if rows and w == embedding.shape[1] and w != 768), "")
+    family = metadata.pop("model_family", "") or family_of_width(embedding.shape[1])
     try:
         return PartToken(embedding, part_rows, names, family, metadata, layers, paddings)
     except ValueError as error:
@@ -166,7 +165,7 @@ def check_file_size(path: Path) -> None:
     if size > MAX_FILE_BYTES:
         raise ValueError(
             f"{path.name}: has {size / 1024**2:.0f} MB, but a part token has less than {MAX_FILE_BYTES // 1024**2} MB. "
-            "This is some other kind of file; move it out of the part token folder."
+            f"{_ANOTHER_KIND}"
         )
 
 
@@ -197,19 +196,28 @@ def check_embedding(value: Any, name: str) -> torch.Tensor:
         ValueError: not a dense floating-point tensor, or a shape or values that no token has.
     """
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name}: contains no tensor. A part token is one tensor of shape (rows, width).")
+        raise ValueError(
+            f"{name}: contains no tensor. A part token is one tensor of shape (rows, width). {_ANOTHER_KIND}"
+        )
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        raise ValueError(f"{name}: contains a sparse, quantised or device tensor. A part token is a plain one.")
+        raise ValueError(
+            f"{name}: contains a sparse, quantised or device tensor. A part token is a plain one. {_ANOTHER_KIND}"
+        )
     if not value.is_floating_point():
-        raise ValueError(f"{name}: contains {value.dtype} values. A part token has floating-point values.")
+        raise ValueError(
+            f"{name}: contains {value.dtype} values. A part token has floating-point values. {_ANOTHER_KIND}"
+        )
     if value.ndim != 2 or not 2 <= value.shape[0] <= TOKEN_CONTEXT or not 1 <= value.shape[1] <= MAX_WIDTH:
         raise ValueError(
             f"{name}: its tensor has shape {tuple(value.shape)}. A part token has shape (rows, width) with 2 to "
-            f"{TOKEN_CONTEXT} rows, background first; published ones have (2, 2048)."
+            f"{TOKEN_CONTEXT} rows, background first; published ones have (2, 2048). {_ANOTHER_KIND}"
         )
     rows = value.detach().to(torch.float32).clone()
     if not bool(torch.isfinite(rows).all()):
-        raise ValueError(f"{name}: contains NaN or infinite values. The file is damaged, or its training failed.")
+        raise ValueError(
+            f"{name}: contains NaN or infinite values. The file is damaged, or its training failed. Download "
+            "or train it again."
+        )
     return rows
 
 

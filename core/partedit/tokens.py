@@ -20,7 +20,14 @@ TEXT_PADDINGS = ("start_of_text", "end_of_text", "context")
 UNRECORDED_PADDING = "background"
 # Text conditioning width of each model family.
 FAMILY_WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
+# Width that does not tell the family: SD1.x and the demo model share it.
+SHARED_WIDTH = 768
 _FAMILY_NAMES = {768: "SD1.x or the demo model", 1024: "SD2.x", 2048: "SDXL"}
+
+
+def family_of_width(width: int) -> str:
+    """The model family that has text conditioning of this width; "" if there is none, or more than one."""
+    return next((family for family, own in FAMILY_WIDTHS.items() if own == width != SHARED_WIDTH), "")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class PartToken:
             )
         if not bool(torch.isfinite(rows).all()):
             raise ValueError(
-                "part token: contains NaN or infinite values. The file is damaged, or its training failed."
+                "part token: contains NaN or infinite values. The file is damaged, or its training failed. Download "
+                "or train it again."
             )
         valid = all(0 < row < rows.shape[0] for row in self.part_rows) and len(set(self.part_rows)) == len(
             self.part_rows

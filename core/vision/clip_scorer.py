@@ -291,7 +291,10 @@ def _image_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     config = json.loads(file.read_text(encoding="utf-8"))
     mean, std = config.get("image_mean", OPENAI_MEAN), config.get("image_std", OPENAI_STD)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"'{file}': image_mean and image_std must hold three values each, and std be above 0.")
+        raise ValueError(
+            f"'{file}': image_mean and image_std must hold three values each, and std be above 0. Get the model's own "
+            "file again."
+        )
     return mean, std
 
 

@@ -283,7 +283,10 @@ def test_self_attention_fraction(words):
         ({"word_fractions": {"dragon": 0.5}}, "word_fractions: 'dragon' does not occur"),
         ({"word_weights": {"dragon": 2}}, "word_weights: 'dragon'"),
         ({"word_weights": {"robot": float("nan")}}, "word_weights: the weight of 'robot' is nan"),
-        ({"cross_replace": 1.5}, "cross_replace: .* 1.5"),
+        ({"cross_replace": 1.5}, "^cross_replace: .* 1.5"),
+        ({"word_fractions": {"robot": 1.5}}, r"^word_fractions: .* got robot=1.5\. Write for example robot=0.4"),
+        # A phrase may read like a setting: neither hides the other.
+        ({"changed_words": 2.0, "word_fractions": {"changed_words": 0.5}}, "^changed_words: .* got 2.0"),
         ({"mode": "swap"}, "prompt_to_prompt: 'swap'"),
     ],
 )
@@ -341,7 +344,7 @@ def test_word_values_are_parsed_or_refused():
     assert parse_word_values("robot=0.4, red hat = 1", "n") == {"robot": 0.4, "red hat": 1.0}
     assert parse_word_values("", "n") == {}
     for bad in ("robot", "robot=x", "=0.5"):
-        with pytest.raises(ValueError, match="word_fractions"):
+        with pytest.raises(ValueError, match=r"^word_fractions: .*robot=0\.4"):
             parse_word_values(bad, "word_fractions")
     with pytest.raises(ValueError, match="word_weights: 'Robot' is given twice"):
         parse_word_values("robot=0.4, Robot=0.8", "word_weights")

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tools.bootstrap import load_pack
 
 load_pack()
+from partedit_oir.core.partedit.token_facts import token_facts
 from partedit_oir.core.partedit.token_files import MAX_FILE_BYTES, load_token, save_token
 from partedit_oir.core.partedit.tokens import PartToken
 
@@ -151,6 +152,13 @@ def test_published_files_load(tmp_path):
     assert found.model_family == "sdxl"
     save_file({"some_key": rows}, str(tmp_path / "human_hair.safetensors"))
     assert torch.equal(load_token(tmp_path / "human_hair.safetensors").embedding, rows.float())
+
+
+@pytest.mark.parametrize("width, family", [(2048, "sdxl"), (1024, "sd2"), (768, ""), (640, "")])
+def test_a_width_tells_the_family_unless_two_share_it(tmp_path, width, family):
+    path = tmp_path / "plain.safetensors"
+    save_file({"embedding": torch.ones(2, width)}, str(path))
+    assert load_token(path).model_family == token_facts(path).family == family
 
 
 def test_a_token_survives_saving(tmp_path):
