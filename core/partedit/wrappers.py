@@ -178,11 +178,11 @@ class BlendWrappers:
         """
         found: dict[str, Any] = {}
 
-        def keep(options: dict[str, Any]) -> dict[str, Any]:
+        def take(options: dict[str, Any]) -> dict[str, Any]:
             found.update(options)
-            return options
+            return {}
 
-        replace_options(args, kwargs, keep)
+        args, kwargs = replace_options(args, kwargs, take)
         if not (found.get("patches") or found.get("patches_replace")):
             return
         self._rows_checked = True
@@ -192,12 +192,18 @@ class BlendWrappers:
             return tensor.reshape(-1, members, self.batch, *tensor.shape[1:])
 
         def mirrored(value: Any) -> Any:
+            """The sources' rows for all. Containers are copied: the UNet takes ControlNet's residuals out of theirs."""
+            if isinstance(value, dict):
+                return {key: mirrored(one) for key, one in value.items()}
+            if type(value) in (list, tuple):
+                return type(value)(map(mirrored, value))
             if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] != rows:
                 return value
             groups = grouped(value)
             return groups[:, :1].expand_as(groups).reshape(value.shape)
 
-        out = grouped(executor(*map(mirrored, args), **{key: mirrored(value) for key, value in kwargs.items()}).float())
+        same, named = replace_options(tuple(map(mirrored, args)), mirrored(kwargs), lambda _: found)
+        out = grouped(executor(*same, **named).float())
         difference = (out - out[:, :1]).norm() / out[:, :1].norm().clamp(min=1e-6)
         if float(difference) > (ROUNDING if args[0].dtype == torch.float32 else HALF_ROUNDING):
             raise ValueError(

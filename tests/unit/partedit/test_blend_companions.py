@@ -212,32 +212,87 @@ def test_lora_as_a_hook(model):
     assert relative(expected, plain(model, text_conditioning("source"))) > 1e-5
 
 
-class TinyControl:
-    """The least that the host asks of a ControlNet: residuals that belong to the rows it is given."""
+def tiny_control(*hints):
+    """The least of a ControlNet: residuals that follow each row's text and, by the host's own rule, its hint.
 
-    def __init__(self):
-        from comfy.controlnet import ControlBase
+    ``hints``: a number for each image of the hint.
+    """
+    from comfy.controlnet import ControlBase, broadcast_image_to
 
-        class Control(ControlBase):
-            def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-                rows = x_noisy.shape[0]
-                value = drawn("control", 1, 64, 4, 4).expand(rows, -1, -1, -1) * 0.5
-                return {"input": [], "middle": [value.clone()], "output": []}
+    class Control(ControlBase):
+        def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            rows = x_noisy.shape[0]
+            hint = broadcast_image_to(self.cond_hint_original, rows, batched_number).mean(dim=(1, 2, 3))
+            text = cond["c_crossattn"][:, :8].mean(dim=(1, 2))  # drawn: no two texts have the same
+            factor = (hint + 3 * text).reshape(-1, 1, 1, 1)
+            # As the host's own do it, both have a row for each row of the UNet, and None where nothing is added.
+            middle = factor * drawn("control", 1, 64, 4, 4)
+            output = factor * drawn("control out", 1, 64, 4, 4)
+            return {"input": [], "middle": [middle], "output": [None, output]}
 
-            def get_models(self):
-                return []
+        def get_models(self):
+            return []
 
-        self.control = Control()
+    control = Control()
+    control.set_cond_hint(torch.tensor(hints).reshape(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+    return control
 
 
-def test_controlnet_on_all_rows(model):
-    control = TinyControl().control
-    extras = [[None, {"control": control, "control_apply_to_uncond": True}]]
-    source = text_conditioning("source")
-    source[0][1].update(extras[0][1])
-    out = sample(blend_guider(model, edit_prompt(), token=token(), extras=extras))
-    assert relative(out[:1], plain(model, source)) < 1e-5
-    assert relative(out[:1], plain(model, text_conditioning("source"))) > 1e-4
+def untouched(patcher):
+    """A patch that changes nothing."""
+    other = patcher.clone()
+    other.set_model_output_block_patch(lambda h, hsp, transformer_options: (h, hsp))
+    return other
+
+
+def from_noise(guider, noise):
+    """A short run of a guider from this noise."""
+    import comfy.samplers
+
+    sigmas = comfy.samplers.KSampler(guider.model_patcher, 2, torch.device("cpu"), "euler", "normal", 1.0).sigmas
+    solver = comfy.samplers.sampler_object("euler")
+    return guider.sample(noise, torch.zeros_like(noise), solver, sigmas, disable_pbar=True, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("patched", "hints"),
+    [
+        (lambda patcher: patcher, (0.5, -0.5, 1.0)),
+        (untouched, (0.5,)),
+        (untouched, (0.5, -0.5, 1.0)),
+        (free_u, (0.5, -0.5)),
+        (pag, (0.5, -0.5)),
+    ],
+)
+def test_controlnet_on_all_rows_of_two_images(model, patched, hints):
+    """Each row gets residuals for its own text and its image's hint, also beside another patch."""
+    import comfy.samplers
+
+    other, noise = patched(model), drawn("noise", 2, 4, *SIZE)
+
+    def options(control):
+        return {"control": control, "control_apply_to_uncond": True}
+
+    def run(noise, *hints):
+        extras = [[None, options(tiny_control(*hints))]]
+        return from_noise(blend_guider(other, edit_prompt(("edit", "more")), token=token(), extras=extras), noise)
+
+    def ordinary(noise, *hints):
+        source = text_conditioning("source")
+        source[0][1].update(options(tiny_control(*hints)) if hints else {})
+        guider = comfy.samplers.CFGGuider(other)
+        guider.set_conds(source, text_conditioning("negative"))
+        guider.set_cfg(4.0)
+        return from_noise(guider, noise)
+
+    out = run(noise, *hints)
+    expected = ordinary(noise, *hints)
+    assert relative(out[:2], expected) < 1e-5
+    assert relative(expected, ordinary(noise)) > 1e-3
+    for image in range(2):
+        own, another = hints[image % len(hints)], hints[(image + 1) % len(hints)]
+        assert relative(out[image::2], run(noise[image : image + 1], own)) < 1e-5
+    assert own == another or relative(out[image::2], run(noise[image : image + 1], another)) > 1e-3
 
 
 def test_a_region_of_the_prompt(model):
