@@ -84,11 +84,11 @@ def feature_blend(
         latent: LATENT of the source image's size (empty for a generated source); None with a trajectory.
         settings: of the sampling.
         trajectory: an inverted image that the source rows replay.
-        callback: called with (step, x0, x, total steps); x0 and x hold the source's rows and the edited ones.
+        callback: called with (step, x0, x, total steps) for a preview; x0 and x hold the edited rows of the pass.
         watch: called after each step with its masks and predicted latents.
 
     Raises:
-        ValueError: inputs that do not fit together.
+        ValueError: inputs that do not fit together, or a model that gives NaN.
     """
     samples = _source_latent(model, latent, trajectory)
     if trajectory is not None:
@@ -185,7 +185,7 @@ def _one_pass(
         )
 
     def after_step(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
-        callback(step, x0, x, total)
+        callback(step, x0[len(samples) :], x[len(samples) :], total)
         if guider.last_masks is not None:
             look(step, x0, total, guider.last_masks)
 

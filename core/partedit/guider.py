@@ -16,7 +16,7 @@ import torch
 
 from ..attention import Probe, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
-from ..latents import check_latent
+from ..latents import check_latent, check_sampled
 from ..mask_inputs import picture_masks
 from ..paste_back import paste_latents
 from ..picture_rows import noise_mask_rows, option_rows
@@ -109,7 +109,11 @@ class BlendGuider(comfy.samplers.CFGGuider):
         disable_pbar: bool = False,
         seed: int | None = None,
     ) -> torch.Tensor:
-        """As `CFGGuider.sample`; ``noise`` and ``latent_image`` are (B, C, H, W)."""
+        """As `CFGGuider.sample`; ``noise`` and ``latent_image`` are (B, C, H, W).
+
+        Raises:
+            ValueError: inputs that do not fit each other, or a model that gives NaN.
+        """
         check_latent("latent_image", self.model_patcher, latent_image)
         batch, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
         rows = 1 + edits
@@ -144,6 +148,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         finally:
             for kind in wrappers:
                 inner.model_patcher.remove_wrappers_with_key(kind, key)
+        check_sampled(out, "the result")
         final = masks.fitted_masks((out.shape[-2], out.shape[-1])) if self.paste_latent else None
         if final is not None:
             out = torch.cat([out[:batch], paste_latents(out[batch:], out[:batch], final.flatten(0, 1))])

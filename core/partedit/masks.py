@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..latents import check_sampled
 from ..mask_inputs import EMPTY, mask_batch, one_per_picture
 
 THRESHOLDS = ("adaptive", "otsu", "fixed", "none")
@@ -158,15 +159,17 @@ def threshold(
 
 def check_found(maps: torch.Tensor, within: str = "") -> None:
     """Refuse part maps in which a token found nothing: after stretching, their rounding noise would pass for a part.
+    And maps of a model that overflows, which have no threshold.
 
     Args:
         maps: (B, H, W), not normalised, all values ≥ 0.
         within: the input they were multiplied with, if any.
 
     Raises:
-        ValueError: a map is constant; the message names the image.
+        ValueError: a map is constant, and the message names the image; or it is not finite.
     """
-    low, high = maps.amin(dim=(-2, -1)), maps.amax(dim=(-2, -1))
+    low, high = torch.stack([maps.amin(dim=(-2, -1)), maps.amax(dim=(-2, -1))]).cpu()  # together: one wait
+    check_sampled(high - low, "the attention to the part token")
     nothing = [number for number, even in enumerate((high - low <= LEAST_CONTRAST * high).tolist(), start=1) if even]
     if nothing:
         where = f" inside {within}" if within else ""

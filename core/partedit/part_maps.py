@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from ..attention import BlendCall, CallMasks, Probe, blended_options, call_untraced, replace_options, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
 from ..inversion.engine import Denoiser, run_loop
-from ..latents import check_latent, process_latent_in
+from ..latents import check_latent, check_sampled, process_latent_in
 from ..unet import all_cross_layers, context_width
 from .layers import AUTO, reading_layers
 from .masks import MapSum, check_found, fit_mask, map_size, normalise
@@ -121,7 +121,9 @@ def part_maps(
             "splits the image into tiles or bypasses the UNet (tiled diffusion, caching). Connect the model from "
             "before it."
         )
-    return total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
+    maps = total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
+    check_sampled(maps, "the attention to the part token")
+    return maps
 
 
 def map_cell(model: Any, token: PartToken, layers: str = AUTO) -> float:

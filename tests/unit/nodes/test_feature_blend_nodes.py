@@ -305,6 +305,81 @@ def test_the_guider_node_with_the_hosts_advanced_sampler(nodes, model, prompts, 
         assert relative(out["samples"][-1:], expected[0]["samples"]) < 1e-5
 
 
+@pytest.fixture
+def overflowing(model, monkeypatch):
+    """The model as it is when half precision overflows from its second call on."""
+    unet, calls = model.model.diffusion_model, []
+    embed = unet.time_embed.forward
+
+    def broken(x):
+        calls.append(1)
+        return embed(x) * (float("nan") if len(calls) > 1 else 1.0)
+
+    monkeypatch.setattr(unet.time_embed, "forward", broken)
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["token", "mask"])
+def test_a_model_that_gives_nan_is_named_by_the_sampler(prompts, blend, overflowing, kind):
+    given = {"part_token": None, "mask": torch.ones(1, 128, 192)} if kind == "mask" else {}
+    with pytest.raises(ValueError, match=r"^model: .* holds NaN or infinite values"):
+        blend(prompts("a robot outdoors").args[0], **given)
+    # A token's maps show it at once, and the rest of the run is saved.
+    assert len(overflowing) == (3 if kind == "mask" else 2)
+
+
+@pytest.mark.parametrize("kind", ["token", "mask"])
+def test_a_model_that_gives_nan_is_named_by_the_guider(nodes, model, prompts, overflowing, kind):
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import BasicScheduler, Noise_RandomNoise, SamplerCustomAdvanced
+
+    given = {"mask": torch.ones(1, 128, 192)} if kind == "mask" else {"part_token": token()}
+    clip = WordClip()
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    run = nodes["FeatureBlendGuider"].execute(
+        model, prompts("a robot outdoors").args[0], negative, 4.0, 1.0, 1.5, "edits", paste_back="latent", **given
+    )
+    sigmas = BasicScheduler.execute(model, "normal", 3, 1.0).args[0]
+    latent = {"samples": torch.zeros(1, 4, 16, 24)}
+    with pytest.raises(ValueError, match=r"^model: .* holds NaN or infinite values"):
+        SamplerCustomAdvanced.execute(
+            Noise_RandomNoise(3), run.args[0], comfy.samplers.sampler_object("euler"), sigmas, latent
+        )
+
+
+def test_a_model_that_gives_nan_is_named_by_the_part_mask(nodes, model, overflowing):
+    clip = WordClip()
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a man"))
+    latent = {"samples": drawn("picture", 1, 4, 16, 24)}
+    with pytest.raises(ValueError, match=r"^model: .* holds NaN or infinite values"):
+        nodes["PartAttentionMask"].execute(model, token(), positive, latent, 0.3, seed=1, samples=2)
+
+
+def test_the_preview_shows_edits_and_not_the_source(prompts, blend, model, monkeypatch):
+    """ComfyUI draws the first row of what it is given."""
+    import latent_preview
+
+    from partedit_oir.core.latents import process_latent_out
+
+    steps = []
+
+    def prepare(*args):
+        return lambda step, x0, x, total: steps.append((step, total, x0.clone(), x.shape))
+
+    monkeypatch.setattr(latent_preview, "prepare_callback", prepare)
+    prompt = prompts("a robot outdoors\na clown outdoors").args[0]
+    latent = {"samples": torch.zeros(2, 4, 16, 24)}
+    edited = blend(prompt, latent_image=latent)[0]["samples"]
+    assert [(step, total) for step, total, *_ in steps] == [(0, 3), (1, 3), (2, 3)]
+    assert all(x0.shape == shape == edited.shape for *_, x0, shape in steps)
+    assert relative(process_latent_out(model, steps[-1][2]), edited) < 1e-5
+    steps.clear()
+    blend(prompt, latent_image=latent, edits_per_pass=1)
+    assert [(step, total) for step, total, *_ in steps] == [(step, 6) for step in range(6)]
+    assert relative(process_latent_out(model, steps[2][2]), edited[:2]) < 1e-4
+    assert relative(process_latent_out(model, steps[5][2]), edited[2:]) < 1e-4
+
+
 def test_pixels_outside_the_mask_are_the_sources(nodes, model, prompts):
     from comfy_execution.graph_utils import ExecutionBlocker
 
