@@ -10,6 +10,7 @@ import comfy.samplers
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..inversion.engine import MODEL_FUNCTIONS
 from ..inversion.replay import TrajectorySampler
 
 # What draws numbers for a given size, and what draws them for the size of its first argument.
@@ -19,6 +20,8 @@ _IN_PLACE = {torch.Tensor.normal_, torch.Tensor.uniform_}
 # Side of the latents of the trial run, and its number of steps.
 _TRIAL_SIDE, _TRIAL_STEPS = 8, 4
 _ROUNDING = 1e-4
+# Samplers that have been named because they could not be tried out.
+_untried: set[str] = set()
 
 
 class SharedNoise(TorchFunctionMode):
@@ -146,6 +149,9 @@ class SharingSampler(comfy.samplers.Sampler):
         start = torch.randn(small[: self._batch].shape, generator=torch.Generator().manual_seed(0)).to(small)
         small = start.repeat(self._rows, *([1] * (small.ndim - 1)))
         options = comfy.model_patcher.create_model_options_clone(extra_args.get("model_options", {}))
+        # Functions of other nodes may count their calls or keep what they see; those of the sampler itself come later.
+        for name in MODEL_FUNCTIONS:
+            options.pop(name, None)
         devices = [noise.device] if noise.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices), SharedNoise(self._rows, self._batch):
@@ -160,7 +166,15 @@ class SharingSampler(comfy.samplers.Sampler):
                     True,
                 )
         except Exception as error:  # a sampler may ask the model for what only a real run has
-            logging.debug("PartEdit: %s could not be tried out: %r", self._name, error)
+            if self._name not in _untried:
+                _untried.add(self._name)
+                logging.warning(
+                    "PartEdit: sampler %r could not be tried out (%r), so nothing tells whether it gives source and "
+                    "edit the same noise. If the edit differs from its source outside the part, use one of ComfyUI's "
+                    "own samplers.",
+                    self._name,
+                    error,
+                )
             return
         if out.shape != small.shape:
             raise ValueError(

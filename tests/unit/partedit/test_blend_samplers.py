@@ -22,11 +22,13 @@ def small(pack):
 
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
-def test_source_and_edit_get_the_noise_of_an_ordinary_run(small, sampler):
+def test_source_and_edit_get_the_noise_of_an_ordinary_run(small, sampler, caplog):
+    caplog.set_level("DEBUG")
     # The same prompt under a mask of zeros: with shared noise the rows are equal, and equal to an ordinary run.
     prompt = edit_prompt(["source", "source"], width=768, pooled=0)
     options = {"sampler": sampler, "batch": 2, "size": (8, 8)}
     out = sample(blend_guider(small, prompt, mask=torch.zeros(1, 8, 8)), **options)
+    assert "could not be tried out" not in caplog.text
     assert relative(out[2:4], out[:2]) < 1e-5 and relative(out[4:], out[:2]) < 1e-5
     assert relative(out[0], out[1]) > 1e-2
     if sampler != "dpm_adaptive":  # its step size follows the whole batch
@@ -99,6 +101,51 @@ def test_rows_that_cannot_be_kept_equal_are_refused(model):
     by_row = own_noise(lambda x: torch.arange(x.shape[0]).reshape(-1, 1, 1, 1).to(x).expand_as(x))
     refused(model, by_row, r"sampler: 'sample_other_pack' treats rows that are equal differently")
     refused(model, SamplerLCMUpscale.execute(1.5, -1, "bilinear").args[0], r"sampler: 'sample_lcm_upscale' changes the")
+
+
+def particular(name, needs):
+    """A sampler of another pack that asks the model for what only a real run has."""
+    import comfy.samplers
+
+    def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+            denoised = model(x, sigma * x.new_ones(x.shape[0]), **extra_args)
+            needs(model, x)
+            x = denoised + (x - denoised) * after / sigma
+        return x
+
+    euler.__name__ = name
+    return comfy.samplers.KSAMPLER(euler)
+
+
+def test_a_sampler_that_cannot_be_tried_out_is_named_once(small, caplog):
+    def large(model, x):
+        assert x.shape[-1] > 8, "too small for it"
+
+    prompt, mask = edit_prompt(["source"], width=768, pooled=0), torch.ones(1, 64, 64)
+    for _ in range(2):
+        sample(blend_guider(small, prompt, mask=mask), sampler=particular("sample_large_only", large), steps=2)
+    sample(blend_guider(small, prompt, mask=mask), sampler=particular("sample_larger", large), steps=2)
+    told = [record.getMessage() for record in caplog.records if "could not be tried out" in record.getMessage()]
+    assert len(told) == 2 and "'sample_large_only'" in told[0] and "'sample_larger'" in told[1]
+    assert "too small for it" in told[0]
+
+
+def test_functions_of_other_nodes_are_not_part_of_the_trial_run(small):
+    """They may count their calls or keep what they saw last, and would be given noise of eight by eight."""
+    seen = []
+
+    def note(args):
+        seen.append(tuple(args["denoised"].shape[-2:]))
+        return args["denoised"]
+
+    patched = small.clone()
+    patched.set_model_sampler_post_cfg_function(note)
+    prompt, mask = edit_prompt(["source"], width=768, pooled=0), torch.ones(1, 64, 64)
+    for sampler in ("euler", "euler_cfg_pp"):  # the second one adds a function of its own
+        seen.clear()
+        sample(blend_guider(patched, prompt, mask=mask), sampler=sampler, steps=2)
+        assert seen == [(16, 16)] * 2
 
 
 def test_the_trial_run_leaves_the_random_numbers_alone(small):
