@@ -148,6 +148,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         finally:
             for kind in wrappers:
                 inner.model_patcher.remove_wrappers_with_key(kind, key)
+            masks.release()  # ComfyUI may keep this guider, and with it the masks, for as long as it runs
         check_sampled(out, "the result")
         final = masks.fitted_masks((out.shape[-2], out.shape[-1])) if self.paste_latent else None
         if final is not None:

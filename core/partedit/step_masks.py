@@ -128,6 +128,11 @@ class StepMasks:
         elif self._previous is not None:
             self.history[self.step] = torch.stack(self._previous).float().cpu()
 
+    def release(self) -> None:
+        """End the run: let go of what lies on the layers' device. The masks of the steps are in host memory."""
+        with self._lock:
+            self._sum, self._resized = self._no_maps(), {}
+
     def current(self) -> GroupMasks | None:
         """Masks of this evaluation, computed on first use; None before its maps are collected."""
         with self._lock:

@@ -164,3 +164,44 @@ def test_masks_of_a_step_are_resized_in_host_memory(model, monkeypatch, method):
         for_layers = guider.last_masks.for_call([area], torch.device("meta"))
         layer = for_layers.blend((4, 4), last=False)
         assert layer.device.type == "meta" and layer.shape == (1, 16, 1)
+
+
+@pytest.mark.parametrize("ends", ["well", "early"])
+@pytest.mark.parametrize("kind", ["token", "mask"])
+def test_a_guider_that_is_kept_keeps_nothing_on_the_layers_device(model, monkeypatch, kind, ends):
+    """ComfyUI caches a node's guider with its masks; those are in host memory, and what layers used is let go."""
+    import gc
+    import weakref
+
+    from partedit_oir.core.partedit.step_masks import StepMasks
+
+    used = []
+
+    class Noted:
+        def __init__(self, masks):
+            self._masks = masks
+
+        def __getattr__(self, name):
+            def call(*args, **kwargs):
+                found = getattr(self._masks, name)(*args, **kwargs)
+                used.extend(weakref.ref(one) for one in (*args, found) if isinstance(one, torch.Tensor))
+                return found
+
+            return call
+
+    plainly = StepMasks.for_call
+    monkeypatch.setattr(StepMasks, "for_call", lambda self, *args: Noted(plainly(self, *args)))
+    given = {"mask": torch.ones(1, 128, 128)} if kind == "mask" else {"token": token()}
+    guider = blend_guider(model, edit_prompt(), **given)
+
+    def stop(step, *args):
+        if step == 1 and ends == "early":
+            raise KeyboardInterrupt
+
+    try:
+        sample(guider, steps=STEPS, callback=stop)
+    except KeyboardInterrupt:
+        assert ends == "early"
+    gc.collect()
+    assert len(used) > 10 and not [one for one in used if one() is not None]
+    assert guider.last_masks.edit_masks().shape == (1, 1, *SIZE)
