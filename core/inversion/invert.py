@@ -35,7 +35,6 @@ def invert(
     cfg: float = 1.0,
     seed: int = 0,
     fixed_point_iterations: int = 3,
-    batch_size: int = 0,
     source_prompt: str = "",
     record_noise_maps: bool = False,
 ) -> Trajectory:
@@ -55,7 +54,6 @@ def invert(
             their guidance from the conditioning (Flux) need 1, too.
         seed: noise of the stochastic methods.
         fixed_point_iterations: of ``ddim_fixed_point`` and ``euler_fixed_point``.
-        batch_size: rows per call for the stochastic methods; 0 decides by free memory.
         source_prompt: kept in the result for later nodes.
         record_noise_maps: find the noise maps of a stochastic method now, with this model, prompt and guidance, for
             replaying them ``as recorded``. Deterministic methods have none.
@@ -119,7 +117,7 @@ def invert(
     else:
         latents = independent_latents(image, sigmas, seed, scaling)
         if calls_model:
-            rows = max(batch, batch_size or auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
+            rows = max(batch, auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
             noise_maps = run(
                 lambda denoise: find_noise_maps(
                     denoise, latents, sigmas, method, batch_size=rows, scaling=scaling, on_levels=progress.update

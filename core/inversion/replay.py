@@ -2,7 +2,7 @@
 
 For samplers and guiders:
 
-* :func:`deterministic_part` and :func:`noise_std` are the update formulas for one step, on plain tensors;
+* :func:`deterministic_part` is the update formula for one step, on plain tensors;
 * :class:`Replay` steps rows along a trajectory and keeps what a second-order step needs;
 * :class:`TrajectorySampler` is a sampler function for ``comfy.samplers.KSAMPLER`` built on it: its rows are
   [source, edits …], the source row being set to the trajectory at every step.
@@ -21,7 +21,7 @@ What a step adds after its deterministic part Φ is one of ``NOISE_MAPS``:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,15 +41,6 @@ def check_noise_maps(trajectory: Trajectory, noise_maps: str) -> None:
             f"noise_maps: is {AS_RECORDED!r}, but this {trajectory.method} trajectory has no recorded noise maps. "
             f"Choose {FROM_SOURCE!r}, or turn on record_noise_maps in Invert Latent."
         )
-
-
-def noise_std(sigmas: torch.Tensor, i: int, scaling: Scaling = STANDARD) -> float:
-    """Standard deviation of the noise that a stochastic step i adds, in x units: sigma' sqrt(1 - (sigma'/sigma)^2).
-
-    On a flow model, the ratio is that of the levels in variance-exploding form (`Scaling.exploded`).
-    """
-    noise, noise_next = (scaling.exploded(float(sigmas[j]))[1] for j in (i, i + 1))
-    return scaling.noise(float(sigmas[i + 1])) * math.sqrt(max(0.0, 1.0 - (noise_next / noise) ** 2))
 
 
 def deterministic_part(
@@ -93,19 +84,18 @@ def deterministic_part(
 
 
 class Replay:
-    """Rows that move along a trajectory together.
+    """Rows that move along a trajectory together: [B sources, B rows of edit 1, B rows of edit 2 …].
+
+    Row r belongs to image r mod B of the trajectory's batch. The first row of each image is the image itself: it is
+    set to the trajectory at every level, whatever the model predicts.
 
     Args:
         trajectory: to follow.
         start: level to start from (:meth:`Trajectory.start_index`).
-        row_source: for each row, the image in the trajectory's batch of B that it belongs to. By default row r belongs
-            to image r mod B, which is the order [B sources, B rows of edit 1, B rows of edit 2 …].
-        pinned: rows that are the image itself: set to the trajectory at every level, whatever the model predicts. By
-            default the first row of each image.
-        noise_maps: one of ``NOISE_MAPS``; ``from the source row`` needs a pinned row for each image that has rows.
+        noise_maps: one of ``NOISE_MAPS``.
 
     Raises:
-        ValueError: rows, levels or noise maps this trajectory does not have.
+        ValueError: levels or noise maps this trajectory does not have.
     """
 
     def __init__(
@@ -114,40 +104,20 @@ class Replay:
         rows: int,
         *,
         start: int = 0,
-        row_source: Sequence[int] | None = None,
-        pinned: Sequence[int] | None = None,
         noise_maps: str = FROM_SOURCE,
         device: torch.device | str = "cpu",
     ) -> None:
         if not 0 <= start < trajectory.steps:
             raise ValueError(f"start level {start} is outside this trajectory, which has 0 to {trajectory.steps - 1}.")
         check_noise_maps(trajectory, noise_maps)
-        batch = trajectory.latents.shape[1]
-        sources = [r % batch for r in range(rows)] if row_source is None else list(row_source)
-        if len(sources) != rows or not all(0 <= s < batch for s in sources):
-            raise ValueError(f"row_source {sources} must name one of {batch} images for each of {rows} rows.")
-        pins = [sources.index(s) for s in dict.fromkeys(sources)] if pinned is None else list(pinned)
-        if not all(0 <= p < rows for p in pins):
-            raise ValueError(f"pinned rows {pins} are outside 0 to {rows - 1}.")
         self.trajectory = trajectory
         self.start = start
         self.noise_maps = noise_maps
         self.device = torch.device(device)
-        self._sources = torch.tensor(sources)
-        self._pinned = torch.tensor(pins, dtype=torch.long)
-        self._guides = self._source_rows(sources, pins) if noise_maps == FROM_SOURCE else None
+        self._batch = trajectory.latents.shape[1]
+        # Of every row, its image, and at the same time the row that is the image.
+        self._sources = torch.arange(rows) % self._batch
         self._previous: torch.Tensor | None = None
-
-    @staticmethod
-    def _source_rows(sources: Sequence[int], pinned: Sequence[int]) -> torch.Tensor:
-        """For every row, the pinned row of its image."""
-        guides = {sources[row]: row for row in reversed(pinned)}
-        if missing := sorted(set(sources) - set(guides)):
-            raise ValueError(
-                f"noise_maps: is {FROM_SOURCE!r}, but no row is pinned to image {missing[0]} of the trajectory. "
-                f"Pin one, or choose {AS_RECORDED!r}."
-            )
-        return torch.tensor([guides[s] for s in sources])
 
     @property
     def sigmas(self) -> torch.Tensor:
@@ -170,29 +140,20 @@ class Replay:
             trajectory.method, trajectory.sigmas, i, x, denoised, self._previous, trajectory.scaling
         )
         target = self.source(i + 1).to(result)
-        if self._guides is not None:
+        if self.noise_maps == FROM_SOURCE:
             # Rows of one image share their target, so this is Φ(row) + r. Written this way, a row that equals its
             # source hits the target to the last bit, and half precision has nothing to magnify.
-            result = target + (result - result[self._guides.to(result.device)])
+            result = target + (result - result[self._sources.to(result.device)])
         elif trajectory.noise_maps is not None:
             maps = trajectory.noise_maps[i][self._sources].to(result)
             if i > 0 and self._previous is None and trajectory.method == "ledits_pp":
-                maps = self._first_order_maps(target - result, maps)
+                # A second-order method that starts late has no history in its first step, so the recorded map would
+                # not fit: take what the image's own row needs to stay on the trajectory.
+                maps = (target - result)[self._sources.to(result.device)]
             result = result + maps
         self._previous = denoised
-        if len(self._pinned):
-            pinned = self._pinned.to(result.device)
-            result[pinned] = target[pinned]
+        result[: self._batch] = target[: self._batch]
         return result
-
-    def _first_order_maps(self, residuals: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """Noise maps for a second-order method that starts late: its first step has no history, so the recorded map
-        would not fit. Use what the image's own pinned row needs to stay on the trajectory."""
-        maps = maps.clone()
-        for pinned in self._pinned.tolist():
-            same = (self._sources == self._sources[pinned]).to(maps.device)
-            maps[same] = residuals[pinned]
-        return maps
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """Rows of the last level as clean latents in model space."""
@@ -205,7 +166,7 @@ class TrajectorySampler:
     The noise passed by the guider is ignored: rows start from the trajectory. With a latent noise mask, edit rows stay
     on the trajectory outside the mask. Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER
     returns is clean.
-    The arguments are those of :class:`Replay`; the default rows are those of PartEdit's guider.
+    The arguments are those of :class:`Replay`.
 
     Raises:
         ValueError: the trajectory has no noise maps of the chosen kind.
@@ -216,15 +177,11 @@ class TrajectorySampler:
         trajectory: Trajectory,
         *,
         start: int = 0,
-        row_source: Sequence[int] | None = None,
-        pinned: Sequence[int] | None = None,
         noise_maps: str = FROM_SOURCE,
     ) -> None:
         check_noise_maps(trajectory, noise_maps)
         self.trajectory = trajectory
         self.start = start
-        self.row_source = row_source
-        self.pinned = pinned
         self.noise_maps = noise_maps
 
     def __call__(
@@ -246,8 +203,6 @@ class TrajectorySampler:
             self.trajectory,
             rows,
             start=self.start,
-            row_source=self.row_source,
-            pinned=self.pinned,
             noise_maps=self.noise_maps,
             device=x.device,
         )

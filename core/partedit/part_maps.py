@@ -13,7 +13,7 @@ from ..inversion.engine import Denoiser, run_loop
 from ..latents import check_latent, check_sampled, process_latent_in
 from ..unet import all_cross_layers, context_width
 from .layers import AUTO, reading_layers
-from .masks import MapSum, check_found, fit_mask, map_size, normalise
+from .masks import MapSum, check_found, fit_mask, normalise
 from .prompt import Conditioning
 from .tokens import AUTO_PADDING, PartToken, probe_contexts
 from .upsampling import cell_size, guided_upsampling
@@ -37,7 +37,6 @@ def part_maps(
     seed: int = 0,
     layers: str = AUTO,
     padding: str = AUTO_PADDING,
-    published_size: bool = False,
 ) -> torch.Tensor:
     """Attention maps of a token in noised images (PartEdit, Sec. 4.3), averaged over layers and noise draws.
 
@@ -49,7 +48,6 @@ def part_maps(
         samples: number of noise draws to average.
         seed: of the noise.
         layers, padding: see `layers.reading_layers` and `PartToken.context`.
-        published_size: resize to 1024 on the longer side instead of the latent's size.
 
     Returns:
         (B, P, H, W) float32, not normalised (with several parts: each layer normalised jointly).
@@ -121,7 +119,7 @@ def part_maps(
             "splits the image into tiles or bypasses the UNet (tiled diffusion, caching). Connect the model from "
             "before it."
         )
-    maps = total.mean(map_size((latent.shape[-2], latent.shape[-1]), published_size))
+    maps = total.mean((latent.shape[-2], latent.shape[-1]))
     check_sampled(maps, "the attention to the part token")
     return maps
 

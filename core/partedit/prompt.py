@@ -137,11 +137,6 @@ def prompt_reader(clip: Any) -> Callable[[str], TokenizedPrompt]:
     return lambda text: tokenize_prompt(tokenize, text, spell)
 
 
-def tokenize_with(clip: Any, text: str) -> TokenizedPrompt:
-    """Words and token positions of one prompt."""
-    return prompt_reader(clip)(text)
-
-
 def build_edit_prompt(
     clip: Any,
     source: str,

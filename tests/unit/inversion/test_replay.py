@@ -5,6 +5,8 @@ The edit row's noise maps come from the source row unless a test asks for record
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -45,10 +47,17 @@ def network(model, z, timestep):
 
 
 def unit_noise(trajectory, i):
-    """The noise map as the papers and diffusers have it: of unit variance."""
-    from partedit_oir.core.inversion.replay import noise_std
+    """The noise map of the papers and diffusers, of unit variance: without sigma' sqrt(1 - (sigma'/sigma)^2)."""
+    sigma, after = trajectory.sigmas[i : i + 2]
+    return trajectory.noise_maps[i] / (after * (1 - (after / sigma) ** 2).sqrt())
 
-    return trajectory.noise_maps[i] / noise_std(trajectory.sigmas, i)
+
+def picture(trajectory, number):
+    """The trajectory of one image of a batch."""
+    part = slice(number, number + 1)
+    maps = None if trajectory.noise_maps is None else trajectory.noise_maps[:, part]
+    image = trajectory.latent_image[part]
+    return dataclasses.replace(trajectory, latents=trajectory.latents[:, part], latent_image=image, noise_maps=maps)
 
 
 def walk_with_diffusers(model, trajectory, scheduler, **options):
@@ -115,17 +124,22 @@ def test_latents_of_the_levels_are_drawn_independently(trajectories):
     assert float(correlation.abs().max()) < 0.2
 
 
-def test_seed_and_batch_size_of_the_inversion(model, trajectories):
+def test_seed_and_batch_size_of_the_inversion(model, trajectories, monkeypatch):
     reference = trajectories["ledits_pp"]
     options = {"method": "ledits_pp", "record_noise_maps": True}
-    one_by_one = make_trajectory(model, STEPS, latent(8, 8, batch=2), seed=11, batch_size=1, **options)
+    with monkeypatch.context() as little:
+        little.setattr("partedit_oir.core.inversion.invert.auto_batch_size", lambda *args: 1)
+        one_by_one = make_trajectory(model, STEPS, latent(8, 8, batch=2), seed=11, **options)
     assert relative_error(one_by_one.noise_maps, reference.noise_maps) < 1e-5
     other = make_trajectory(model, STEPS, latent(8, 8, batch=2), seed=12, **options)
     assert relative_error(other.noise_maps, reference.noise_maps) > 0.1
 
 
-def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None, mask=None, cfg=1.0, noise_maps=None):
-    """Rows of clean latents (as a LATENT holds them), through ComfyUI's guider and KSAMPLER."""
+def sample(model, trajectory, prompts, *, number=0, start=0, mask=None, cfg=1.0, noise_maps=None):
+    """Rows of clean latents (as a LATENT holds them), through ComfyUI's guider and KSAMPLER.
+
+    The rows are of one image of the trajectory's batch, ``number``, or of all with None.
+    """
     import comfy.samplers
 
     from partedit_oir.core.inversion.replay import TrajectorySampler
@@ -134,20 +148,14 @@ def sample(model, trajectory, prompts, *, start=0, pinned=(0,), row_source=None,
     text = torch.cat([prompt_conditioning(p)[0][0] for p in prompts])
     guider.set_conds([[text, {}]], prompt_conditioning(""))
     guider.set_cfg(cfg)
-    sources = row_source or [0] * len(prompts)
-    options = {"pinned": pinned, "row_source": sources, **({"noise_maps": noise_maps} if noise_maps else {})}
+    trajectory = trajectory if number is None else picture(trajectory, number)
+    options = {"noise_maps": noise_maps} if noise_maps else {}
     sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory, start=start, **options))
-    image = trajectory.latent_image[sources]
+    image = trajectory.latent_image[torch.arange(len(prompts)) % len(trajectory.latent_image)]
     with torch.no_grad():
         return guider.sample(
             torch.zeros_like(image), image, sampler, trajectory.sigmas[start:], denoise_mask=mask, disable_pbar=True
         )
-
-
-@pytest.mark.parametrize("method", STOCHASTIC)
-def test_recorded_noise_maps_bring_the_image_back_without_a_pinned_row(model, trajectories, method):
-    rows = sample(model, trajectories[method], [SOURCE], pinned=(), noise_maps=RECORDED)
-    assert relative_error(rows, trajectories[method].latent_image[:1]) < 1e-4
 
 
 @pytest.mark.parametrize("method", STOCHASTIC)
@@ -213,7 +221,7 @@ def test_a_trajectory_without_noise_maps_needs_no_model(model, trajectories, met
     assert found.noise_maps is None and found.conditioning is None
     assert torch.equal(found.latents, recorded.latents) and torch.equal(found.latent_image, recorded.latent_image)
     prompts = [SOURCE, SOURCE, EDIT, EDIT]
-    layout = {"pinned": (0, 1), "row_source": [0, 1, 0, 1], "cfg": 4.0}
+    layout = {"number": None, "cfg": 4.0}
     assert torch.equal(sample(model, found, prompts, **layout), sample(model, recorded, prompts, **layout))
     with pytest.raises(ValueError, match=r"^noise_maps: is 'as recorded', but this .* turn on record_noise_maps"):
         sample(model, found, [SOURCE, EDIT], noise_maps=RECORDED)
@@ -233,7 +241,7 @@ def test_rows_follow_the_pictures_of_a_batch_by_default(model, trajectories):
     image = trajectory.latent_image.repeat(3, 1, 1, 1)
     sampler = comfy.samplers.KSAMPLER(TrajectorySampler(trajectory))
     rows = guider.sample(torch.zeros_like(image), image, sampler, trajectory.sigmas, disable_pbar=True)
-    alone = sample(model, trajectory, [SOURCE, EDIT], row_source=[1, 1], cfg=4.0)
+    alone = sample(model, trajectory, [SOURCE, EDIT], number=1, cfg=4.0)
     assert relative_error(rows[3], alone[1]) < 1e-5
     for row in (0, 1, 4, 5):
         assert relative_error(rows[row], trajectory.latent_image[row % 2]) < 1e-5
@@ -242,10 +250,10 @@ def test_rows_follow_the_pictures_of_a_batch_by_default(model, trajectories):
 @pytest.mark.parametrize("method", EVERY)
 def test_source_rows_are_the_images_and_edit_rows_are_not(model, trajectories, method):
     trajectory = trajectories[method]
-    rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], pinned=(0, 1), row_source=[0, 1, 0, 1], cfg=4.0)
+    rows = sample(model, trajectory, [SOURCE, SOURCE, EDIT, EDIT], number=None, cfg=4.0)
     assert relative_error(rows[:2], trajectory.latent_image) < 1e-5
     assert float((rows[2:] - trajectory.latent_image).norm() / trajectory.latent_image.norm()) > 1e-2
-    alone = sample(model, trajectory, [SOURCE, EDIT], row_source=[1, 1], cfg=4.0)
+    alone = sample(model, trajectory, [SOURCE, EDIT], number=1, cfg=4.0)
     assert relative_error(alone[1], rows[3]) < 1e-5, "an edit does not depend on what else is in the batch"
 
 
@@ -269,8 +277,6 @@ def test_other_levels_or_sizes_are_refused(model, trajectories):
         sampler(None, torch.zeros(1, 4, 8, 8), trajectory.sigmas[1:])
     with pytest.raises(ValueError, match="Use the latent that was inverted"):
         sampler(None, torch.zeros(1, 4, 16, 8), trajectory.sigmas)
-    with pytest.raises(ValueError, match="row_source"):
-        Replay(trajectory, 2, row_source=[0, 2])
     with pytest.raises(ValueError, match="start level 8"):
         Replay(trajectory, 2, start=8)
 
@@ -283,13 +289,9 @@ def test_noise_maps_that_cannot_be_had_are_refused(trajectories):
     trajectory = trajectories["edit_friendly_ddpm"]
     with pytest.raises(ValueError, match="noise_maps: 'drawn' is not one of from the source row, as recorded"):
         TrajectorySampler(trajectory, noise_maps="drawn")
-    with pytest.raises(ValueError, match="no row is pinned to image 1 of the trajectory"):
-        Replay(trajectory, 4, pinned=(0,))
-    with pytest.raises(ValueError, match="no row is pinned to image 0"):
-        Replay(trajectories["ddim_next_timestep"], 1, pinned=())
     with pytest.raises(ValueError, match="'ddim_fixed_point' is deterministic and has no noise maps"):
         replace(trajectory, method="ddim_fixed_point")
-    Replay(trajectories["ddim_next_timestep"], 1, pinned=(), noise_maps=RECORDED)
+    Replay(trajectories["ddim_next_timestep"], 1, noise_maps=RECORDED)
 
 
 def test_sampler_reports_its_steps(model, trajectories):

@@ -15,9 +15,9 @@ def clip(pack):
 
 @pytest.fixture(scope="module")
 def words(clip):
-    from partedit_oir.core.partedit.prompt import tokenize_with
+    from partedit_oir.core.partedit.prompt import prompt_reader
 
-    return lambda text: tokenize_with(clip, text)
+    return prompt_reader(clip)
 
 
 def test_words_and_positions(words):
@@ -132,12 +132,12 @@ def test_embeddings_count_as_one_word(pack, tmp_path):
     from comfy.sd1_clip import SD1Tokenizer
     from safetensors.torch import save_file
 
-    from partedit_oir.core.partedit.prompt import tokenize_with
+    from partedit_oir.core.partedit.prompt import prompt_reader
 
     save_file({"emb_params": torch.randn(3, 768)}, str(tmp_path / "moss.safetensors"))
     clip = WordClip()
     clip.tokenizer = SD1Tokenizer(embedding_directory=[str(tmp_path)])
-    prompt = tokenize_with(clip, "a embedding:moss robot")
+    prompt = prompt_reader(clip)("a embedding:moss robot")
     assert [(w.text, w.positions) for w in prompt.words] == [
         ("a", (1,)),
         ("embedding:moss", (2, 3, 4)),
@@ -146,7 +146,7 @@ def test_embeddings_count_as_one_word(pack, tmp_path):
     # Loaded anew for every prompt, it is still the same word for the alignment of tokens.
     from partedit_oir.core.partedit.alignment import refine_map
 
-    mapper, keep = refine_map(prompt, tokenize_with(clip, "a big embedding:moss robot"))
+    mapper, keep = refine_map(prompt, prompt_reader(clip)("a big embedding:moss robot"))
     assert keep.nonzero().flatten().tolist() == [2]
     assert [int(mapper[:, p].argmax()) for p in (3, 4, 5, 6)] == [2, 3, 4, 5]
 

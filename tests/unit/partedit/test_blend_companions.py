@@ -18,11 +18,11 @@ def model(pack):
 def words(pack):
     """An alignment that follows the source for most of the steps."""
     from partedit_oir.core.partedit.alignment import FollowSettings, align
-    from partedit_oir.core.partedit.prompt import tokenize_with
+    from partedit_oir.core.partedit.prompt import prompt_reader
     from support.tiny_models import WordClip
 
     clip = WordClip()
-    texts = (tokenize_with(clip, text) for text in ("a man outdoors", "a robot outdoors"))
+    texts = (prompt_reader(clip)(text) for text in ("a man outdoors", "a robot outdoors"))
     return align(*texts, FollowSettings(self_replace=0.5))
 
 

@@ -21,7 +21,7 @@ from partedit_oir.core.oir.candidates import STRATEGIES, candidate_steps, compar
 from partedit_oir.core.oir.prompts import find_phrase, guided_prompt
 from partedit_oir.core.oir.short_runs import Run
 from partedit_oir.core.partedit.alignment import FollowSettings, align
-from partedit_oir.core.partedit.prompt import parse_word_values, tokenize_with
+from partedit_oir.core.partedit.prompt import parse_word_values, prompt_reader
 from partedit_oir.core.partedit.published import where_to_get
 from partedit_oir.core.partedit.token_files import load_token, save_token
 from partedit_oir.core.partedit.tokens import PartToken
@@ -37,7 +37,7 @@ PROMPTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join
 
 def words_of(text):
     CLIP.append(CLIP[0] if CLIP else WordClip())
-    return tokenize_with(CLIP[0], text)
+    return prompt_reader(CLIP[0])(text)
 
 
 # --- alignment ---------------------------------------------------------------------------------------------
