@@ -23,6 +23,13 @@ RUNTIME_FILES += [path for room in ROOMS for path in sorted((REPOSITORY / room).
 RUNTIME_FILES += sorted((REPOSITORY / "demo").glob("*.py"))
 
 HELP_PAGES = REPOSITORY / "js" / "docs"
+# What people read beside the editor. Not here: pages on code, and docs/evaluate.md, whose files use the ids.
+GUIDES = [REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "demo/MODEL_CARD.md")]
+GUIDES += [
+    path
+    for path in sorted((REPOSITORY / "docs").glob("*.md"))
+    if path.stem not in {"architecture", "development", "evaluate"}
+]
 
 NODE_IDS = {
     "LoadPartToken",
@@ -156,10 +163,12 @@ def test_locales_name_nothing_that_does_not_exist(schemas):
 
 
 def test_texts_beside_a_node_call_inputs_as_the_editor_shows_them(schemas):
-    """Tooltips, help pages and notes of templates say "changed words", not ``changed_words``, which nobody sees."""
+    """Tooltips, help pages, guides and notes say "changed words", not ``changed_words``, which nobody sees."""
     ids = {part.id for schema in schemas.values() for part in [*schema.inputs, *schema.outputs] if "_" in str(part.id)}
     raw = re.compile(rf"(?<![\w/.*-])({'|'.join(sorted(ids, key=len, reverse=True))})(?![\w/]|\.\w)")
     texts = {f"{page.parent.name}/en.md": page.read_text(encoding="utf-8") for page in HELP_PAGES.glob("*/en.md")}
+    quoted = re.compile(r"`[a-z_]+: [^`]+`")  # a message, which begins with an id
+    texts |= {page.name: quoted.sub("", page.read_text(encoding="utf-8")) for page in GUIDES}
     for schema in schemas.values():
         parts = [(schema.node_id, schema.description), *((part.id, part.tooltip) for part in schema.inputs)]
         parts += [(out.display_name or out.id, out.tooltip) for out in schema.outputs]
