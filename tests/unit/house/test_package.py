@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
+import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import urllib.parse
+from pathlib import Path, PurePosixPath
 
 import pathspec
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+# Of a link or a picture in Markdown or HTML.
+LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
 # Loads a pack as ComfyUI does, and says what that brought along.
 LOAD = """
 import asyncio, importlib.util, json, socket, sys
@@ -80,8 +85,25 @@ def test_the_package_holds_the_product_and_nothing_of_the_workshop():
     tops = {name.split("/")[0] for name in shipped()}
     assert {"__init__.py", "core", "demo", "js", "locales", "nodes", "tokens", "workflows"} <= tops
     assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= tops
-    assert not tops & {"tests", "bench", "tools", "run.py", ".ci", ".github"}
+    assert not tops & {"tests", "tools", "run.py", ".ci", ".github"}
+    assert {Path(name).parent.as_posix() for name in shipped() if name.startswith("bench/")} == {"bench/results"}
     assert not [name for name in shipped() if name.startswith("demo/training/")]
+
+
+def test_what_a_shipped_page_links_to_ships():
+    """Pages, pictures and files, of which a reader of the installed pack would find a dead link."""
+    files = set(shipped())
+    places = files | {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    dead = []
+    for page in sorted(name for name in files if name.endswith(".md")):
+        # The editor resolves a help page's addresses against docs/.
+        base = "js/docs" if page.startswith("js/docs/") else posixpath.dirname(page)
+        for found in LINK.finditer((REPOSITORY / page).read_text(encoding="utf-8")):
+            address = found[1] or found[2]
+            target = posixpath.normpath(posixpath.join(base, urllib.parse.unquote(address.partition("#")[0])))
+            if not re.match(r"[a-z]+:|#", address) and target not in places:
+                dead.append(f"{page}: {address}")
+    assert not dead
 
 
 def test_the_package_is_small():
