@@ -263,7 +263,8 @@ class BlendCall:
         edits: what each of the N edits does at this step.
         chunks: number of groups.
         positive: indices of the groups that carry the prompts.
-        probe: reads part maps from the source rows of the positive groups, or None.
+        probe: reads part maps, or None.
+        probed: indices of the groups whose source rows it reads.
         masks: takes these maps, and gives the masks to blend with.
         self_limit: largest number of queries at which self-attention is replaced.
     """
@@ -275,6 +276,7 @@ class BlendCall:
     probe: Probe | None
     masks: CallMasks
     self_limit: int
+    probed: Sequence[int] = ()
 
     def _rows(self, chunk: int, member: int) -> slice:
         start = (chunk * (1 + len(self.edits)) + member) * self.batch
@@ -292,7 +294,8 @@ class BlendCall:
                 yield chunk, number, edit, self._rows(chunk, 0), self._rows(chunk, number + 1)
 
     def source_rows(self) -> list[slice]:
-        return [self._rows(chunk, 0) for chunk in self.positive]
+        """Of the groups that are probed."""
+        return [self._rows(chunk, 0) for chunk in self.probed]
 
 
 def layer_of(extra_options: dict[str, Any]) -> LayerKey:
@@ -403,7 +406,7 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
     """
     options = options.copy()
     rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
-    probed = call.probe.contexts if call.probe is not None and call.positive else {}
+    probed = call.probe.contexts if call.probe is not None and call.probed else {}
     touched = [layer for layer in layers if rewriting or layer in probed]
     sources, pairs = call.source_rows(), tuple(call.pairs())
     followed = [(edit.prompts[0], source, rows) for *_, edit, source, rows in pairs if edit.follows]

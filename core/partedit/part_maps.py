@@ -85,7 +85,7 @@ def part_maps(
             chunks = len(options["uuids"])
             # Entries limited to an area, and tiles, only see part of the image.
             seen = range(chunks) if args[0].shape[-2:] == latent.shape[-2:] else ()
-            call = BlendCall(batch, (), chunks, seen, probe, _OnlyCollecting(total), self_limit=0)
+            call = BlendCall(batch, (), chunks, seen, probe, _OnlyCollecting(total), self_limit=0, probed=seen)
             return blended_options(options, executor.class_obj, [layer.key for layer in known], call)
 
         args, kwargs = replace_options(args, kwargs, install)

@@ -127,8 +127,7 @@ class BlendWrappers:
         """Ids of the entries with the prompts; also records the area of each entry."""
         entries = conds.get("positive", [])
         positive = {c["uuid"] for c in entries}
-        if self._probe is not None and self.masks.settings.timing == "published":
-            # The last layer of every call blends with the maps of this step, so they are read before regional entries.
+        if self._reads_first:
             entries.sort(key=lambda c: bool(partial_area(c, self.masks.latent)))
         for name, entries in conds.items():
             for number, cond in enumerate(entries):
@@ -151,6 +150,12 @@ class BlendWrappers:
         first = executor(model, [c if p else None for c, p in zip(conds, positive)], *args, **kwargs)
         rest = executor(model, [None if p else c for c, p in zip(conds, positive)], *args, **kwargs)
         return [a if p else b for a, b, p in zip(first, rest, positive)]
+
+    @property
+    def _reads_first(self) -> bool:
+        """Whether the last layer of every call blends with the maps of its own step: the first call has to read them,
+        before regional entries, and the same whether or not the others follow in calls of their own."""
+        return self._probe is not None and self.masks.settings.timing == "published"
 
     def _carries_prompts(self, entry: Any) -> bool:
         return self._positive is not None and entry in self._positive
@@ -240,6 +245,11 @@ class BlendWrappers:
         if self._probe is not None and fresh and not any(areas[n] for n in positive) and len(fresh) == len(positive):
             probe = self._probe
             self._probed.update(uuids[n] for n in fresh)
+            if self._reads_first:
+                # Later entries are already blended with these maps. ComfyUI puts the last entry into the first call,
+                # at the head, however many it has memory for.
+                fresh = fresh[:1]
+                self._probed.update(self._positive or ())
         if probe is None and not positive and self.masks.needs_current and self.masks.current() is None:
             raise ConditionalFirst
         height, width = self.masks.latent
@@ -249,6 +259,7 @@ class BlendWrappers:
             chunks=len(uuids),
             positive=positive,
             probe=probe,
+            probed=() if probe is None else fresh,
             masks=self.masks.for_call(areas, x.device),
             self_limit=-(-height // 4) * -(-width // 4),
         )

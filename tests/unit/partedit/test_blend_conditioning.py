@@ -118,6 +118,20 @@ def shared_picture(names):
     return EditPrompt("source", text_conditioning("source"), (Edit(parts),))
 
 
+@pytest.mark.parametrize("timing", ["clean", "published"])
+def test_several_whole_entries_give_the_same_masks_in_one_call_and_one_by_one(model, timing, one_entry_per_call):
+    sizes = [{"width": 256, "height": 256}, {"width": 4096, "height": 512}]  # these change the queries of SDXL
+
+    def run():
+        guider = blend_guider(model, edit_prompt(), token=token(), timing=timing, extras=[[None, s] for s in sizes])
+        return sample(guider, steps=4), guider.last_masks.edit_masks()
+
+    together = run()
+    one_entry_per_call()
+    apart = run()
+    assert relative(apart[0], together[0]) < 1e-5 and relative(apart[1], together[1]) < 1e-5
+
+
 def test_a_mask_in_one_of_two_regions_leaves_the_other_to_the_source(model):
     """One step, and cross-attention of a region sees nothing beyond it: the region without a mask is the source's."""
     extras = [[None, LEFT], [None, RIGHT]]

@@ -96,7 +96,9 @@ def test_nothing_is_copied_to_the_device_in_a_layer(model, on_meta, kind, timing
     inputs = [torch.empty(shape, device=META) for shape in shapes]
 
     def copies() -> list[str]:
-        call = BlendCall(1, edits, 2, [0], probe, masks.for_call(areas, META), self_limit=16)
+        call = BlendCall(
+            1, edits, 2, [0], probe, masks.for_call(areas, META), self_limit=16, probed=[0] if probe else []
+        )
         options = blended_options({}, on_meta, layers, call)
         with Copies() as run:
             on_meta(*inputs, transformer_options=options)
