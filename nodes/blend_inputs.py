@@ -60,7 +60,7 @@ def edit_steps_input() -> io.Float.Input:
 
 
 def omega_input(
-    tooltip: str = "Softness of the mask: from omega times Otsu's threshold, a point counts fully as the part.",
+    tooltip: str = "Softness of the mask: from omega times Otsu's threshold on, a point belongs fully to the part.",
 ) -> io.Float.Input:
     """ω of the adaptive threshold."""
     return io.Float.Input(
@@ -99,7 +99,7 @@ def fixed_threshold_input() -> io.Float.Input:
             step=0.01,
             display_mode=io.NumberDisplay.slider,
             optional=True,
-            tooltip="For threshold fixed: from this value, a point counts as the part.",
+            tooltip="For threshold fixed: from this value on, a point belongs to the part.",
         )
     )
 

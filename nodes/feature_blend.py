@@ -101,7 +101,7 @@ class FeatureBlendSampler(io.ComfyNode):
                         max=64,
                         optional=True,
                         tooltip="Edits to sample per batch; 0 for all. Fewer need less memory; the results are the "
-                        "same.",
+                        "same, except with dpm_adaptive.",
                     )
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the edited images for the image output."),

@@ -80,7 +80,7 @@ class EditMetrics(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="text",
-                    tooltip="All scores, one per line. If some images of a batch lack a score, their number.",
+                    tooltip="All scores, one per line. If images of a batch lack a score, how many have it.",
                 ),
                 io.String.Output(display_name="json", tooltip="All scores of each image, as JSON."),
                 io.Float.Output(

@@ -243,7 +243,7 @@ class SAMPointMask(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="x, y in pixels, from the top left. More lines are further points of the same object; "
-                    "x, y, 0 is a point beside it.",
+                    "x, y, 0 marks a point outside it.",
                 ),
                 io.Combo.Input(
                     "reading",

@@ -16,8 +16,8 @@ PRESETS = ("published", "decoder", "first-8", "all")
 AUTO, UNRECORDED = "auto", "published"
 # For tooltips, where people choose layers; the help page of Part Attention Mask says more.
 FIRST_8_DOUBT = (
-    "first-8: the first eight decoder layers, as the paper's words say; its indices may mean middle:0-7, which is not "
-    "settled."
+    "first-8: the first eight decoder layers, as the paper's text has it; its layer numbers may mean middle:0-7, which "
+    "is not settled."
 )
 
 # The published SDXL implementation averages 26 of the 30 layers in the decoder's first attention block.

@@ -71,7 +71,7 @@ def box_lines(picture: int, boxes: torch.Tensor, scores: torch.Tensor) -> list[s
 
 
 def parse_points(text: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 2) points and (n,) labels from lines ``x, y`` or ``x, y, 0``; a third number of 0 means beside the object."""
+    """(n, 2) points and (n,) labels from lines ``x, y`` or ``x, y, 0``, where the 0 means outside the object."""
     rows = list(_lines("points", text, (2, 3)))
     points = torch.tensor([row[:2] for row in rows], dtype=torch.float32).view(-1, 2)
     labels = torch.tensor([1.0 if len(row) == 2 or row[2] > 0 else 0.0 for row in rows])

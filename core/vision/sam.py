@@ -66,7 +66,7 @@ class SamModel:
             image: (H, W, 3), 0..1.
             boxes: (n, 4) x0, y0, x1, y1 in pixels, one object each.
             points: (m, 2) x, y in pixels, together one more object.
-            labels: (m,) 1 for a point on the object, 0 for one beside it; all 1 by default.
+            labels: (m,) 1 for a point on the object, 0 for one outside it; all 1 by default.
 
         Returns:
             (k, H, W) bool, boxes first, and SAM's own estimate of each mask's IoU (k,).

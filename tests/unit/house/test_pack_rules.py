@@ -165,7 +165,7 @@ def test_locales_name_nothing_that_does_not_exist(schemas):
 def test_texts_beside_a_node_call_inputs_as_the_editor_shows_them(schemas):
     """Tooltips, help pages, guides and notes say "changed words", not ``changed_words``, which nobody sees."""
     ids = {part.id for schema in schemas.values() for part in [*schema.inputs, *schema.outputs] if "_" in str(part.id)}
-    raw = re.compile(rf"(?<![\w/.*-])({'|'.join(sorted(ids, key=len, reverse=True))})(?![\w/]|\.\w)")
+    raw = re.compile(rf"(?<![\w/.-])(?<!\w\*)({'|'.join(sorted(ids, key=len, reverse=True))})(?![\w/]|\.\w)")
     texts = {f"{page.parent.name}/en.md": page.read_text(encoding="utf-8") for page in HELP_PAGES.glob("*/en.md")}
     quoted = re.compile(r"`[a-z_]+: [^`]+`")  # a message, which begins with an id
     texts |= {page.name: quoted.sub("", page.read_text(encoding="utf-8")) for page in GUIDES}
