@@ -116,8 +116,9 @@ def _edit(data: str, edit: dict[str, Any], folder: Path, files: dict[tuple[str, 
 
 def _facts(scores: dict[str, float | None]) -> str:
     """The main scores of an edit, as HTML."""
-    shown = [c for c in COLUMNS if c.key in ("success", "clip_fg", "psnr", "ssim") and scores.get(c.key) is not None]
-    return " · ".join(f"<i>{escape(c.head)} {c.shown(scores[c.key])}</i>" for c in shown)
+    shown = [c for c in COLUMNS if c.key in ("success", "clip_fg", "psnr", "ssim")]
+    known = [(c, value) for c in shown if (value := scores.get(c.key)) is not None]
+    return " · ".join(f"<i>{escape(c.head)} {c.shown(value)}</i>" for c, value in known)
 
 
 def _figure(title: str, path: Path, folder: Path, facts: str) -> str:
