@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_patcher
@@ -22,6 +24,19 @@ _TRIAL_SIDE, _TRIAL_STEPS = 8, 4
 _ROUNDING = 1e-4
 # Samplers that have been named because they could not be tried out.
 _untried: set[str] = set()
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Leaves the random state of the CPU and of ``device`` as it was."""
+    indexed = device.type if device.type in ("cuda", "xpu") else ""
+    with torch.random.fork_rng([device] if indexed else [], device_type=indexed or "cuda"):
+        state = torch.mps.get_rng_state() if device.type == "mps" else None  # has no devices, which fork_rng asks for
+        try:
+            yield
+        finally:
+            if state is not None:
+                torch.mps.set_rng_state(state)
 
 
 class SharedNoise(TorchFunctionMode):
@@ -152,9 +167,8 @@ class SharingSampler(comfy.samplers.Sampler):
         # Functions of other nodes may count their calls or keep what they see; those of the sampler itself come later.
         for name in MODEL_FUNCTIONS:
             options.pop(name, None)
-        devices = [noise.device] if noise.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices), SharedNoise(self._rows, self._batch):
+            with _random_state_kept(noise.device), SharedNoise(self._rows, self._batch):
                 out = self._sampler.sample(
                     _StandIn(model_wrap),
                     sigmas[: _TRIAL_STEPS + 1],

@@ -6,7 +6,6 @@ object stay as they are (Object-aware Inversion and Reassembly, Yang et al. 2023
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 
 from ..mask_inputs import picture_masks
 from ..text import plain_text
-from .pretrained import brief, load_pretrained, read_config
+from .pretrained import brief, load_pretrained, read_config, read_json
 
 MaskMode = Literal["masked", "published_bias"]
 Fit = Literal["pad", "stretch"]
@@ -288,9 +287,10 @@ def _image_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return OPENAI_MEAN, OPENAI_STD
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file, WHERE_TO_GET)
     mean, std = config.get("image_mean", OPENAI_MEAN), config.get("image_std", OPENAI_STD)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    lists = all(isinstance(one, list | tuple) and len(one) == 3 for one in (mean, std))
+    if not lists or not all(isinstance(value, int | float) for value in (*mean, *std)) or min(std) <= 0:
         raise ValueError(
             f"'{file}': image_mean and image_std must hold three values each, and std be above 0. Get the model's own "
             "file again."

@@ -15,14 +15,22 @@ def read_config(folder: Path, model_types: Sequence[str], where: str) -> dict[st
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"'{folder}' holds no config.json. Put a transformers model there. {where}.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{file}' could not be read as JSON: {error}. {where}.") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
+    config = read_json(file, where)
+    found = config.get("model_type")
     if found not in model_types:
         raise ValueError(f"'{file}' describes a model of type {found!r}; expected {' or '.join(model_types)}. {where}.")
     return config
+
+
+def read_json(file: Path, where: str) -> dict[str, Any]:
+    """A JSON object; a ValueError names the file if it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{file}' could not be read as JSON: {error}. {where}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{file}' holds no JSON object. {where}.")
+    return content
 
 
 def brief(error: BaseException, limit: int = 300) -> str:

@@ -212,6 +212,18 @@ def test_weights_of_another_size_give_a_short_message(tmp_path, clip_folder):
     assert len(str(error.value)) < 900 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "could not be read as JSON"), ("[]", "no JSON object"), ('{"image_std": ["a", 1, 1]}', "three values each")],
+)
+def test_a_damaged_preprocessor_is_named(tmp_path, clip_folder, content, said):
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json'.*{said}"):
+        ClipScorer.from_folder(tmp_path)
+
+
 def test_a_folder_with_one_tower_only_is_refused(tmp_path, clip_folder):
     """transformers would draw the other tower at random, and the scores would mean nothing."""
     import shutil
