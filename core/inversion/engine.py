@@ -18,6 +18,7 @@ import torch
 
 from ..conditioning import Conditioning
 from ..picture_rows import option_rows
+from ..step_caches import without_step_caches
 
 T = TypeVar("T")
 # Keys of ``model_options`` under which other nodes put functions that run at every step.
@@ -28,6 +29,15 @@ MODEL_FUNCTIONS = (
     "sampler_post_cfg_function",
     "sampler_calc_cond_batch_function",
 )
+# Wrappers that run at every step; torch.compile's only calls the model.
+STEP_WRAPPERS = (
+    comfy.patcher_extension.WrappersMP.PREDICT_NOISE,
+    comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+    comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+    comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+)
+ROW_COUNTER = "oir_row_counter"
+HARMLESS_WRAPPERS = (ROW_COUNTER, "torch.compile")
 
 
 class RowCounter:
@@ -74,15 +84,29 @@ class Denoiser:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0]).contiguous()
         highest = float(sigma.max())
         if highest > self._highest:
-            self._rewind_hooks()
+            self._rewind_hooks(highest)
         self._highest = highest
         return self._guider(x, sigma, **self._extra_args)
 
-    def _rewind_hooks(self) -> None:
-        # keyframes only move forward, as in sampling; an inversion runs backward
-        for cond in self._conds:
-            for hook in getattr(cond.get("hooks"), "hooks", ()):
-                hook.reset()
+    def _rewind_hooks(self, sigma: float) -> None:
+        """Bring hook keyframes to where sampling would have them at ``sigma``: they only move forward, unlike us."""
+        hooks = {id(hook): hook for cond in self._conds for hook in getattr(cond.get("hooks"), "hooks", ())}
+        options = self._extra_args.get("model_options", {})
+        inner = options.get("transformer_options", {})
+        schedule = inner.get("sample_sigmas", torch.empty(0))
+        moved = False
+        for hook in hooks.values():
+            keyframes, before = hook.hook_keyframe, hook.hook_keyframe.strength
+            hook.reset()
+            # Each level before this one is a step of sampling; keyframes may be guaranteed some of them.
+            for level in schedule[schedule > sigma].sort(descending=True).values:
+                keyframes.prepare_current_keyframe(level, inner)
+            moved |= keyframes.strength != before
+        if moved:
+            # ComfyUI patches the weights anew only when a keyframe moves forward.
+            patchers = [self._guider.inner_model.current_patcher, *options.get("multigpu_clones", {}).values()]
+            for patcher in {id(patcher): patcher for patcher in patchers}.values():
+                patcher.clear_cached_hook_weights()
 
 
 def _follows_progress(cond: dict[str, Any]) -> bool:
@@ -101,7 +125,23 @@ def _has_functions(model_options: dict[str, Any]) -> bool:
     inner = model_options.get("transformer_options", {})
     places = [model_options.get(name) for name in MODEL_FUNCTIONS]
     places += [*inner.get("patches", {}).values(), *inner.get("patches_replace", {}).values()]
+    for kind in STEP_WRAPPERS:
+        wrappers = inner.get("wrappers", {}).get(kind, {})
+        places += [found for key, found in wrappers.items() if key not in HARMLESS_WRAPPERS]
     return any(places)
+
+
+def effective_negative(model: Any, cfg: float, negative: Conditioning | None) -> Conditioning | None:
+    """The negative conditioning if it is evaluated, else None.
+
+    At cfg 1 it is not, unless a node on the model needs it even then (Self-Attention Guidance, Normalized Attention
+    Guidance).
+    """
+    return negative if cfg != 1.0 or _forces_negative(model) else None
+
+
+def _forces_negative(model: Any) -> bool:
+    return bool(model.model_options.get("disable_cfg1_optimization", False))
 
 
 class _LoopSampler(comfy.samplers.Sampler):
@@ -143,24 +183,29 @@ def run_loop(
     Args:
         model: a ``ModelPatcher``; left unchanged, even if the loop is interrupted.
         loop: takes a :class:`Denoiser`, returns anything.
-        positive, negative: ComfyUI CONDITIONING; ``negative`` may be None if ``cfg`` is 1.
+        positive, negative: ComfyUI CONDITIONING; ``negative`` may be None if ``cfg`` is 1. The positive one then
+            stands in for it, should a node on the model need it even so.
         cfg: classifier-free guidance scale; 1 evaluates the positive conditioning only.
         latent_image: (B, C, H, W), the clean latent, as in a LATENT. Inpainting models read it.
-        rows: the largest batch the loop will use, for ComfyUI's memory estimate.
+        rows: the largest batch the loop will use, for ComfyUI's memory estimate. Row r must belong to image r mod B.
         sigmas: the whole schedule, descending; patches read their progress from it.
         seed: passed to the sampler.
 
     Returns:
         The loop's result and the count of what went through the UNet.
     """
+    model = without_step_caches(model)
     guider = comfy.samplers.CFGGuider(model)
     conds = {"positive": positive}
+    if negative is None and _forces_negative(model):
+        negative = positive
     if negative is not None:
         conds["negative"] = negative
-    # Rows may be more than pictures: what belongs to a picture must not be dealt out to its rows.
+    # Rows are the pictures in turn, over and over: what belongs to a picture goes to each of its rows.
     pictures = latent_image.shape[0]
+    copies = -(-rows // pictures)
     conds = {
-        name: [[text, option_rows(options, pictures, 1, name)] for text, options in entries]
+        name: [[text, option_rows(options, pictures, copies, name)] for text, options in entries]
         for name, entries in conds.items()
     }
     guider.inner_set_conds(conds)
@@ -169,12 +214,10 @@ def run_loop(
     counter = RowCounter()
     guider.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
     comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL, "oir_row_counter", counter, guider.model_options, True
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL, ROW_COUNTER, counter, guider.model_options, True
     )
     sampler = _LoopSampler(loop)
-    like = latent_image.float()
-    if rows != like.shape[0]:
-        like = like[:1].expand(rows, *like.shape[1:])
+    like = latent_image.float().repeat(copies, *[1] * (latent_image.ndim - 1))
     with torch.no_grad():
         guider.sample(torch.zeros_like(like), like.contiguous(), sampler, sigmas, disable_pbar=True, seed=seed)
     return sampler.result, counter

@@ -12,7 +12,7 @@ from ..conditioning import check_conditioning
 from ..latents import check_latent, check_sampled, process_latent_in, with_time_axis
 from ..unet import declared_text_width
 from .ddim import FIXED_POINT, ddim_invert
-from .engine import Conditioning, Denoiser, run_loop
+from .engine import Conditioning, Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
 from .schedule import check_method, scaling_of_model
 from .stochastic import find_noise_maps, independent_latents
@@ -66,7 +66,7 @@ def invert(
     guidance: dict[str, Conditioning | None] = {}
     if calls_model or positive is not None:
         guidance["positive"] = positive
-    if calls_model and cfg != 1.0:
+    if calls_model and (cfg != 1.0 or effective_negative(model, cfg, negative)):
         guidance["negative"] = negative
     _check(model, latent_image, method, cfg, guidance)
     sigmas = sigmas.detach().float().cpu()

@@ -19,7 +19,7 @@ from ..conditioning import Conditioning, check_conditioning
 from ..latents import check_sampled, process_latent_out
 from ..mask_inputs import picture_masks
 from ..unet import declared_text_width, latent_scale
-from .engine import Denoiser, run_loop
+from .engine import Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
 from .replay import deterministic_part
 from .schedule import check_same_kind
@@ -79,8 +79,9 @@ def masked_replay(
         )
     if settings.cfg != 1.0 and negative is None:
         raise ValueError(f"negative: not connected, but cfg is {settings.cfg:g}. Connect one, or use cfg 1.")
+    negative = effective_negative(model, settings.cfg, negative)
     width = declared_text_width(model)
-    given = {"edit": edit, "source": source, **({} if settings.cfg == 1.0 else {"negative": negative})}
+    given = {"edit": edit, "source": source, **({} if negative is None else {"negative": negative})}
     for name, conditioning in given.items():
         check_conditioning(name, conditioning, width)
     if not 0.0 <= settings.blend_until <= 1.0:
@@ -100,7 +101,7 @@ def masked_replay(
             model,
             loop,
             positive=positive,
-            negative=None if settings.cfg == 1.0 else negative,
+            negative=negative,
             cfg=settings.cfg,
             latent_image=trajectory.latent_image,
             rows=rows,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..inversion.engine import Denoiser, run_loop
+from ..inversion.engine import Denoiser, effective_negative, run_loop
 from ..inversion.trajectory import Trajectory
 from ..latents import process_latent_out
 from .batching import Job, run_jobs
@@ -79,7 +79,7 @@ def make_runs(
         model,
         loop,
         positive=pair.conditioning,
-        negative=None if cfg == 1.0 else trajectory.conditioning,
+        negative=effective_negative(model, cfg, trajectory.conditioning),
         cfg=cfg,
         latent_image=trajectory.latent_image,
         rows=min(batch_size, len(runs)),

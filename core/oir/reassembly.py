@@ -10,7 +10,7 @@ import comfy.utils
 import torch
 
 from ..inversion.ddim import ddim_denoise, ddim_invert
-from ..inversion.engine import Conditioning, run_loop
+from ..inversion.engine import Conditioning, effective_negative, run_loop
 from ..inversion.trajectory import Trajectory
 from ..latents import check_sampled, process_latent_in, process_latent_out
 from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
@@ -167,7 +167,7 @@ def reassemble(
             model,
             loop,
             positive=positive,
-            negative=None if invert or settings.cfg == 1.0 else trajectory.conditioning,
+            negative=None if invert else effective_negative(model, settings.cfg, trajectory.conditioning),
             cfg=1.0 if invert else settings.cfg,
             latent_image=trajectory.latent_image,
             rows=1,

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 
 from ..attention import capture_queries, key_projection
+from ..step_caches import without_step_caches
 from ..unet import LayerKey
 
 Progress = Callable[[int, int], None]
@@ -143,7 +144,7 @@ def build_query_cache(
     with torch.inference_mode(False), torch.no_grad():
         clean = latents.detach().clone().float().cpu()
         noises = _noises(clean, levels, seed)
-        guider = comfy.samplers.CFGGuider(capture_queries(model, layers, recorder.store))
+        guider = comfy.samplers.CFGGuider(capture_queries(without_step_caches(model), layers, recorder.store))
         guider.set_conds(list(cond), list(cond))
         guider.set_cfg(1.0)
         for start in range(0, count, rows):
@@ -167,6 +168,12 @@ def build_query_cache(
         raise ValueError(
             f"layers: {missing[0]} was not reached while the model ran. Choose layers that this model has."
         )
+    unread = [(layer, int((~stored).sum())) for layer, stored in recorder.stored.items() if not bool(stored.all())]
+    if unread:
+        raise ValueError(
+            f"model: {unread[0][1]} of {count * levels} passes did not reach layer {unread[0][0]}. An earlier node "
+            "skips calls of the UNet (a cache of steps). Connect the model from before it."
+        )
     if progress is not None:
         progress(count * levels, count * levels)
     return cache
@@ -186,6 +193,7 @@ class _Recorder:
 
     Attributes:
         start: first image of the current pass. level: its noise level.
+        stored: per layer (N, T) bool, what has been stored.
     """
 
     def __init__(
@@ -194,6 +202,7 @@ class _Recorder:
         self.cache, self.layers, self.pictures, self.rows = cache, layers, pictures, rows
         self.device = None if device is None else torch.device(device)
         self.start = self.level = 0
+        self.stored: dict[LayerKey, torch.Tensor] = {}
 
     def store(self, layer: LayerKey, query: torch.Tensor, heads: int, grid: tuple[int, int]) -> None:
         cache = self.cache
@@ -203,11 +212,13 @@ class _Recorder:
                 self.device = _place(query, self.layers * shape[0] * shape[1])
             cache.heads[layer], cache.grids[layer] = heads, grid
             cache.queries[layer] = torch.empty(shape, dtype=torch.float16, device=self.device)
+            self.stored[layer] = torch.zeros(shape[:2], dtype=torch.bool)
         limit = torch.finfo(torch.float16).max
         here = slice(self.start, min(self.start + self.rows, self.pictures))
         # A model option can force an unconditional pass. It has the same conditioning here, so any rows will do.
         kept = query[: here.stop - here.start].clamp(-limit, limit)
         cache.queries[layer][here, self.level] = kept.to(self.device, torch.float16)
+        self.stored[layer][here, self.level] = True
 
 
 def _place(query: torch.Tensor, rows: int) -> torch.device:

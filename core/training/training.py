@@ -20,7 +20,7 @@ import torch
 from ..conditioning import check_conditioning, check_sees_picture
 from ..packages import require
 from ..partedit.layers import choose_layers
-from ..partedit.tokens import FAMILY_WIDTHS, TEXT_PADDINGS, PartToken
+from ..partedit.tokens import FAMILY_WIDTHS, PartToken
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
 from .losses import masks_by_grid, token_loss
 from .maps import cached_part_maps, map_iou, part_logits
@@ -345,8 +345,15 @@ class _Trainer:
     def _fingerprint(self) -> str:
         shown = {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in _FREE_SETTINGS}
         shown["init"] = None if self.settings.init is None else float(self.settings.init.double().sum())
-        if self.text is not None and self.settings.trained_padding in TEXT_PADDINGS:
-            shown["text"] = float(self.text.double().abs().sum())
+        if self.text is not None:
+            # Even where no padding reads it, the queries follow the prompt.
+            text = self.text.double().cpu()
+            places = torch.arange(text.numel(), dtype=torch.float64).cos().view(text.shape)
+            shown["text"] = [
+                tuple(text.shape),
+                f"{float(text.abs().sum()):.5g}",
+                f"{float((text * places).abs().sum()):.5g}",
+            ]
         eight_bit = (self.masks.float() * 255).round().to(torch.uint8).contiguous().cpu()
         shown["masks"] = (tuple(eight_bit.shape), hashlib.sha256(eight_bit.numpy().tobytes()).hexdigest())
         shown["pictures"] = (self.cache.pictures, self.sources)

@@ -184,6 +184,17 @@ def test_a_state_of_another_model_is_not_used(tmp_path):
     assert report.resumed_from == 0
 
 
+def test_a_state_of_another_prompt_is_not_used(model, tmp_path):
+    """No padding reads the prompt by default, but the queries follow it."""
+    latents, masks = squares(8)
+    state = tmp_path / "run.safetensors"
+    settings = dataclasses.replace(SETTINGS, steps=4, save_every=2)
+    prompts = [conditioning(), [[torch.from_numpy(standard_normal(4, 1, 77, WIDTH)), {}]]]
+    for prompt, expected in ((prompts[0], 0), (prompts[0], 4), (prompts[1], 0)):
+        _, report = train_part_token(model, latents, masks, prompt, settings, state_file=state)
+        assert report.resumed_from == expected
+
+
 @pytest.mark.parametrize("change", ["images swapped", "one image recoloured", "a mask moved", "other views", "noise"])
 def test_a_state_of_other_images_is_not_used(model, tmp_path, change):
     """A state knew its images by shape, mean and spread, and its masks by their sum."""
@@ -402,6 +413,23 @@ def test_a_broken_model_is_named(model):
     cache.queries[layers[0]][:] = float("nan")
     with pytest.raises(ValueError, match="queries contain NaN"):
         train_on_cache(cache, masks, SETTINGS)
+
+
+def test_a_pass_that_another_node_skips_is_named(model):
+    """Its queries would be whatever the memory held."""
+    from comfy.patcher_extension import WrappersMP
+
+    calls = []
+
+    def skip_the_third(executor, x, *args, **kwargs):
+        calls.append(1)
+        return torch.zeros_like(x) if len(calls) == 3 else executor(x, *args, **kwargs)
+
+    latents, _ = squares(2)
+    other = model.clone()
+    other.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "skips", skip_the_third)
+    with pytest.raises(ValueError, match="1 of 4 passes did not reach layer"):
+        build_query_cache(other, latents, conditioning(), (("output", 3, 0),), noise_levels(model, 0.0, 0.5, 2))
 
 
 def must_not_run(done, total):
