@@ -3,7 +3,7 @@ maps are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -66,10 +66,35 @@ def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
     Args:
         sampling: the model's ``model_sampling``.
     """
-    start, end = options.get("start_percent"), options.get("end_percent")
-    return (start is None or sigma <= float(sampling.percent_to_sigma(start))) and (
-        end is None or sigma >= float(sampling.percent_to_sigma(end))
+    # A schedule of the text encoder's hooks gives each of its entries a range, too.
+    starts, ends = ([options.get(name + key) for name in ("", "clip_")] for key in ("start_percent", "end_percent"))
+    return all(start is None or sigma <= float(sampling.percent_to_sigma(start)) for start in starts) and all(
+        end is None or sigma >= float(sampling.percent_to_sigma(end)) for end in ends
     )
+
+
+def check_active(name: str, conditioning: Conditioning, sampling: Any, sigmas: Sequence[float]) -> None:
+    """Refuse CONDITIONING without any active entry at one of the levels, where ComfyUI takes 0 for the prediction.
+
+    Args:
+        name: the input, for messages.
+        sampling: the model's ``model_sampling``.
+        sigmas: levels at which the model is called.
+
+    Raises:
+        ValueError: the timestep ranges of the entries leave a gap.
+    """
+    for sigma in sigmas:
+        if not any(is_active(options, sampling, sigma) for _, options in conditioning):
+            raise ValueError(
+                f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are "
+                f"{_ranges(options for _, options in conditioning)}. Remove the range, or combine it with an entry for "
+                "the other steps (Conditioning (Combine))."
+            )
+
+
+def _ranges(entries: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"{o.get('start_percent', 0.0):g} to {o.get('end_percent', 1.0):g}" for o in entries)
 
 
 def check_sees_picture(
@@ -97,8 +122,7 @@ def check_sees_picture(
         )
     for sigma in sigmas:
         if not any(is_active(options, sampling, sigma) for options in whole):
-            ranges = ", ".join(f"{o.get('start_percent', 0.0):g} to {o.get('end_percent', 1.0):g}" for o in whole)
             raise ValueError(
-                f"{name}: is not active at sigma {sigma:.3g}; the timestep ranges of its entries are {ranges}. "
+                f"{name}: is not active at sigma {sigma:.3g}; the timestep ranges of its entries are {_ranges(whole)}. "
                 f"Remove the range, or make the entries cover all steps. {why}"
             )

@@ -8,15 +8,15 @@ from typing import Any
 import comfy.utils
 import torch
 
-from ..conditioning import check_conditioning
+from ..conditioning import check_active, check_conditioning
 from ..latents import check_latent, check_sampled, process_latent_in, with_time_axis
 from ..unet import declared_text_width
-from .ddim import FIXED_POINT, ddim_invert
+from .ddim import CURRENT, FIXED_POINT, ddim_invert
 from .engine import Conditioning, Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
-from .schedule import check_method, scaling_of_model
+from .schedule import check_method, model_sampling_of, scaling_of_model
 from .stochastic import find_noise_maps, independent_latents
-from .trajectory import STOCHASTIC_METHODS, Trajectory
+from .trajectory import RF_SOLVER, STOCHASTIC_METHODS, Trajectory
 
 
 def needs_model(method: str, record_noise_maps: bool) -> bool:
@@ -68,8 +68,13 @@ def invert(
         guidance["positive"] = positive
     if calls_model and (cfg != 1.0 or effective_negative(model, cfg, negative)):
         guidance["negative"] = negative
-    _check(model, latent_image, method, cfg, guidance)
     sigmas = sigmas.detach().float().cpu()
+    _check(model, latent_image, method, cfg, guidance)
+    if calls_model:
+        # The others never ask the model about the level of the image.
+        asked = sigmas if method in (*CURRENT, RF_SOLVER) else sigmas[:-1]
+        for name, conditioning in guidance.items():
+            check_active(name, conditioning or [], model_sampling_of(model), asked.tolist())
     steps, batch = len(sigmas) - 1, latent_image.shape[0]
     latent_image = with_time_axis(model, latent_image.detach().float().cpu())
     image = process_latent_in(model, latent_image)

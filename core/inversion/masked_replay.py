@@ -15,14 +15,14 @@ import comfy.utils
 import torch
 import torch.nn.functional as F
 
-from ..conditioning import Conditioning, check_conditioning
+from ..conditioning import Conditioning, check_active, check_conditioning
 from ..latents import check_sampled, process_latent_out
 from ..mask_inputs import picture_masks
 from ..unet import declared_text_width, latent_scale
 from .engine import Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
 from .replay import deterministic_part
-from .schedule import check_same_kind
+from .schedule import check_same_kind, model_sampling_of
 from .stochastic import find_noise_maps
 from .trajectory import Trajectory
 
@@ -90,6 +90,8 @@ def masked_replay(
     sigmas, path = trajectory.sigmas[start:], trajectory.latents[start:]
     steps, batch, method, scaling = len(sigmas) - 1, path.shape[1], trajectory.method, trajectory.scaling
     held = round(steps * settings.blend_until)
+    for name, conditioning in given.items():
+        check_active(name, conditioning or [], model_sampling_of(model), sigmas[:-1].tolist())
     inside = _latent_masks(mask, model, path)
 
     guided = 1 if settings.cfg == 1.0 else 2

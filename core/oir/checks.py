@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ..conditioning import Conditioning, check_conditioning
-from ..inversion.schedule import check_same_kind
+from ..conditioning import Conditioning, check_active, check_conditioning
+from ..inversion.schedule import check_same_kind, model_sampling_of
 from ..inversion.trajectory import Trajectory
 from ..unet import declared_text_width, takes_guidance
 from .prompts import check_source_prompt
@@ -31,13 +31,14 @@ def check_inputs(
             f"model: uses {channels} latent channels, but the trajectory has {inverted}. Connect the model the "
             "trajectory was made with."
         )
-    width = declared_text_width(model)
+    width, sampling, levels = declared_text_width(model), model_sampling_of(model), trajectory.sigmas[:-1].tolist()
     try:
         check_conditioning("trajectory", trajectory.conditioning, width)
     except ValueError as error:
         raise ValueError(f"model: is not the one the trajectory was made with. {error}") from None
     for pair in pairs:
         check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
+        check_active(f"pairs: {pair.label}", pair.conditioning, sampling, levels)
     if target is not None:
         check_conditioning("target", target, width)
     if cfg > 1.0 and takes_guidance(model):

@@ -42,6 +42,8 @@ def resize_mask(
     """
     cell = cell or (scale if scale > 1 else CELL)
     picture = (height * scale, width * scale)
+    if bool((mask == mask[0, 0]).all()) and float(mask[0, 0]) > 0:
+        return mask[0, 0].expand(height, width).clone()  # SolidMask fits images of any size
     check_shape((mask.shape[0], mask.shape[1]), picture, name, cell - 1)
     mask = crop_as_encoded(mask, picture, cell)
     if tuple(mask.shape) == (height, width):
@@ -95,7 +97,9 @@ def feather(mask: torch.Tensor, radius: float) -> torch.Tensor:
         return mask
     sigma = radius / 2.0
     reach = max(1, int(radius + 0.5))
-    grown = F.max_pool2d(mask[None, None], 2 * reach + 1, stride=1, padding=reach)
+    # The largest value in a square, by rows and then by columns: a wide edge on a large image would take minutes.
+    rows = F.max_pool2d(mask[None, None], (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    grown = F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
     offsets = torch.arange(-reach, reach + 1, dtype=mask.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()

@@ -9,8 +9,10 @@ from typing import Any
 import comfy.utils
 import torch
 
+from ..conditioning import check_active
 from ..inversion.ddim import ddim_denoise, ddim_invert
 from ..inversion.engine import Conditioning, effective_negative, run_loop
+from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
 from ..latents import check_sampled, process_latent_in, process_latent_out
 from ..paste_back import PasteBack, check_originals, paste_latents, paste_pixels
@@ -127,6 +129,7 @@ def reassemble(
             f"reassembly, reinversion: {level} and {again} steps together exceed the {steps} steps of the trajectory. "
             "Lower one of them."
         )
+    check_active("target", target, model_sampling_of(model), sigmas[trajectory.index(level + again) : -1].tolist())
     check_overrides(search.chosen, steps)  # a search only chooses steps that there are
     starts = [trajectory.index(n) for n in search.chosen]
     height, width = trajectory.latents.shape[-2:]

@@ -195,7 +195,7 @@ class ClipScorer:
             if len(self._texts) >= TEXT_CACHE_SIZE:
                 self._texts.pop(next(iter(self._texts)))
             with torch.no_grad():
-                self._texts[text] = F.normalize(self._encode_text(text)[0].float(), dim=-1)
+                self._texts[text] = F.normalize(self._encode_text(text)[0].float(), dim=-1).cpu()
         return self._texts[text]
 
     def _patches_of(self, mask: torch.Tensor, image: torch.Tensor, fit: Fit) -> torch.Tensor:

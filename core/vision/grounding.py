@@ -136,5 +136,5 @@ class GroundingModel:
 def names_in(text: str) -> list[str]:
     """The names of a text, in lower case: separated by commas, semicolons, full stops or lines."""
     # A full stop between digits is a decimal point.
-    parts = re.split(r"[,;\n]|(?<!\d)\.|\.(?!\d)", plain_text(text))
+    parts = re.split(r"[,;\n，；、。]|(?<!\d)\.|\.(?!\d)", plain_text(text))
     return [part.strip().lower() for part in parts if part.strip()]

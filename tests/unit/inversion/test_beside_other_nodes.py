@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -193,3 +194,43 @@ def test_rows_share_a_sigma_where_other_nodes_have_put_wrappers_into_the_model(c
         model = sd1_shaped_model(1).clone()
         model.add_wrapper_with_key(kind, "other", lambda executor, *args, **kwargs: executor(*args, **kwargs))
         assert not mixed(model), kind
+
+
+def within(conditioning, start, end):
+    return [[text, {**options, "start_percent": start, "end_percent": end}] for text, options in conditioning]
+
+
+@pytest.mark.parametrize("reach, gap", [((0.5, 1.0), True), ((0.0, 0.5), True), ((0.0, 1.0), False)])
+def test_a_prompt_that_is_not_active_at_some_level_is_refused(code, reach, gap):
+    """ComfyUI takes 0 for the prediction there, and the inversion goes astray without a word."""
+    from partedit_oir.core.inversion.masked_replay import MaskedReplaySettings, masked_replay
+    from partedit_oir.core.oir.checks import check_inputs
+
+    model, trajectory, pairs = two_objects(4)
+    prompt, words = prompt_conditioning("a cat"), "no entry is active at sigma"
+    both = [*within(prompt, *reach), *within(prompt, 0.0, 0.5), *within(prompt, 0.5, 1.0)]
+    code.invert.invert(model, trajectory.latent_image, both, sigmas=trajectory.sigmas)
+    tries = {
+        "positive": lambda part: code.invert.invert(model, trajectory.latent_image, part, sigmas=trajectory.sigmas),
+        "negative": lambda part: code.invert.invert(
+            model, trajectory.latent_image, prompt, negative=part, cfg=2.0, sigmas=trajectory.sigmas
+        ),
+        "edit": lambda part: masked_replay(
+            model, trajectory, part, torch.ones(64, 96), MaskedReplaySettings(strength=1.0), negative=prompt
+        ),
+        "pairs": lambda part: check_inputs(model, trajectory, [replace(pairs[0], conditioning=part)]),
+    }
+    for name, attempt in tries.items():
+        if not gap:
+            attempt(within(prompt, *reach))
+            continue
+        with pytest.raises(ValueError, match=f"^{name}: .*{words}"):
+            attempt(within(prompt, *reach))
+
+
+def test_a_schedule_of_the_text_encoder_counts_as_a_range(code):
+    from partedit_oir.core.conditioning import is_active
+
+    sampling = code.schedule.model_sampling_of(sd1_shaped_model(1))
+    early = {"clip_start_percent": 0.0, "clip_end_percent": 0.4}
+    assert is_active(early, sampling, float(sampling.sigma_max)) and not is_active(early, sampling, 0.1)

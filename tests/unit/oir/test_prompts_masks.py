@@ -248,3 +248,31 @@ def test_feather_grows_outward_only(masks):
     assert torch.equal(soft[mask == 1], mask[mask == 1])
     assert float(soft[16, 18]) > 0.3 and float(soft[16, 26]) == 0.0
     assert torch.equal(masks.feather(mask, 0.0), mask)
+
+
+def test_a_wide_feather_takes_no_minutes(masks, monkeypatch):
+    """The work a pixel grew with the square of the radius: 28 s for 64 pixels on an image of 512 x 512."""
+    visited = []
+    whole = torch.nn.functional.max_pool2d
+
+    def counted(x, size, *args, **kwargs):
+        rows, columns = (size, size) if isinstance(size, int) else size
+        visited.append(rows * columns)
+        return whole(x, size, *args, **kwargs)
+
+    mask = box(32, 32, 8, 16) * torch.rand((32, 32), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(masks.F, "max_pool2d", counted)
+    soft = masks.feather(mask, 12.0)
+    assert sum(visited) <= 2 * 25
+    monkeypatch.undo()
+    # A square's largest value, by the definition.
+    square = lambda x, size, **_: whole(x, 25, stride=1, padding=12) if size[0] == 1 else x  # noqa: E731
+    monkeypatch.setattr(masks.F, "max_pool2d", square)
+    assert torch.equal(soft, masks.feather(mask, 12.0))
+
+
+def test_a_mask_that_is_the_same_everywhere_fits_any_image(masks):
+    solid = torch.full((64, 64), 0.5)
+    assert torch.equal(masks.resize_mask(solid, 8, 12, "mask", 8), torch.full((8, 12), 0.5))
+    with pytest.raises(ValueError, match="another aspect ratio"):
+        masks.resize_mask(box(64, 64), 8, 12, "mask", 8)

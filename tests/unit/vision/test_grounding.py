@@ -87,6 +87,10 @@ def test_weights_of_a_prompt_do_not_reach_the_detector(detector):
     ]
 
 
+def test_names_may_be_separated_as_in_chinese():
+    assert names_in("cat\uff0cdog\u3001bird\u3002red chair\uff1bcup") == ["cat", "dog", "bird", "red chair", "cup"]
+
+
 def test_a_text_beyond_the_detectors_context_is_named(detector, folder):
     """The small detectors read 16 tokens: OWL-ViT of each name, GroundingDINO of all together."""
     image = torch.rand((40, 60, 3), generator=torch.Generator().manual_seed(0))
