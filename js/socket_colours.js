@@ -39,9 +39,7 @@ app.registerExtension({
   setup() {
     colourPage();
     colourCanvas();
-    // A palette is loaded some time after the setting has changed.
-    app.ui?.settings?.addEventListener?.("Comfy.ColorPalette.change", () => {
-      for (const wait of [0, 200, 1000]) setTimeout(colourCanvas, wait);
-    });
+    // A palette is loaded some time after the setting has changed. It sets the page's own style along with the canvas.
+    new MutationObserver(colourCanvas).observe(document.documentElement, { attributeFilter: ["style"] });
   },
 });

@@ -105,6 +105,7 @@ class MaskStrip {
     this.sheet = picture(viewUrl(strip.mask));
     this.row = this.strip.steps.length - 1;
     this.scrub.max = String(this.row);
+    this.scrub.value = this.scrub.max;
     this.place = Math.min(this.place, this.strip.views.length - 1);
     this.view.replaceChildren(...this.strip.views.map((view, place) => html("option", { value: place }, this.label(view))));
     this.view.hidden = this.strip.views.length < 2;
@@ -122,6 +123,7 @@ class MaskStrip {
     this.place = place;
     const strip = this.strip;
     const view = strip.views[place];
+    this.loaded = null;
     const loaded = await Promise.all([this.sheet, picture(viewUrl(view?.edit)), picture(viewUrl(view?.source))]);
     if (this.strip !== strip || this.place !== place) return;
     const [sheet, edit, source] = loaded;
@@ -148,7 +150,8 @@ class MaskStrip {
     this.scrub.value = String(this.row);
     const text = this.words.step(steps[this.row] + 1, steps[steps.length - 1] + 1);
     this.scrub.setAttribute("aria-valuetext", text);
-    if (!this.loaded?.sheet) this.say(this.words.gone);
+    // What is still being fetched is not gone.
+    if (this.loaded && !this.loaded.sheet) this.say(this.words.gone);
     else this.say(text, list(bands[this.row])[this.place]);
     this.draw();
   }
@@ -159,7 +162,7 @@ class MaskStrip {
     this.stage.setAttribute("aria-valuemin", "0");
     this.stage.setAttribute("aria-valuemax", "100");
     const { edit, source } = this.loaded ?? {};
-    this.say(edit && source ? this.words.compared : this.words.gone);
+    this.say(!this.loaded || (edit && source) ? this.words.compared : this.words.gone);
     this.draw();
   }
 

@@ -46,6 +46,7 @@ export function scoreCurves(candidates, steps, marks) {
 
 /** The step of the candidate under the pointer, or null. */
 export function stepAt(figure, candidates, steps, event) {
+  if (!figure) return null;
   const box = figure.getBoundingClientRect();
   const scale = Math.min(box.width / WIDTH, box.height / HEIGHT) || 1;
   const at = (event.clientX - box.left - (box.width - WIDTH * scale) / 2) / scale;

@@ -89,8 +89,8 @@ class TokenPicker {
     };
     node.onResize = function (...values) {
       const result = onResize?.apply(this, values);
-      fit(finite(this.size?.[1]));
-      paint();
+      // Nothing is made anew under the pointer, and the focus stays, as long as it looks the same.
+      if (fit(finite(this.size?.[1]))) paint();
       return result;
     };
     node.onConnectionsChange = function (...values) {
@@ -113,14 +113,18 @@ class TokenPicker {
   /**
    * Take no more than a node of this height has room for: a workflow from before there was this widget has none, and its
    * node would grow over what lies below it. The whole card is back when the node is made higher by hand.
+   *
+   * Returns whether its height has changed.
    */
   fit(height) {
-    if (height === null) return;
+    if (height === null) return false;
+    const before = this.height;
     this.frame.take(0);
     const room = height - this.node.computeSize()[1] - GAP;
     const line = LINE + (window.LiteGraph?.vueNodesMode ? BADGE : 0);
     this.height = room >= HEIGHT ? HEIGHT : room >= line ? LINE : 0;
     this.frame.take(this.height);
+    return this.height !== before;
   }
 
   /** The editor has read the lists of files anew. */

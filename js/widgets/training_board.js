@@ -72,8 +72,11 @@ class TrainingBoard {
     if (message.kind !== "training" || (message.prompt_id && message.prompt_id === this.ended)) return;
     const curves = curvesOf(message);
     if (!curves) return;
-    if (!this.running || this.running.prompt !== message.prompt_id) this.pictures = [];
-    this.running = { prompt: message.prompt_id, node: message.node, asked: this.running?.prompt === message.prompt_id && this.running.asked };
+    // The same object for the whole run: the answer to a stop may come after further messages.
+    if (!this.running || this.running.prompt !== message.prompt_id) {
+      this.pictures = [];
+      this.running = { prompt: message.prompt_id, node: message.node, asked: false };
+    }
     this.told = null;
     this.show(curves, list(message.pictures).map((data) => dataUrl("jpeg", data)).filter(Boolean));
   }

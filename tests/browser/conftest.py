@@ -56,6 +56,8 @@ def browser_context(browser: Browser, client: Client) -> Iterator[BrowserContext
     """One profile for all tabs, so that the editor's files are fetched once."""
     # Else a new user gets the template browser laid over the editor.
     client.post_json("/settings/Comfy.TutorialCompleted", True)
+    # Else a new tab brings back the workflows of another one; without any if they are not stored yet.
+    client.post_json("/settings/Comfy.Workflow.Persist", False)
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     yield context
     context.close()

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from playwright.sync_api import expect
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, executed, node_id, roomy, send, set_widgets, template, widget
+from support.widgets import (
+    HOSTILE,
+    centre,
+    check_nothing_injected,
+    executed,
+    node_id,
+    roomy,
+    send,
+    set_widgets,
+    template,
+    widget,
+)
 
 KIND = "FeatureBlendSampler"
 NAME = "partedit_mask"
@@ -33,9 +47,13 @@ def follow(editor):
     editor.page.evaluate(FOLLOW, NAME)
 
 
-def painted(strip):
-    strip.page.wait_for_timeout(200)
+def painted(editor, strip):
+    editor.settle()
     return strip.locator("canvas").evaluate(PAINTED)
+
+
+def painted_anew(editor, strip, before):
+    return editor.eventually(lambda: painted(editor, strip), lambda now: now != before)
 
 
 @both_renderers
@@ -54,38 +72,39 @@ def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
 
     strip, note = widget(editor, NAME), widget(editor, NAME).get_by_role("status")
     centre(editor, KIND, 200)
-    assert "step 5 of 5" in note.inner_text()
+    expect(note).to_have_text(re.compile(r"^step 5 of 5 · soft 0\."))  # said once its pictures are loaded
     scrub = strip.get_by_role("slider", name="Step")
-    last = painted(strip)
+    last = painted(editor, strip)
     scrub.focus()
     editor.page.keyboard.press("Home")
-    assert note.inner_text().startswith("step 1 of 5 · soft 0.")
-    first = painted(strip)
-    assert first != last
+    expect(note).to_have_text(re.compile(r"^step 1 of 5 · soft 0\."))
+    first = painted_anew(editor, strip, last)
     assert editor.screenshot(f"mask_strip_{renderer}").stat().st_size > 10_000
     strip.get_by_role("button", name="On source").click()
-    assert painted(strip) != first
+    painted_anew(editor, strip, first)
     views = strip.get_by_role("combobox")
     edits = next(node for node in workflow["nodes"] if node["type"] == "PartEditPrompt")["widgets_values"][1]
     assert views.locator("option").all_inner_texts() == edits.splitlines()
     strip.get_by_role("button", name="On edit").click()
-    one = painted(strip)
+    expect(strip.locator("canvas")).to_have_attribute("data-mode", "edit")
+    one = painted(editor, strip)
     views.select_option(index=1)
-    editor.page.wait_for_timeout(500)
-    assert painted(strip) != one
+    painted_anew(editor, strip, one)
 
     strip.get_by_role("button", name="Before / after").click()
     divider = strip.get_by_role("slider", name="Divider between before and after")
-    assert divider.get_attribute("aria-valuenow") == "50"
-    half = painted(strip)
+    expect(divider).to_have_attribute("aria-valuenow", "50")
+    half = painted(editor, strip)
     box = divider.bounding_box()
     editor.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     editor.page.mouse.down()
     editor.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5, steps=3)
     editor.page.mouse.up()
-    assert int(divider.get_attribute("aria-valuenow")) < 45 and painted(strip) != half
+    editor.eventually(lambda: int(divider.get_attribute("aria-valuenow")), lambda share: share < 45)
+    painted_anew(editor, strip, half)
     divider.focus()
     editor.page.keyboard.press("ArrowRight")
+    editor.settle()
     assert editor.screenshot(f"before_after_{renderer}").stat().st_size > 10_000
 
     # nothing of it is saved or sent
@@ -100,13 +119,15 @@ def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
     assert widget(editor, NAME).locator("canvas").count() == 0
     editor.queue()
     centre(editor, KIND, 200)
-    assert "step 5 of 5" in note.inner_text()
+    expect(note).to_contain_text("step 5 of 5")
     # and so do the words of the prompt's node
     centre(editor, "PartEditPrompt")
     words = widget(editor, "partedit_words")
-    assert words.locator("[data-word]").count() > 8 and words.bounding_box()["height"] > 100
+    editor.eventually(words.locator("[data-word]").count, lambda count: count > 8)
+    editor.eventually(words.bounding_box, lambda box: box is not None and box["height"] > 100)
     words.get_by_text("As text").click()
-    assert "follow the source" in words.locator(".partedit-report").inner_text()
+    expect(words.locator(".partedit-report")).to_be_visible()
+    expect(words.locator(".partedit-report")).to_contain_text("follow the source")
 
 
 @both_renderers
@@ -118,9 +139,38 @@ def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
         "([id, output]) => { window.app.nodeOutputs = { ...window.app.nodeOutputs, [id]: output }; }",
         [number, {"partedit_strip": [executed_strip]}],
     )
-    editor.page.wait_for_timeout(300)
     centre(editor, KIND)
-    assert "no longer in ComfyUI's temporary folder" in widget(editor, NAME).get_by_role("status").inner_text()
+    note = widget(editor, NAME).get_by_role("status")
+    expect(note).to_contain_text("no longer in ComfyUI's temporary folder")
+
+
+@both_renderers
+def test_pictures_that_are_still_being_fetched_are_not_called_gone(editor, renderer, client):
+    """The first of them is answered only when the test says so."""
+    editor.load(template("partedit_demo"))
+    picture = {"filename": "robot_pictures.webp", "subfolder": "", "type": "input"}
+    view = {"label": "x", "edit": picture, "source": picture}
+    strip = {"steps": [0, 1, 2], "size": [64, 64], "bands": [], "mask": picture, "views": [view]}
+    held = []
+    editor.page.route("**/view?filename=robot_pictures*", lambda route: held.append(route))
+    try:
+        executed(editor, KIND, {"partedit_strip": [strip]})
+        centre(editor, KIND)
+        note = widget(editor, NAME).get_by_role("status")
+        widget(editor, NAME).get_by_role("slider", name="Step").focus()
+        editor.page.keyboard.press("Home")
+        expect(note).to_have_text("step 1 of 3")
+        widget(editor, NAME).get_by_role("button", name="Before / after").click()
+        expect(note).to_have_text("left: source · right: edit")
+        editor.eventually(lambda: len(held), lambda count: count > 0)
+    finally:
+        for route in held:
+            route.continue_()
+        editor.page.unroute("**/view?filename=robot_pictures*")
+    before = painted(editor, widget(editor, NAME))
+    widget(editor, NAME).get_by_role("button", name="On source").click()
+    painted_anew(editor, widget(editor, NAME), before)
+    expect(note).to_have_text("step 1 of 3")
 
 
 @both_renderers
@@ -154,17 +204,18 @@ def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
     executed(
         editor, "PartEditPrompt", {"text": [HOSTILE], "curve": [{"title": HOSTILE, "x": [1], "series": {HOSTILE: [1]}}]}
     )
-    editor.page.wait_for_timeout(1000)
-    assert editor.page.evaluate("window.injected") is None
+    note = widget(editor, NAME).get_by_role("status")
+    expect(note).to_contain_text("no longer in ComfyUI's temporary folder")  # all of them have failed
+    check_nothing_injected(editor)
     assert editor.page.locator(".partedit img:not(.partedit-thumb)").count() == 0
-    assert HOSTILE in widget(editor, NAME).locator("option").first.inner_text()
+    expect(widget(editor, NAME).locator("option").first).to_contain_text(HOSTILE)
     # the server's answers about files that are not there are no faults of the page
     assert [line for line in editor.errors if "/view" not in line] == []
     editor.errors.clear()
     send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
-    assert "sampling: step 2 of 20 · soft 0.10–0.30" in widget(editor, NAME).get_by_role("status").inner_text()
+    expect(note).to_contain_text("sampling: step 2 of 20 · soft 0.10–0.30")
     send(editor, "reconnecting", None)
-    assert "Connection lost" in widget(editor, NAME).get_by_role("status").inner_text()
+    expect(note).to_contain_text("Connection lost")
 
 
 @both_renderers
@@ -173,4 +224,4 @@ def test_an_interrupted_run_says_where_it_stopped(editor, renderer):
     step = {"kind": "step", "node": node_id(editor, KIND), "step": 3, "steps": 9, "places": [0], "bands": [None]}
     send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
     send(editor, "execution_interrupted", {})
-    assert widget(editor, NAME).get_by_role("status").inner_text() == "stopped at step 4 of 9"
+    expect(widget(editor, NAME).get_by_role("status")).to_have_text("stopped at step 4 of 9")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import pytest
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import expect
 
-from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, executed, grow, node_id, roomy, send, small_search, widget
+from support.editor import ENDED, both_renderers
+from support.widgets import (
+    HOSTILE,
+    centre,
+    check_nothing_injected,
+    executed,
+    grow,
+    node_id,
+    roomy,
+    send,
+    small_search,
+    widget,
+)
 
 KIND = "InversionStepSearch"
 NAME = "partedit_board"
@@ -37,9 +47,7 @@ def overrides(editor):
 
 
 def expect_overrides(editor, value):
-    with contextlib.suppress(TimeoutError):
-        editor.page.wait_for_function(f"(value) => ({OVERRIDES})() === value", arg=value, timeout=5000)
-    assert overrides(editor) == value
+    editor.eventually(lambda: overrides(editor), lambda found: found == value)
 
 
 def board_of(chosen=(3, 2), found=(3, 2), count=5):
@@ -63,56 +71,81 @@ def test_hover_shows_a_candidate_and_a_click_sets_the_step(editor, renderer):
     centre(editor, KIND, 200)
     board = widget(editor, NAME)
     note, tiles = board.get_by_role("status"), board.locator("[data-step]")
-    assert tiles.count() == 5 and "step 3: S 2.00" in note.inner_text() and "found" in note.inner_text()
+    expect(tiles).to_have_count(5)
+    expect(note).to_contain_text("step 3: S 2.00")
+    expect(note).to_contain_text("found")
     run, reset = board.get_by_role("button", name="Run"), board.get_by_role("button", name="Reset to found")
-    assert run.is_hidden() and reset.is_disabled()
+    expect(run).to_be_hidden()
+    expect(reset).to_be_disabled()
     tiles.nth(0).hover()
-    editor.page.wait_for_timeout(200)
-    assert note.inner_text().startswith("step 1: S 1.50 (S_e 0.20, S_ne 0.80)")
+    expect(note).to_have_text(re.compile(r"^step 1: S 1\.50 \(S_e 0\.20, S_ne 0\.80\)"))
     tiles.nth(4).click()
     expect_overrides(editor, "5, auto")
-    editor.page.wait_for_timeout(200)
-    assert tiles.nth(4).get_attribute("aria-pressed") == "true" and run.is_visible()
+    expect(tiles.nth(4)).to_have_attribute("aria-pressed", "true")
+    expect(run).to_be_visible()
+    editor.settle()
     assert editor.screenshot(f"step_board_{renderer}").stat().st_size > 10_000
     # the other pair, by the curve; its own step stays beside it
     board.get_by_role("combobox").select_option(index=1)
-    editor.page.wait_for_timeout(200)
+    expect(tiles.nth(1)).to_have_attribute("aria-pressed", "true")
+    editor.settle()
     box = board.locator("svg").bounding_box()
     editor.page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
-    editor.page.wait_for_timeout(200)
-    assert note.inner_text().startswith("step 5:")
+    expect(note).to_have_text(re.compile("^step 5:"))
     editor.page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
     expect_overrides(editor, "5, 5")
     # by the keyboard
     tiles.nth(4).focus()
     editor.page.keyboard.press("ArrowLeft")
+    expect(tiles.nth(3)).to_be_focused()
     editor.page.keyboard.press("Enter")
     expect_overrides(editor, "5, 4")
     reset.click()
     expect_overrides(editor, "5, auto")
     board.get_by_role("combobox").select_option(index=0)
+    expect(tiles.nth(4)).to_have_attribute("aria-pressed", "true")
     tiles.nth(2).click()  # the one that was found
     expect_overrides(editor, "")
-    editor.page.wait_for_timeout(200)
-    assert run.is_hidden()
+    expect(run).to_be_hidden()
     # the sheet stays where it is under the pointer, and so does what is shown
     executed(editor, KIND, board_of(count=12))
-    editor.page.wait_for_timeout(200)
+    expect(tiles).to_have_count(12)
+    editor.settle()
     sheet = board.get_by_role("group", name="Candidates")
     tiles.nth(3).hover()
+    editor.settle()
     before = sheet.evaluate("(sheet) => sheet.scrollLeft")
     tiles.nth(3).click()
     expect_overrides(editor, "4, auto")
-    editor.page.wait_for_timeout(200)
-    assert sheet.evaluate("(sheet) => sheet.scrollLeft") == before and note.inner_text().startswith("step 4:")
+    expect(tiles.nth(3)).to_have_attribute("aria-pressed", "true")
+    expect(note).to_have_text(re.compile("^step 4:"))
+    editor.settle()
+    assert sheet.evaluate("(sheet) => sheet.scrollLeft") == before
     # the widget shows the value, and it is saved as typed text would be
     tiles.nth(0).click()
+    expect_overrides(editor, "1, auto")
     saved = editor.page.evaluate("window.app.graph.serialize()")
     values = next(node for node in saved["nodes"] if node["type"] == KIND)["widgets_values"]
     assert values[:12] == [7.5, "coarse-to-fine", 1, 0, 1, 0, "masked", False, "1, auto", 3.0, "target phrase", False]
     assert len(values) == 12
     prompt = editor.prompt()[node_id(editor, KIND)]["inputs"]
     assert prompt["overrides"] == "1, auto" and not any("partedit" in key for key in prompt)
+
+
+def test_the_pointer_may_come_before_the_first_drawing(editor):
+    drawn = editor.page.evaluate(
+        """(output) => {
+            const node = window.LiteGraph.createNode('InversionStepSearch');
+            node.onExecuted(output);
+            const board = node.widgets.find((one) => one.name === 'partedit_board').element;
+            const plot = board.querySelector('.partedit-plot');
+            for (const kind of ['pointermove', 'pointerdown', 'pointerup']) plot.dispatchEvent(new PointerEvent(kind));
+            return plot.children.length;
+        }""",
+        board_of(),
+    )
+    editor.settle()
+    assert drawn == 0 and editor.errors == []
 
 
 @both_renderers
@@ -122,10 +155,11 @@ def test_the_picture_grows_with_the_node(editor, renderer):
     centre(editor, KIND, 200)
     picture, plot = (widget(editor, NAME).locator(one) for one in ("img.partedit-large", ".partedit-plot"))
     grow(editor, KIND, 250)
-    first = picture.bounding_box()
-    assert first["width"] > 300 and plot.bounding_box()["y"] >= first["y"] + first["height"], "above the curves"
+    first = editor.eventually(picture.bounding_box, lambda box: box is not None and box["width"] > 300)
+    # above the curves
+    editor.eventually(plot.bounding_box, lambda box: box is not None and box["y"] >= first["y"] + first["height"])
     grow(editor, KIND, 200)
-    assert picture.bounding_box()["height"] > first["height"] + 80
+    editor.eventually(picture.bounding_box, lambda box: box is not None and box["height"] > first["height"] + 80)
     editor.screenshot(f"step_board_tall_{renderer}")
 
 
@@ -137,15 +171,14 @@ def test_a_short_run_is_told_from_a_candidate(editor):
     centre(editor, KIND, 200)
     board = widget(editor, NAME)
     tiles, note = board.locator("[data-step]"), board.get_by_role("status")
-    assert [tile.inner_text() for tile in tiles.all()] == ["1", "2", "3", "4", "~ 5", "6"]
-    hollow = board.locator("svg circle[fill=none]")
-    assert hollow.count() == 3, "in each of the three curves"
+    expect(tiles).to_have_text(["1", "2", "3", "4", "~ 5", "6"])
+    expect(board.locator("svg circle[fill=none]")).to_have_count(3)  # in each of the three curves
     tiles.nth(4).hover()
-    editor.page.wait_for_timeout(200)
-    assert "estimated from a short run (2 of 5 UNet steps)" in note.inner_text()
+    expect(note).to_contain_text("estimated from a short run (2 of 5 UNet steps)")
     tiles.nth(3).hover()
-    editor.page.wait_for_timeout(200)
-    assert "short run" not in note.inner_text()
+    expect(note).to_contain_text("step 4:")
+    expect(note).not_to_contain_text("short run")
+    editor.settle()
     assert editor.screenshot("step_board_short_run").stat().st_size > 10_000
     # it may be chosen, and is then run in full
     tiles.nth(4).click()
@@ -163,12 +196,16 @@ def test_a_click_runs_only_what_depends_on_it(editor):
     board = widget(editor, NAME)
     centre(editor, KIND, 200)
     tiles = board.locator("[data-step]")
-    assert [int(tile.get_attribute("data-step")) for tile in tiles.all()] == [1, 2, 3, 4, 5, 6]
+    editor.eventually(
+        lambda: [int(tile.get_attribute("data-step")) for tile in tiles.all()],
+        lambda steps: steps == [1, 2, 3, 4, 5, 6],
+    )
     found = int(board.locator("[aria-pressed=true][data-step]").get_attribute("data-step"))
     assert board.locator("img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
     other = 6 if found != 6 else 5
     editor.page.evaluate("() => { window.ran.length = 0; window.messages.length = 0; }")
     tiles.nth(other - 1).click()
+    editor.eventually(lambda: overrides(editor), lambda value: str(other) in value)
     made = editor.queue()
     ran = set(editor.page.evaluate("window.ran"))
     assert ran == {KIND, "OIRReassemble", "PreviewImage", "SaveImage"}, ran
@@ -178,16 +215,16 @@ def test_a_click_runs_only_what_depends_on_it(editor):
     assert (first["chosen"], first["found"], first["manual"]) == (other, found, True)
     assert [one["n"] for one in first["candidates"]] == [1, 2, 3, 4, 5, 6] and not second["manual"]
     # all candidates are still there to choose from, and back to what was found takes nothing new either
-    assert tiles.count() == 6 and board.get_by_role("button", name="Run").is_hidden()
+    expect(tiles).to_have_count(6)
+    expect(board.get_by_role("button", name="Run")).to_be_hidden()
     assert editor.screenshot("step_board_chosen").stat().st_size > 10_000
     board.get_by_role("button", name="Reset to found").click()
     expect_overrides(editor, "")
     editor.page.evaluate("() => { window.ran.length = 0; }")
-    with editor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")):
+    with editor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as caught:
         board.get_by_role("button", name="Run").click()
-    editor.page.wait_for_function(
-        "(found) => document.querySelector('.partedit-run').hidden && !window.app.ui.lastQueueSize", arg=found
-    )
+    editor.page.wait_for_function(ENDED, arg=caught.value.json()["prompt_id"])
+    expect(board.get_by_role("button", name="Run")).to_be_hidden()
     assert not set(editor.page.evaluate("window.ran")) & {"InvertLatent", "KSampler", "EditingPair", "VAEEncode"}
 
 
@@ -204,8 +241,9 @@ def test_a_connected_override_is_left_alone(editor, renderer):
     centre(editor, KIND, 200)
     board = widget(editor, NAME)
     board.locator("[data-step]").nth(4).click()
-    editor.page.wait_for_timeout(200)
-    assert overrides(editor) == "" and "connected to another node" in board.get_by_role("status").inner_text()
+    expect(board.get_by_role("status")).to_contain_text("connected to another node")
+    editor.settle()
+    assert overrides(editor) == ""
 
 
 @both_renderers
@@ -227,19 +265,17 @@ def test_a_flood_of_candidates_and_hostile_texts(editor, renderer):
         }""",
         [number, HOSTILE],
     )
-    editor.page.wait_for_timeout(300)
     board = widget(editor, NAME)
-    assert "searching" in board.get_by_role("status").inner_text() and board.locator("[data-step]").count() == 50
+    expect(board.get_by_role("status")).to_contain_text("searching")
+    expect(board.locator("[data-step]")).to_have_count(50)
     send(editor, "reconnecting", None)
-    editor.page.wait_for_timeout(200)
-    assert "Connection lost" in board.get_by_role("status").inner_text()
+    expect(board.get_by_role("status")).to_contain_text("Connection lost")
     for pairs in (HOSTILE, [None], [{"label": HOSTILE, "chosen": HOSTILE, "found": {}, "candidates": [HOSTILE, None]}]):
         executed(editor, KIND, {"partedit_board": [{"steps": HOSTILE, "pairs": pairs}]})
     broken = {"n": 2, "total": None, "edit": HOSTILE, "keep": [], "file": {"filename": HOSTILE}}
     output = board_of()
     output["partedit_board"][0]["pairs"][0] |= {"label": HOSTILE, "candidates": [broken]}
     executed(editor, KIND, {**output, "text": [HOSTILE]})
-    editor.page.wait_for_timeout(500)
-    assert editor.page.evaluate("window.injected") is None
-    assert HOSTILE in board.locator("option").first.inner_text()
+    check_nothing_injected(editor)
+    expect(board.locator("option").first).to_contain_text(HOSTILE)
     assert [line for line in editor.errors if "/view" not in line] == []

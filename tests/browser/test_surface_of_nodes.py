@@ -8,6 +8,9 @@ from support.editor import both_renderers
 
 COLOUR = "#e8a33d"  # of PART_TOKEN
 PALETTE = "Comfy.ColorPalette"
+# The colour of texts, which the page's own style has once a palette has been loaded.
+TEXT = {"dark": "#fff", "light": "#222"}
+LOADED = "(colour) => document.documentElement.style.getPropertyValue('--fg-color').trim() === colour"
 ON_CANVAS = f"""
 () => window.app.canvas.default_connection_color_byType.PART_TOKEN === '{COLOUR}'
     && window.app.canvas.constructor.link_type_colors.PART_TOKEN === '{COLOUR}'
@@ -38,8 +41,8 @@ def test_socket_types_keep_their_colour_in_every_palette(editor, palette):
     setting = "([name, value]) => window.app.extensionManager.setting.set(name, value)"
     try:
         editor.page.evaluate(setting, [PALETTE, palette])
-        editor.page.wait_for_function(ON_CANVAS, timeout=10_000)
-        editor.page.wait_for_timeout(1_500)  # a palette that is still loading would undo it
+        editor.page.wait_for_function(LOADED, arg=TEXT[palette])
+        editor.settle()
         assert editor.page.evaluate(ON_CANVAS)
     finally:
         editor.page.evaluate(setting, [PALETTE, "dark"])
@@ -49,6 +52,6 @@ def test_socket_types_keep_their_colour_in_every_palette(editor, palette):
 def test_values_beyond_a_slider_survive_saving(editor, renderer):
     """Numbers of steps from older workflows, and wide values of ω."""
     assert editor.page.evaluate(ADD) == ["slider", "slider"]
-    editor.page.wait_for_timeout(500)
+    editor.settle()
     assert editor.page.evaluate(SAVED) == [50, 8]
     editor.screenshot(f"sliders_{renderer}")

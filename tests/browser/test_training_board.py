@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from playwright.sync_api import expect
 
-from support.editor import LISTEN, both_renderers
-from support.widgets import HOSTILE, centre, executed, grow, node_id, roomy, send, set_widgets, widget
+from support.editor import ENDED, LISTEN, both_renderers
+from support.widgets import (
+    HOSTILE,
+    centre,
+    check_nothing_injected,
+    executed,
+    grow,
+    node_id,
+    roomy,
+    send,
+    set_widgets,
+    widget,
+)
 
 KIND = "TrainPartToken"
 NAME = "partedit_training"
@@ -70,13 +83,13 @@ def test_a_training_is_seen_and_stopped_and_what_follows_runs(editor, renderer, 
     stop.wait_for(timeout=120_000)
     board.locator("[data-line='held out']").wait_for(state="attached", timeout=60_000)
     board.locator("img.partedit-large").wait_for(timeout=60_000)
-    assert "training: step" in note.inner_text() and "best IoU 0." in note.inner_text()
-    editor.page.wait_for_timeout(2000)
+    expect(note).to_contain_text("training: step")
+    expect(note).to_contain_text("best IoU 0.")
     assert editor.screenshot(f"training_live_{renderer}").stat().st_size > 10_000
     with editor.page.expect_response(lambda answer: answer.url.endswith("/partedit/stop")) as answered:
         stop.click()
     assert answered.value.status == 200
-    editor.page.evaluate("() => window.partEditRunEnded")
+    editor.page.wait_for_function(ENDED, arg=number, timeout=120_000)
     entry = client.get_json(f"/history/{number}")[number]
     assert entry["status"]["status_str"] == "success"
     kinds = {str(node["id"]): node["type"] for node in editor.page.evaluate("window.app.graph.serialize().nodes")}
@@ -84,15 +97,17 @@ def test_a_training_is_seen_and_stopped_and_what_follows_runs(editor, renderer, 
     assert ran["SaveImage"]["images"] and ran["SavePartToken"]["text"], "what follows has run"
     figures = json.loads(ran[KIND]["text"][0])
     assert figures["stopped_by"] == "hand" and 50 <= figures["stopped_at"] < 50_000
-    editor.page.wait_for_timeout(500)
-    assert f"step {figures['returned_step']} returned" in note.inner_text() and "stopped by hand" in note.inner_text()
-    assert stop.is_hidden() and board.locator("img.partedit-large").evaluate(
-        "(image) => image.decode().then(() => image.naturalWidth)"
-    )
+    expect(note).to_contain_text(f"step {figures['returned_step']} returned")
+    expect(note).to_contain_text("stopped by hand")
+    expect(stop).to_be_hidden()
+    assert board.locator("img.partedit-large").evaluate("(image) => image.decode().then(() => image.naturalWidth)")
     board.get_by_text("As text").click()
     text = board.locator(".partedit-report")
-    assert "stopped_by" in text.inner_text() and text.bounding_box()["height"] > 30
+    expect(text).to_contain_text("stopped_by")
+    editor.eventually(text.bounding_box, lambda box: box is not None and box["height"] > 30)
     board.get_by_text("As text").click()
+    expect(text).to_be_hidden()
+    editor.settle()
     assert editor.screenshot(f"training_stopped_{renderer}").stat().st_size > 10_000
 
     # nothing of it is saved or sent, and it is there again after a reload, when nothing is trained anew
@@ -104,7 +119,7 @@ def test_a_training_is_seen_and_stopped_and_what_follows_runs(editor, renderer, 
     assert board.locator("svg").count() == 0
     editor.queue()
     centre(editor, KIND, 250)
-    assert f"stopped by hand at step {figures['stopped_at']}" in note.inner_text()
+    expect(note).to_contain_text(f"stopped by hand at step {figures['stopped_at']}")
 
 
 @both_renderers
@@ -114,24 +129,24 @@ def test_curves_answer_the_pointer_and_the_keyboard(editor, renderer):
     centre(editor, KIND, 250)
     board = widget(editor, NAME)
     note, plot = board.get_by_role("status"), board.locator(".partedit-plot")
-    assert note.inner_text() == "step 300 returned · IoU robot head 0.50 · stopped by hand at step 312"
+    expect(note).to_have_text("step 300 returned · IoU robot head 0.50 · stopped by hand at step 312")
     box = board.locator("svg").bounding_box()
     editor.page.mouse.move(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.5)
-    editor.page.wait_for_timeout(200)
-    assert note.inner_text() == "step 312 of 312 · IoU 0.52 · held out 0.45"
+    expect(note).to_have_text("step 312 of 312 · IoU 0.52 · held out 0.45")
     editor.page.mouse.move(box["x"] + 5, box["y"] - 200)
+    expect(note).to_contain_text("returned")
     plot.focus()
     editor.page.keyboard.press("ArrowRight")
     editor.page.keyboard.press("ArrowRight")
-    editor.page.wait_for_timeout(200)
-    assert note.inner_text().startswith("step 100 of 312")
+    expect(note).to_have_text(re.compile("^step 100 of 312"))
+    editor.settle()
     assert editor.screenshot(f"training_curves_{renderer}").stat().st_size > 10_000
     tiles = board.get_by_role("group", name="Held-out images").get_by_role("button")
-    assert tiles.count() == 3 and tiles.nth(0).get_attribute("aria-pressed") == "true"
+    expect(tiles).to_have_count(3)
+    expect(tiles.nth(0)).to_have_attribute("aria-pressed", "true")
     tiles.nth(2).focus()
     editor.page.keyboard.press("Enter")
-    editor.page.wait_for_timeout(200)
-    assert tiles.nth(2).get_attribute("aria-pressed") == "true"
+    expect(tiles.nth(2)).to_have_attribute("aria-pressed", "true")
 
 
 @both_renderers
@@ -141,11 +156,13 @@ def test_a_taller_node_shows_larger_pictures(editor, renderer):
     executed(editor, KIND, output())
     centre(editor, KIND, 250)
     board = widget(editor, NAME)
-    before, image = board.bounding_box(), board.locator("img.partedit-large").bounding_box()
+    large = board.locator("img.partedit-large")
+    expect(large).to_be_visible()
+    editor.settle()
+    before, image = board.bounding_box(), large.bounding_box()
     grow(editor, KIND, 240)
-    after = board.bounding_box()
-    assert after["height"] > before["height"] + 200, (before, after)
-    assert board.locator("img.partedit-large").bounding_box()["height"] > image["height"] + 50
+    editor.eventually(board.bounding_box, lambda after: after["height"] > before["height"] + 200)
+    editor.eventually(large.bounding_box, lambda after: after["height"] > image["height"] + 50)
     last = "(kind) => window.app.graph._nodes.find((node) => node.type === kind).widgets.at(-1).name"
     assert editor.page.evaluate(last, KIND) == NAME
     editor.screenshot(f"training_tall_{renderer}")
@@ -162,15 +179,40 @@ def test_a_stop_that_comes_too_late_says_so(editor, renderer):
     with editor.page.expect_response(lambda answer: answer.url.endswith("/partedit/stop")) as answered:
         editor.page.keyboard.press("Enter")
     assert answered.value.status == 404, "the server knows of no such run"
-    editor.page.wait_for_timeout(300)
-    assert note.inner_text().startswith("Not stopped") and stop.is_enabled()
+    expect(note).to_have_text(re.compile("^Not stopped"))
+    expect(stop).to_be_enabled()
     send(editor, "execution_interrupted", {"prompt_id": "one"})
-    editor.page.wait_for_timeout(200)
-    assert note.inner_text() == "stopped" and stop.is_hidden()
+    expect(note).to_have_text("stopped")
+    expect(stop).to_be_hidden()
     send(editor, "partedit.live", message(editor, 150))  # that was still on its way
-    editor.page.wait_for_timeout(200)
+    editor.settle()
     assert note.inner_text() == "stopped"
     editor.errors.clear()  # the console's word about 404
+
+
+@both_renderers
+def test_a_stop_that_fails_while_the_training_goes_on_can_be_asked_again(editor, renderer):
+    """The next message comes before the answer."""
+    editor.load(roomy("train_token", KIND))
+    send(editor, "partedit.live", message(editor))
+    centre(editor, KIND, 250)
+    board = widget(editor, NAME)
+    note, stop = board.get_by_role("status"), board.locator("button.partedit-run")
+    held = []
+    editor.page.route("**/partedit/stop", lambda route: held.append(route))
+    try:
+        stop.click()
+        expect(stop).to_be_disabled()
+        editor.eventually(lambda: len(held), lambda count: count == 1)
+        send(editor, "partedit.live", message(editor, 150))
+        expect(note).to_contain_text("training: step 150 of 600")
+        expect(stop).to_be_disabled()
+        held[0].fulfill(status=500)
+        expect(note).to_have_text(re.compile("^Not stopped"))
+        expect(stop).to_be_enabled()
+    finally:
+        editor.page.unroute("**/partedit/stop")
+    editor.errors.clear()  # the console's word about 500
 
 
 @both_renderers
@@ -189,18 +231,15 @@ def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
         }""",
         [first, HOSTILE, PIXEL],
     )
-    editor.page.wait_for_timeout(500)
     board = widget(editor, NAME)
-    assert "training: step 2999 of 600" in board.get_by_role("status").inner_text()
-    assert board.locator(".partedit-sheet button").count() == 2, "what is no picture is left out"
+    expect(board.get_by_role("status")).to_contain_text("training: step 2999 of 600")
+    expect(board.locator(".partedit-sheet button")).to_have_count(2)  # what is no picture is left out
     send(editor, "reconnecting", None)
-    editor.page.wait_for_timeout(200)
-    assert "Connection lost" in board.get_by_role("status").inner_text()
+    expect(board.get_by_role("status")).to_contain_text("Connection lost")
     for shown in (HOSTILE, [None], [{"step": HOSTILE}], [{"step": 5, "part_iou": HOSTILE, "pictures": HOSTILE}]):
         executed(editor, KIND, {"partedit_training": shown})
     executed(editor, KIND, {**output(part_iou=[[HOSTILE, HOSTILE], None, []], stopped_by=HOSTILE), "text": [HOSTILE]})
     executed(editor, KIND, output(part_iou=[[HOSTILE, 0.5]], pictures=[{"filename": HOSTILE}, None, HOSTILE]))
-    editor.page.wait_for_timeout(500)
-    assert editor.page.evaluate("window.injected") is None
-    assert HOSTILE in board.get_by_role("status").inner_text()
+    check_nothing_injected(editor)
+    expect(board.get_by_role("status")).to_contain_text(HOSTILE)
     assert [line for line in editor.errors if "/view" not in line] == []

@@ -33,6 +33,15 @@ READY = """
         && window.LiteGraph?.registered_node_types?.KSampler);
 }
 """
+STATE = """
+() => {
+    const manager = window.app?.extensionManager;
+    return {
+        app: Boolean(manager), spinner: manager?.spinner, workflow: manager?.workflow?.activeWorkflow?.path,
+        nodes: Object.keys(window.LiteGraph?.registered_node_types ?? {}).length, visible: document.visibilityState,
+    };
+}
+"""
 BLANK = """
 async ([setting, vue]) => {
     const manager = window.app.extensionManager;
@@ -49,10 +58,30 @@ HISTORY = """
 # The page's own word that a run has ended comes after all that the nodes reported.
 LISTEN = """
 () => {
-    const kinds = ['execution_success', 'execution_error', 'execution_interrupted'];
-    const ended = (kind) => new Promise((resolve) => window.app.api.addEventListener(kind, resolve, { once: true }));
-    window.partEditRunEnded = Promise.race(kinds.map(ended)).then(() => true);
+    if (window.partEditEnded) return;
+    window.partEditEnded = new Set();
+    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+        window.app.api.addEventListener(kind, ({ detail }) => window.partEditEnded.add(detail.prompt_id));
 }
+"""
+ENDED = "(id) => window.partEditEnded.has(id)"
+TOASTS = ".p-toast-message"
+REMOVE_TOASTS = "() => window.app.extensionManager.toast.removeAll()"
+# Whether the template browser shows the same cards for some frames; it replaces all of them when its filter has run.
+SAME_CARDS = """
+() => new Promise((done) => {
+    const content = () => document.querySelector('[data-testid="template-workflows-content"]');
+    let before = null, frames = 0;
+    const look = () => {
+        const now = content();
+        frames = now && now === before ? frames + 1 : 0;
+        before = now;
+        if (frames < 10) requestAnimationFrame(look);
+        else done(true);
+    };
+    look();
+    setTimeout(done, 30_000, false);
+})
 """
 # Ends once nothing has moved or changed its size over some frames, and the pictures on nodes are there or have failed.
 STILL = """
@@ -75,6 +104,7 @@ STILL = """
         else done(true);
     };
     requestAnimationFrame(look);
+    setTimeout(done, 30_000, false);
 })
 """
 
@@ -115,6 +145,8 @@ class Editor:
         self.errors: list[str] = []
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # The editor's own notices lie over its buttons, some of them until they are closed.
+        page.add_locator_handler(page.locator(TOASTS).first, lambda: page.evaluate(REMOVE_TOASTS))
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -126,9 +158,17 @@ class Editor:
         return [line for line in own if pack_name in line or "partedit" in line.lower()]
 
     def open(self) -> None:
-        """Load the editor and wait until it can be used."""
+        """Load the editor and wait until it can be used.
+
+        Raises:
+            AssertionError: it does not get there; the message has what it lacks.
+        """
         self.page.goto(self.base_url)
-        self.page.wait_for_function(READY, timeout=180_000)
+        self.page.bring_to_front()  # a page in the background draws no frames
+        try:
+            self.page.wait_for_function(READY, timeout=180_000, polling=100)
+        except PlaywrightTimeout as error:
+            raise AssertionError(f"the editor is not ready: {self.page.evaluate(STATE)} {self.errors}") from error
 
     def reset(self, renderer: str = "classic") -> None:
         """An empty workflow in one tab, no errors noted, and one of the two `RENDERERS`.
@@ -139,6 +179,7 @@ class Editor:
         if renderer not in RENDERERS:
             raise ValueError(f"renderer: expected one of {RENDERERS}, got {renderer!r}")
         vue = renderer == "vue"
+        self.page.bring_to_front()
         self.page.keyboard.press("Escape")  # closes a dialog that was left open
         self.page.evaluate(BLANK, [VUE_NODES, vue])
         self.page.wait_for_function("(vue) => Boolean(window.LiteGraph.vueNodesMode) === vue", arg=vue)
@@ -160,18 +201,22 @@ class Editor:
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_role("button", name=pack_name).click()
         card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.wait_for()
         for clicks_left in (2, 1, 0):
+            self.page.evaluate(SAME_CARDS)
             try:
-                with self.page.expect_response(
-                    lambda answer: answer.url.endswith(f"/{name}.json"), timeout=10_000
+                with self.page.expect_request(
+                    lambda asked: asked.url.endswith(f"/{name}.json"), timeout=5_000
                 ) as caught:
                     card.click()
                 break
             except PlaywrightTimeout:
-                # Seen once, and not again in 60 openings on a busy machine: the editor did nothing on a click.
+                # The card was replaced between press and release, and there was no click.
                 if not clicks_left:
                     raise
-        self._wait_for_nodes(len(caught.value.json()["nodes"]))
+        answer = caught.value.response()
+        assert answer is not None
+        self._wait_for_nodes(len(answer.json()["nodes"]))
         dialog.wait_for(state="hidden")
 
     def _wait_for_nodes(self, count: int) -> None:
@@ -182,7 +227,8 @@ class Editor:
 
         For what no other condition tells: positions and sizes, a screenshot, and that something does not happen.
         """
-        self.page.evaluate(STILL)
+        if not self.page.evaluate(STILL):
+            raise AssertionError("the page still moves, or draws nothing, after 30 s")
 
     def eventually(self, read: Callable[[], T], holds: Callable[[T], bool], limit: float = 30.0) -> T:
         """Read something of the page again and again until it is as expected, as Playwright's ``expect`` does.
@@ -233,8 +279,8 @@ class Editor:
             self.page.wait_for_timeout(200)
         if entry["status"]["status_str"] != "success":
             raise AssertionError(f"the run failed: {json.dumps(entry['status']['messages'][-1:])}")
-        self.page.evaluate("() => window.partEditRunEnded")
-        self.page.wait_for_timeout(300)  # what the nodes reported gets drawn
+        self.page.wait_for_function(ENDED, arg=answer["prompt_id"])
+        self.settle()
         return entry["outputs"]
 
     def close_panel(self) -> None:
