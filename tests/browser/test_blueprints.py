@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import TimeoutError, expect
 
 from support.editor import Editor, both_renderers
 from tools.host.graph import to_prompt
@@ -16,6 +16,18 @@ LABELS = {
     PART.name: ["source", "edit", "part_token", "denoise", "omega", "cfg", "seed", "ckpt_name"],
     OBJECTS.name: ["description", "object_1", "becomes_1", "object_2", "becomes_2", "edit_weight", "cfg", "ckpt_name"],
 }
+NODE = """
+() => {
+    const [node] = window.app.graph._nodes;
+    return {
+        title: node.title,
+        widgets: node.widgets.map((one) => one.name),
+        inputs: node.inputs.map((one) => one.name),
+        outputs: node.outputs.map((one) => one.name),
+        inner: node.subgraph._nodes.length,
+    };
+}
+"""
 
 
 def add(editor: Editor, name: str) -> None:
@@ -29,7 +41,8 @@ def add(editor: Editor, name: str) -> None:
             box.wait_for(timeout=3000)
             break
     box.fill(name)
-    page.wait_for_timeout(700)
+    # Enter takes the first one that is found, when the search has followed the typing.
+    expect(page.get_by_role("option").first).to_contain_text(name)
     page.keyboard.press("Enter")
     page.wait_for_function("window.app.graph._nodes.length === 1")
 
@@ -38,14 +51,13 @@ def add(editor: Editor, name: str) -> None:
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name.replace(" ", "_"))
 def test_a_blueprint_is_found_and_added_as_one_node(editor, renderer, blueprint, object_info):
     add(editor, blueprint.name)
-    node = editor.page.evaluate(
-        "(() => { const [node] = window.app.graph._nodes; return {title: node.title,"
-        " widgets: node.widgets.map((one) => one.name), inputs: node.inputs.map((one) => one.name),"
-        " outputs: node.outputs.map((one) => one.name), inner: node.subgraph._nodes.length}; })()"
+    node = editor.eventually(
+        lambda: editor.page.evaluate(NODE),
+        lambda node: [name for name in node["widgets"] if name != "control_after_generate"] == LABELS[blueprint.name],
     )
     assert node["title"] == blueprint.name and node["inner"] == len(blueprint.nodes)
     assert "image" in node["inputs"] and node["outputs"] == [name for name, _ in blueprint.outputs]
-    assert [name for name in node["widgets"] if name != "control_after_generate"] == LABELS[blueprint.name]
+    editor.settle()
     screenshot = editor.screenshot(f"blueprint_{blueprint.name.replace(' ', '_')}_{renderer}")
     assert screenshot.stat().st_size > 5_000
     own = to_prompt(compose_blueprint(blueprint, object_info), object_info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, template
+from support.widgets import HOSTILE, check_nothing_injected, template
 
 # Three workflows that together have every node with a widget of its own, and some that only show a text.
 GRAPHS = ("partedit_several_edits", "oir_demo", "train_token")
@@ -67,11 +67,10 @@ def test_nothing_fails_and_nothing_is_injected(editor, renderer, name):
     editor.load(template(name))
     before = editor.page.evaluate("window.app.graph.serialize().nodes.map((node) => [node.id, node.widgets_values])")
     editor.page.evaluate(FLOOD, [HOSTILE, 300])
-    editor.page.wait_for_timeout(500)
+    editor.settle()
     assert editor.page.evaluate(LOSE)
     editor.page.evaluate(FLOOD, [HOSTILE, 3])
-    editor.page.wait_for_timeout(500)
-    assert editor.page.evaluate("window.injected") is None
+    check_nothing_injected(editor)
     assert editor.page.locator(".partedit img[onerror], .partedit script").count() == 0
     assert editor.page.evaluate(WIDGETS)
     after = editor.page.evaluate("window.app.graph.serialize().nodes.map((node) => [node.id, node.widgets_values])")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 NODE = "FeatureBlendSampler"
 SELECT = """
@@ -35,7 +36,7 @@ def test_a_help_page_is_shown_in_the_language_of_the_editor(new_editor, client, 
         page.get_by_test_id("info-button").click()
         content = page.locator(".node-help-content")
         content.get_by_role("heading", name=name, exact=True).wait_for()
-        assert content.get_by_role("heading", name=heading, exact=True).count() == 1
+        expect(content.get_by_role("heading", name=heading, exact=True)).to_have_count(1)
         page.wait_for_function(PICTURE_LOADED)
         editor.screenshot(f"help_{language}")
     finally:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route
@@ -62,31 +61,38 @@ def panel_closed_again(editor: Editor) -> Iterator[None]:
     editor.close_panel()
 
 
-def rows(editor: Any) -> dict[str, str]:
-    """What the panel lists: file name → the line below it."""
+ROWS = """
+() => [...document.querySelectorAll('[data-testid="missing-model-importable-rows"] > div')].map((row) => row.innerText)
+"""
+
+
+def rows(editor: Editor, complete: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    """What the panel lists once it is complete: file name → the line below it."""
     editor.page.get_by_role("button", name="View details").click()
-    listed = editor.page.get_by_test_id("missing-model-importable-rows")
-    listed.wait_for()
-    found = {}
-    for row in listed.locator("> div").all():
-        lines = [line for line in row.inner_text().splitlines() if line.strip()]
-        found[lines[0]] = " ".join(lines[1:])
-    return found
+
+    def listed() -> dict[str, str]:
+        texts = [[line for line in text.splitlines() if line.strip()] for text in editor.page.evaluate(ROWS)]
+        return {lines[0]: " ".join(lines[1:]) for lines in texts if lines}
+
+    editor.eventually(listed, complete)
+    editor.settle()
+    return listed()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_missing_is_listed_with_its_folder_and_a_download(editor, name):
     editor.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-    shown = rows(editor)
-    assert set(named(name)) <= set(shown)
-    for file, entry in named(name).items():
+    wanted = named(name)
+    shown = rows(editor, lambda shown: all("Download" in shown.get(file, "") for file in wanted))
+    assert set(wanted) <= set(shown)
+    for file, entry in wanted.items():
         assert entry["directory"] in shown[file] and "Download" in shown[file], shown
     editor.screenshot(f"missing_{name}")
 
 
 def test_a_file_that_no_address_is_known_of_is_listed_without_a_download(editor):
     editor.load(json.loads((FOLDER / "oir_sd15.json").read_text(encoding="utf-8")))
-    (other,) = set(rows(editor)) - set(LINKED)
+    (other,) = set(rows(editor, lambda shown: bool(set(shown) - set(LINKED)))) - set(LINKED)
     assert other.startswith("clip-vit-")
     download = editor.page.get_by_role("button", name="Download clip-vit")
     assert download.count() == 0
@@ -97,16 +103,19 @@ def test_from_a_template_to_the_queue(editor, server, pack_name, asked):
     clicks = 0
     editor.open_template("partedit_sdxl", pack_name)
     clicks += 3  # Templates, the pack, the template
-    assert set(rows(editor)) == {SDXL.name, HUMAN_HEAD.name}
+    wanted = {SDXL.name, HUMAN_HEAD.name}
+    assert set(rows(editor, lambda shown: wanted <= set(shown))) == wanted
     clicks += 1  # View details
     editor.screenshot("way_1_missing")
     editor.page.get_by_test_id("missing-model-download-all").click()
     clicks += 1
-    editor.page.wait_for_timeout(1000)
-    assert sorted(asked) == sorted(one.url for one in (SDXL, HUMAN_HEAD))
+    addresses = sorted(one.url for one in (SDXL, HUMAN_HEAD))
+    editor.eventually(lambda: sorted(asked), lambda found: len(found) >= len(addresses))
+    editor.page.bring_to_front()
+    editor.settle()
+    assert sorted(asked) == addresses
     made = [stand_in(server.models / SDXL.directory / SDXL.name), stand_in(server.part_tokens / HUMAN_HEAD.name)]
     try:
-        editor.page.bring_to_front()
         editor.page.get_by_test_id("missing-model-header-refresh").click()
         clicks += 1
         editor.page.wait_for_function(NOTHING_MISSING)

@@ -24,7 +24,7 @@ SHOWN = """(kinds) => {
 @both_renderers
 def test_names_of_inputs_and_outputs_are_words(editor: Editor, page: Page, renderer: str) -> None:
     names: list[list[Any]] = page.evaluate(SHOWN, list(NODES))
-    page.wait_for_timeout(500)
+    editor.settle()
     editor.screenshot(f"names_{renderer}")
     shown = dict(pair for node in names for pair in node)
     assert shown["cross_replace"] == "cross-attention replace" and shown["clip_scorer"] == "CLIP scorer"

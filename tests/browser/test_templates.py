@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from support.editor import RENDERERS, Editor
-from support.layout import FEW, REPORT, SET, check, check_pictures, looked_at
+from support.layout import FEW, REPORT, SET, check, looked_at
 from support.stand_in_checkpoint import write_sdxl, write_token
 from support.widgets import WORKFLOWS, template
 from tools.host.layout import Host
@@ -89,9 +89,7 @@ def run(editor: Editor, client: Any, name: str, renderer: str) -> None:
             editor.reset(drawn)
             editor.load(workflow)
             editor.page.evaluate(REPORT, outputs)
-            editor.page.wait_for_timeout(500)
         check(looked_at(editor, name, drawn), workflow)
-        check_pictures(editor)
 
 
 def test_every_template_is_run_or_says_what_is_missing():
@@ -173,6 +171,7 @@ def test_a_template_that_misses_a_model_says_which(editor, pack_name, name):
             # A model that is a folder is told by its node.
             told = file if "." in file else "Load Grounding Model"
             panel.get_by_text(told).first.wait_for()
+        editor.settle()
         listed = panel.inner_text()
         assert models.SDXL.name not in listed and "example.png" not in listed, "what is there"
         editor.screenshot(f"template_{name}_missing")

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from support.editor import both_renderers
-from support.widgets import HOSTILE, centre, executed, node_id, roomy, widget
+from support.widgets import HOSTILE, centre, check_nothing_injected, executed, node_id, roomy, widget
 
 KIND = "PartEditPrompt"
 NAME = "partedit_words"
@@ -14,6 +14,10 @@ FRACTIONS = """
 () => window.app.graph._nodes.find((node) => node.type === 'PartEditPrompt')
     .widgets.find((widget) => widget.name === 'word_fractions').value
 """
+
+
+def expect_fractions(editor, value):
+    editor.eventually(lambda: editor.page.evaluate(FRACTIONS), lambda found: found == value)
 
 
 def edit_of(text, source=("a", "man", ",", "outdoors"), **shares):
@@ -40,12 +44,14 @@ def test_a_click_on_a_word_sets_its_share(editor, renderer):
     centre(editor, KIND, 100)
     words = widget(editor, NAME)
     note, bar = words.get_by_role("status"), words.get_by_role("slider")
-    assert words.locator("[data-word]").count() == 9 and words.locator("path").count() == 8
-    assert "Click a word" in note.inner_text() and bar.is_hidden()
+    expect(words.locator("[data-word]")).to_have_count(9)
+    expect(words.locator("path")).to_have_count(8)
+    expect(note).to_contain_text("Click a word")
+    expect(bar).to_be_hidden()
     words.get_by_role("button", name="robot: 40 %").click()
     expect(bar).to_have_value("0.4")
     bar.fill("0.75")
-    assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
+    expect_fractions(editor, "robot=0.75")
     expect(words.get_by_role("button", name="robot: 75 %")).to_be_visible()
     expect(note).to_contain_text("run to use it")
     assert editor.screenshot(f"word_threads_{renderer}").stat().st_size > 10_000
@@ -54,9 +60,9 @@ def test_a_click_on_a_word_sets_its_share(editor, renderer):
     editor.page.keyboard.press("Enter")
     expect(bar).to_have_value("0.4")  # clown's; robot's was 0.75
     bar.fill("1")
-    assert editor.page.evaluate(FRACTIONS) == "robot=0.75, clown=1"
+    expect_fractions(editor, "robot=0.75, clown=1")
     words.get_by_role("button", name="standard", exact=True).click()
-    assert editor.page.evaluate(FRACTIONS) == "robot=0.75"
+    expect_fractions(editor, "robot=0.75")
     words.locator("[data-word='0.2']").click()
     expect(bar).to_be_hidden()  # a comma cannot be named in the input
     saved = editor.page.evaluate("window.app.graph.serialize()")
@@ -78,12 +84,13 @@ def test_hostile_words_stay_words(editor, renderer):
     edit = edit_of("a b")
     edit["words"][0] |= {"text": HOSTILE, "sources": [99, -1, "x", 0]}
     executed(editor, KIND, {"partedit_threads": [edit] * 40, "text": [HOSTILE]})
-    editor.page.wait_for_timeout(300)
     words = widget(editor, NAME)
-    assert words.locator("[data-word]").count() == 80 and words.locator("img").count() == 0
+    expect(words.locator("[data-word]")).to_have_count(80)
+    assert words.locator("img").count() == 0
     words.locator("[data-word]").first.click()
-    editor.page.wait_for_timeout(200)
-    assert editor.page.evaluate("window.injected") is None and editor.errors == []
+    expect(words.locator("[data-word]").first).to_have_attribute("aria-pressed", "true")
+    check_nothing_injected(editor)
+    assert editor.errors == []
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,10 @@ SHOWN = """
 
 
 def looked_at(editor: Editor, name: str, renderer: str) -> dict[str, tuple[float, float, float, float]]:
-    """The boxes of all nodes, and a screenshot of the whole graph."""
+    """The boxes of all nodes, and a screenshot of the whole graph, once the pictures on its nodes are there."""
     editor.page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    editor.page.wait_for_timeout(800)  # the view moves there, and pictures are laid out
+    check_pictures(editor)
+    editor.settle()
     editor.screenshot(f"layout_{name}_{renderer}")
     return {str(number): tuple(box) for number, _, *box in editor.page.evaluate(BOXES)}
 
@@ -81,6 +82,9 @@ def check(boxes: dict[str, tuple[float, float, float, float]], workflow: dict[st
         assert box[3] <= needed[3] + 1 and box[2] <= needed[2] + 1, f"{node['type']} grew to {box}, reserved: {needed}"
 
 
-def check_pictures(editor: Any) -> None:
-    heights = editor.page.evaluate(SHOWN)
-    assert heights and all(height and height > 150 for height in heights), heights
+def check_pictures(editor: Editor) -> None:
+    """The nodes that show images show them, large enough to be seen."""
+    editor.eventually(
+        lambda: editor.page.evaluate(SHOWN),
+        lambda heights: bool(heights) and all(height and height > 150 for height in heights),
+    )
