@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def safe_file_name(name: str, what: str = "file_name") -> str:
         problem = "may contain letters, digits, spaces, '-', '_', '(', ')' and '.', but no path"
     elif stripped.startswith((".", "~", "-")) or stripped.endswith(".") or ".." in stripped:
         problem = "must not start with '.', '~' or '-', end with '.', or contain '..'"
-    elif stripped.split(".")[0].strip().lower() in _RESERVED:
+    elif unicodedata.normalize("NFKC", stripped.split(".")[0]).strip().lower() in _RESERVED:  # COM¹ is one, too
         problem = "is a device name on Windows"
     elif len(stripped.encode()) > MAX_NAME:
         problem = f"is longer than {MAX_NAME} bytes"

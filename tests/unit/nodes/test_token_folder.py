@@ -61,6 +61,7 @@ HOSTILE_NAMES = [
     "con",
     "NUL.txt",
     "com1",
+    "COM¹",
     "x" * 300,
     "a|b",
     "a%2e%2e",
