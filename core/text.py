@@ -21,6 +21,8 @@ _PARTICLES = re.compile(
 # Characters that belong to a word when inside it: rock-'n'-roll, and 1.5 or 16:9 between digits.
 _JOINERS, _DIGIT_JOINERS = "'’-‐‑", ".,:/"
 _EMBEDDING = "embedding:"
+# An embedding in a prompt that still has its weights: a name is no word of the prompt.
+_EMBEDDED = re.compile(r"(?<![^\s()])embedding:[^\s,:()<\[]+")
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 _OTHER_BREAKS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -83,7 +85,7 @@ def find_words(text: str, phrase: str) -> list[tuple[int, int]]:
 
     The phrase must match whole words, with any white space between them. Next to a character of a script without
     spaces, no word boundary is required. Korean particles may follow the phrase and are not part of what is found:
-    남자 in 남자가, but not in 남자친구.
+    남자 in 남자가, but not in 남자친구. Within the name of an embedding nothing is found.
     """
     words = [fold(word) for word in phrase.split()]
     if not any(words):
@@ -92,13 +94,16 @@ def find_words(text: str, phrase: str) -> list[tuple[int, int]]:
     folded = "".join(part for _, _, part in clusters)
     places = [(start, end) for start, end, part in clusters for _ in part]
     pattern = re.compile(r"\s+".join(re.escape(word) for word in words if word))
+    names = [match.span() for match in _EMBEDDED.finditer(text)]
     found: list[tuple[int, int]] = []
     at = 0
     while match := pattern.search(folded, at):
         first, last = match.span()
         whole = _is_boundary(folded, first) and (_is_boundary(folded, last) or _particles_follow(folded, last))
+        start, end = places[first][0], places[last - 1][1]
+        whole = whole and not any(low < edge < high for low, high in names for edge in (start, end))
         if whole and all(places[at - 1 : at] != places[at : at + 1] for at in (first, last)):
-            found.append((places[first][0], places[last - 1][1]))
+            found.append((start, end))
             at = last
         else:
             at = first + 1

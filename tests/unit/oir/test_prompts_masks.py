@@ -276,3 +276,23 @@ def test_a_mask_that_is_the_same_everywhere_fits_any_image(masks):
     assert torch.equal(masks.resize_mask(solid, 8, 12, "mask", 8), torch.full((8, 12), 0.5))
     with pytest.raises(ValueError, match="another aspect ratio"):
         masks.resize_mask(box(64, 64), 8, 12, "mask", 8)
+
+
+@pytest.mark.parametrize(
+    "prompt, phrase, expected",
+    [
+        ("embedding:cat and cat", "cat", "embedding:cat and dog"),
+        ("a cat, (embedding:cat:1.2)", "cat", "a dog, (embedding:cat:1.2)"),
+        ("embedding:old-cat, a cat", "cat", "embedding:old-cat, a dog"),
+        ("a embedding:cat on a mat", "embedding:cat", "a dog on a mat"),
+        ("a embedding:cat on a mat", "a embedding:cat", "dog on a mat"),
+    ],
+)
+def test_the_name_of_an_embedding_is_no_word_of_the_prompt(prompts, prompt, phrase, expected):
+    """Its name was replaced, and the encoder then dropped an embedding that is not there."""
+    assert prompts.guided_prompt(prompt, prompts.find_phrase(prompt, phrase), "dog") == expected
+
+
+def test_a_phrase_that_only_an_embedding_is_named_after_is_refused(prompts):
+    with pytest.raises(ValueError, match="does not occur"):
+        prompts.find_phrase("embedding:cat on a mat", "cat")
