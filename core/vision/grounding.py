@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..text import plain_text
 from .pretrained import brief, load_pretrained, read_config
@@ -106,7 +107,8 @@ class GroundingModel:
         pixels = (image[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         # GroundingDINO was trained on phrases that end in full stops; OWL takes a list of queries.
         query: Any = " . ".join(phrases) + " ." if self.kind == "grounding-dino" else [phrases]
-        inputs = self.processor(images=pixels, text=query, return_tensors="pt")
+        # A PIL image: of an array three pixels high, the processors take the rows for the channels.
+        inputs = self.processor(images=Image.fromarray(pixels), text=query, return_tensors="pt")
         tokens = int(inputs["input_ids"].shape[-1])
         if tokens > self.longest_text:
             raise ValueError(

@@ -49,6 +49,7 @@ def hooked(keyframes):
 def test_a_scheduled_lora_is_the_same_upward_and_downward(code, keyframes):
     def visited(levels):
         model, conditioning = hooked(keyframes)
+        before = model.model.diffusion_model.time_embed[0].weight.clone()
         results, _ = code.engine.run_loop(
             model,
             lambda denoise: [denoise(0.2 * latent(), sigma) for sigma in levels],
@@ -59,6 +60,7 @@ def test_a_scheduled_lora_is_the_same_upward_and_downward(code, keyframes):
             rows=1,
             sigmas=torch.tensor(LEVELS),
         )
+        assert torch.equal(model.model.diffusion_model.time_embed[0].weight, before) and not model.cached_hook_patches
         return results
 
     down, up = visited(LEVELS), visited(LEVELS[::-1])[::-1]

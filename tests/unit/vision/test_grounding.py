@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,21 @@ def test_the_text_and_the_threshold_matter(detector):
     assert len(some) == 2 and torch.equal(scores, cat[:2])
     none, _ = detector.boxes(image, "cat", threshold=1.0)
     assert none.shape == (0, 4)
+
+
+def test_the_rows_of_a_narrow_strip_are_not_taken_for_its_channels(detector):
+    """Cut from an image as a three-pixel strip, whose shape begins as that of an image with channels first."""
+    seen = []
+
+    def read(**given):
+        seen.append(detector.processor(**given))
+        return seen[-1]
+
+    red = torch.zeros(3, 50, 3)
+    red[..., 0] = 1.0
+    replace(detector, processor=read).boxes(red, "cat")
+    inside = seen[0]["pixel_values"][0, :, 0, 0]
+    assert inside[0] > inside[1] and inside[0] > inside[2]
 
 
 @pytest.mark.parametrize("height, width", [(40, 60), (60, 40)])
