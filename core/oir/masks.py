@@ -42,8 +42,6 @@ def resize_mask(
     """
     cell = cell or (scale if scale > 1 else CELL)
     picture = (height * scale, width * scale)
-    if bool((mask == mask[0, 0]).all()) and float(mask[0, 0]) > 0:
-        return mask[0, 0].expand(height, width).clone()  # SolidMask fits images of any size
     check_shape((mask.shape[0], mask.shape[1]), picture, name, cell - 1)
     mask = crop_as_encoded(mask, picture, cell)
     if tuple(mask.shape) == (height, width):

@@ -271,13 +271,6 @@ def test_a_wide_feather_takes_no_minutes(masks, monkeypatch):
     assert torch.equal(soft, masks.feather(mask, 12.0))
 
 
-def test_a_mask_that_is_the_same_everywhere_fits_any_image(masks):
-    solid = torch.full((64, 64), 0.5)
-    assert torch.equal(masks.resize_mask(solid, 8, 12, "mask", 8), torch.full((8, 12), 0.5))
-    with pytest.raises(ValueError, match="another aspect ratio"):
-        masks.resize_mask(box(64, 64), 8, 12, "mask", 8)
-
-
 @pytest.mark.parametrize(
     "prompt, phrase, expected",
     [
