@@ -21,8 +21,9 @@ STRATEGIES = ("short-to-full", "coarse-to-fine", "exhaustive")
 # The price of the rows of all candidates together, in S. A candidate whose expected gain is below the price of its own
 # rows is not evaluated.
 PRICE = 0.3
-# No candidate is added beyond this fraction of all rows.
-ROW_SHARE = 0.6
+# No candidate is added beyond this fraction of all rows, but this much is always left to those after the first four:
+# of 10 candidates, these alone take two fifths.
+ROW_SHARE, LEFT_SHARE = 0.45, 0.2
 # How far S_e deviates between two candidates; 0 would be a straight line.
 ROUGHNESS = 0.5
 # Short runs to begin with, per candidates to the power of 0.3: four of 10, five of 25, six or seven of 50.
@@ -40,7 +41,7 @@ RUN_PRICE, PRICE_POWER = 5.0, 4.0
 # No run begins that would exceed this many times the budget.
 LARGEST = 2.4
 # Rough fraction of all rows that a search uses; coarse-to-fine half with 10 candidates, a quarter with 50.
-EXPECTED_SHARE = {"coarse-to-fine": 0.35, "short-to-full": 0.18}
+EXPECTED_SHARE = {"coarse-to-fine": 0.33, "short-to-full": 0.18}
 
 # Raw S_e and S_ne of candidates, and of runs.
 CandidateScores = Mapping[int, tuple[float, float]]
@@ -81,23 +82,34 @@ def next_candidates(
     if strategy == "exhaustive":
         return [n for n in candidates if n not in scores]
     if not scores:
-        last = len(candidates) - 1
-        return [candidates[k] for k in sorted({round(third * last / 3) for third in range(4)})]
+        return _thirds(candidates)
     seen = [n for n in candidates if n in scores]
     metric = combine(*zip(*(scores[n] for n in seen), strict=True), edit_weight=edit_weight)
     if metric.total[metric.best] == 0.0:
         return []  # equal scores decide nothing, and more of them would not either
     everything = sum(candidates)
-    price = PRICE / everything
+    price, limit = PRICE / everything, row_limit(candidates)
     most, chosen = 0.0, list[int]()
     for k, (low, high) in enumerate(zip(seen, seen[1:], strict=False)):
         width = (high - low) / (candidates[-1] - candidates[0])
         for n in candidates:
-            if low < n < high and sum(seen) + n <= ROW_SHARE * everything:
+            if low < n < high and sum(seen) + n <= limit:
                 gain = _expected_gain(metric, k, (n - low) / (high - low), width, edit_weight)
                 if gain - price * n > most:
                     most, chosen = gain - price * n, [n]
     return chosen
+
+
+def _thirds(candidates: Sequence[int]) -> list[int]:
+    """Both ends, and the two candidates that divide the range into thirds."""
+    last = len(candidates) - 1
+    return [candidates[k] for k in sorted({round(third * last / 3) for third in range(4)})]
+
+
+def row_limit(candidates: Sequence[int]) -> float:
+    """The most rows (of one image, without guidance) that a coarse-to-fine search takes."""
+    everything = sum(candidates)
+    return max(ROW_SHARE * everything, sum(_thirds(candidates)) + LEFT_SHARE * everything)
 
 
 def _expected_gain(metric: Metric, k: int, at: float, width: float, edit_weight: float) -> float:
