@@ -3,7 +3,7 @@ maps are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
@@ -84,16 +84,20 @@ def check_active(name: str, conditioning: Conditioning, sampling: Any, sigmas: S
     Raises:
         ValueError: the timestep ranges of the entries leave a gap.
     """
-    for sigma in sigmas:
-        if not any(is_active(options, sampling, sigma) for _, options in conditioning):
-            raise ValueError(
-                f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are "
-                f"{_ranges(options for _, options in conditioning)}. Remove the range, or combine it with an entry for "
-                "the other steps (Conditioning (Combine))."
-            )
+    entries = [options for _, options in conditioning]
+    if (sigma := _gap(entries, sampling, sigmas)) is not None:
+        raise ValueError(
+            f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are {_ranges(entries)}. Remove the "
+            "range, or combine it with an entry for the other steps (Conditioning (Combine))."
+        )
 
 
-def _ranges(entries: Iterable[dict[str, Any]]) -> str:
+def _gap(entries: Sequence[dict[str, Any]], sampling: Any, sigmas: Sequence[float]) -> float | None:
+    """The first level at which no entry is active."""
+    return next((sigma for sigma in sigmas if not any(is_active(one, sampling, sigma) for one in entries)), None)
+
+
+def _ranges(entries: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{o.get('start_percent', 0.0):g} to {o.get('end_percent', 1.0):g}" for o in entries)
 
 
@@ -120,9 +124,8 @@ def check_sees_picture(
             f"{name}: covers only part of the image ({width} x {height} of {latent[1]} x {latent[0]} latent "
             f"pixels, from {left}, {top}). {why}"
         )
-    for sigma in sigmas:
-        if not any(is_active(options, sampling, sigma) for options in whole):
-            raise ValueError(
-                f"{name}: is not active at sigma {sigma:.3g}; the timestep ranges of its entries are {_ranges(whole)}. "
-                f"Remove the range, or make the entries cover all steps. {why}"
-            )
+    if (sigma := _gap(whole, sampling, sigmas)) is not None:
+        raise ValueError(
+            f"{name}: is not active at sigma {sigma:.3g}; the timestep ranges of its entries are {_ranges(whole)}. "
+            f"Remove the range, or make the entries cover all steps. {why}"
+        )

@@ -168,13 +168,18 @@ def test_a_taller_node_shows_larger_pictures(editor, renderer):
     editor.screenshot(f"training_tall_{renderer}")
 
 
-@both_renderers
-def test_a_stop_that_comes_too_late_says_so(editor, renderer):
+def training(editor):
+    """A training that the page has heard of: its status line and its stop button."""
     editor.load(roomy("train_token", KIND))
     send(editor, "partedit.live", message(editor))
     centre(editor, KIND, 250)
     board = widget(editor, NAME)
-    note, stop = board.get_by_role("status"), board.locator("button.partedit-run")
+    return board.get_by_role("status"), board.locator("button.partedit-run")
+
+
+@both_renderers
+def test_a_stop_that_comes_too_late_says_so(editor, renderer):
+    note, stop = training(editor)
     stop.focus()
     with editor.page.expect_response(lambda answer: answer.url.endswith("/partedit/stop")) as answered:
         editor.page.keyboard.press("Enter")
@@ -193,11 +198,7 @@ def test_a_stop_that_comes_too_late_says_so(editor, renderer):
 @both_renderers
 def test_a_stop_that_fails_while_the_training_goes_on_can_be_asked_again(editor, renderer):
     """The next message comes before the answer."""
-    editor.load(roomy("train_token", KIND))
-    send(editor, "partedit.live", message(editor))
-    centre(editor, KIND, 250)
-    board = widget(editor, NAME)
-    note, stop = board.get_by_role("status"), board.locator("button.partedit-run")
+    note, stop = training(editor)
     held = []
     editor.page.route("**/partedit/stop", lambda route: held.append(route))
     try:

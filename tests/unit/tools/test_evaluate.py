@@ -22,7 +22,7 @@ from tools.evaluate.demo_world import success
 from tools.evaluate.jobs import NoServerLeft, share
 from tools.evaluate.page import page
 from tools.evaluate.run import main
-from tools.evaluate.scores import COLUMNS, means, with_kept
+from tools.evaluate.scores import COLUMNS, EQUAL_DB, means, with_kept
 from tools.evaluate.store import Store
 from tools.evaluate.tables import markdown, plan_text, published, report
 from tools.evaluate.work import Bench, EditJob
@@ -416,6 +416,12 @@ def test_tables_are_means_beside_the_papers_figures(tmp_path):
     html = page(values, tmp_path, {})
     assert "&lt;broken&gt;" in html and "<broken>" not in html and "85.59" in html
     assert means([{"psnr": 1.0}, {"psnr": None}, {}])["psnr"] == 1.0
+
+
+def test_equal_pictures_are_known_by_what_the_node_gives(pack):
+    from partedit_oir.core import metrics
+
+    assert EQUAL_DB == metrics.EQUAL_DB
 
 
 def test_pictures_that_are_equal_to_their_source_do_not_lift_the_mean_psnr(tmp_path):

@@ -9,9 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from ...config_file import AtLeastOne, Share, Text, resolved
 from ..cases import Case
 from .base import Method, needs_mask, with_guidance
-from .settings import Settings
+from .settings import Scale, Settings
 
-Guidance = Annotated[float, Field(ge=0, le=100)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 # What DiffEdit's mask takes for each map: two prompts, guided.
 _MASK_ROWS = 4
@@ -44,7 +43,7 @@ class LEditsPP(Peer):
 
     method: Literal["ledits_pp"] = "ledits_pp"
     skip: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    edit_guidance: Guidance = 5.0
+    edit_guidance: Scale = 5.0
     edit_threshold: Share = 0.9
 
     def rows(self, case: Case, common: Settings) -> int:
@@ -119,7 +118,7 @@ class InstructPix2Pix(Peer):
     method: Literal["instruct_pix2pix"] = "instruct_pix2pix"
     folder: Text
     instruction: Text = "turn {before} into {after}"
-    image_guidance: Guidance = 1.5
+    image_guidance: Scale = 1.5
 
     @field_validator("folder")
     @classmethod
