@@ -202,7 +202,7 @@ def plot(records: list[dict[str, Any]]) -> np.ndarray:
         axis.axhline(NEARLY, color="grey", linestyle=":", linewidth=1)
         axis.axvline(GOALS[steps], color="grey", linestyle=":", linewidth=1)
         axis.set(xlim=(0, 0.65), title=f"{steps} steps", xlabel="share of all rows", ylabel="share of the best S")
-        axis.legend(fontsize=7, loc="lower right")
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)  # it would hide points
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
