@@ -14,9 +14,13 @@ from ..unet import declared_text_width
 from .ddim import CURRENT, FIXED_POINT, ddim_invert
 from .engine import Conditioning, Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
+from .scaling import Scaling
 from .schedule import check_method, model_sampling_of, scaling_of_model
 from .stochastic import find_noise_maps, independent_latents
 from .trajectory import RF_SOLVER, STOCHASTIC_METHODS, Trajectory
+
+Loop = Callable[[Denoiser], torch.Tensor]
+Run = Callable[[Loop, int], torch.Tensor]
 
 
 def needs_model(method: str, record_noise_maps: bool) -> bool:
@@ -75,12 +79,11 @@ def invert(
         asked = sigmas if method in (*CURRENT, RF_SOLVER) else sigmas[:-1]
         for name, conditioning in guidance.items():
             check_active(name, conditioning or [], model_sampling_of(model), asked.tolist())
-    steps, batch = len(sigmas) - 1, latent_image.shape[0]
     latent_image = with_time_axis(model, latent_image.detach().float().cpu())
     image = process_latent_in(model, latent_image)
-    progress = comfy.utils.ProgressBar(steps)
+    progress = comfy.utils.ProgressBar(len(sigmas) - 1)
 
-    def run(loop: Callable[[Denoiser], torch.Tensor], rows: int) -> torch.Tensor:
+    def run(loop: Loop, rows: int) -> torch.Tensor:
         assert positive is not None, "checked above"
         result, _ = run_loop(
             model,
@@ -97,39 +100,12 @@ def invert(
 
     noise_maps: torch.Tensor | None = None
     if method not in STOCHASTIC_METHODS:
-        latents = torch.empty(steps + 1, *image.shape)
-        latents[steps] = image * scaling.image(float(sigmas[-1]))
-
-        def keep(index: int, latent: torch.Tensor) -> None:
-            check_sampled(latent, f"the inversion at step {steps - index} of {steps}")
-            latents[index] = latent.cpu()
-            progress.update(1)
-
-        run(
-            lambda denoise: ddim_invert(
-                denoise,
-                latents[steps].to(denoise.device),
-                sigmas,
-                steps,
-                0,
-                method,
-                fixed_point_iterations=fixed_point_iterations,
-                scaling=scaling,
-                on_step=keep,
-            ),
-            batch,
-        )
+        latents = _inverted(run, image, sigmas, method, fixed_point_iterations, scaling, progress)
     else:
         latents = independent_latents(image, sigmas, seed, scaling)
         if calls_model:
-            rows = max(batch, auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
-            noise_maps = run(
-                lambda denoise: find_noise_maps(
-                    denoise, latents, sigmas, method, batch_size=rows, scaling=scaling, on_levels=progress.update
-                ),
-                rows,
-            )
-            check_sampled(noise_maps, "a noise map of the inversion")
+            rows = max(len(image), auto_batch_size(model, latent_image.shape, 1 if cfg == 1.0 else 2))
+            noise_maps = _recorded(run, latents, sigmas, method, rows, scaling, progress)
     return Trajectory(
         latents=latents,
         sigmas=sigmas,
@@ -143,6 +119,63 @@ def invert(
         fixed_point_iterations=fixed_point_iterations if method in FIXED_POINT else 0,
         scaling=scaling,
     )
+
+
+def _inverted(
+    run: Run,
+    image: torch.Tensor,
+    sigmas: torch.Tensor,
+    method: str,
+    fixed_point_iterations: int,
+    scaling: Scaling,
+    progress: comfy.utils.ProgressBar,
+) -> torch.Tensor:
+    """(S+1, *image.shape), model space: the latents of a deterministic inversion, the image's last."""
+    steps = len(sigmas) - 1
+    latents = torch.empty(steps + 1, *image.shape)
+    latents[steps] = image * scaling.image(float(sigmas[-1]))
+
+    def keep(index: int, latent: torch.Tensor) -> None:
+        check_sampled(latent, f"the inversion at step {steps - index} of {steps}")
+        latents[index] = latent.cpu()
+        progress.update(1)
+
+    def loop(denoise: Denoiser) -> torch.Tensor:
+        return ddim_invert(
+            denoise,
+            latents[steps].to(denoise.device),
+            sigmas,
+            steps,
+            0,
+            method,
+            fixed_point_iterations=fixed_point_iterations,
+            scaling=scaling,
+            on_step=keep,
+        )
+
+    run(loop, len(image))
+    return latents
+
+
+def _recorded(
+    run: Run,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    method: str,
+    rows: int,
+    scaling: Scaling,
+    progress: comfy.utils.ProgressBar,
+) -> torch.Tensor:
+    """The noise maps of a stochastic method, see `find_noise_maps`; ``rows`` at a time."""
+
+    def loop(denoise: Denoiser) -> torch.Tensor:
+        return find_noise_maps(
+            denoise, latents, sigmas, method, batch_size=rows, scaling=scaling, on_levels=progress.update
+        )
+
+    noise_maps = run(loop, rows)
+    check_sampled(noise_maps, "a noise map of the inversion")
+    return noise_maps
 
 
 def _check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from ..conditioning import check_active
 from ..inversion.ddim import ddim_denoise, ddim_invert
-from ..inversion.engine import Conditioning, effective_negative, run_loop
+from ..inversion.engine import Conditioning, Denoiser, effective_negative, run_loop
 from ..inversion.schedule import model_sampling_of
 from ..inversion.trajectory import Trajectory
 from ..latents import check_sampled, process_latent_in, process_latent_out
@@ -113,7 +113,41 @@ def reassemble(
         ValueError: an invalid input, before anything is sampled.
     """
     pairs = [entry.pair for entry in search.pairs]
-    check_inputs(model, trajectory, pairs, target, cfg=settings.cfg)
+    starts, level, again = _checked(model, trajectory, search, target, settings)
+    steps = trajectory.steps
+    height, width = trajectory.latents.shape[-2:]
+    masks = pair_masks(pairs, height, width, latent_scale(model))
+    splice_at, back_at = trajectory.index(level), trajectory.index(level + again)
+    pair_steps = [
+        splice_at - start if start <= splice_at else (steps - start) + (steps - splice_at) for start in starts
+    ]
+    passes = _Passes(model, trajectory, settings.cfg, sum(pair_steps) + again + steps - back_at)
+
+    weights, background = ownership(masks, settings.overlap)
+    spliced = background * trajectory.latents[splice_at]
+    for pair, start, weight in zip(pairs, starts, weights, strict=True):
+        if start <= splice_at:
+            own = passes.denoise(pair.conditioning, trajectory.latents[start], start, splice_at)
+        else:
+            own = passes.denoise(pair.conditioning, trajectory.latents[start], start, steps)
+            own = passes.invert(pair.conditioning, own, steps, splice_at)
+        spliced = spliced + weight * own
+
+    assert trajectory.conditioning is not None
+    latent = passes.invert(trajectory.conditioning, spliced, splice_at, back_at)
+    latent = trajectory.to_image_latent(passes.denoise(target, latent, back_at, steps))
+    if settings.paste_back.latent:
+        edited = feather(masks.amax(0), settings.feather)
+        latent = paste_latents(latent, process_latent_in(model, trajectory.latent_image), edited[None])
+    return Reassembly(process_latent_out(model, latent), spliced, passes.rows, level, again)
+
+
+def _checked(
+    model: Any, trajectory: Trajectory, search: StepSearch, target: Conditioning, settings: ReassemblySettings
+) -> tuple[list[int], int, int]:
+    """Check the inputs of `reassemble`; returns each pair's index in the trajectory, and reassembly and reinversion in
+    steps."""
+    check_inputs(model, trajectory, [entry.pair for entry in search.pairs], target, cfg=settings.cfg)
     if settings.overlap not in OVERLAPS:
         raise ValueError(f"overlap: {settings.overlap!r} is not one of {', '.join(OVERLAPS)}.")
     steps, sigmas = trajectory.steps, trajectory.sigmas
@@ -131,73 +165,71 @@ def reassemble(
         )
     check_active("target", target, model_sampling_of(model), sigmas[trajectory.index(level + again) : -1].tolist())
     check_overrides(search.chosen, steps)  # a search only chooses steps that there are
-    starts = [trajectory.index(n) for n in search.chosen]
-    height, width = trajectory.latents.shape[-2:]
-    masks = pair_masks(pairs, height, width, latent_scale(model))
+    return [trajectory.index(n) for n in search.chosen], level, again
 
-    splice_at, back_at = trajectory.index(level), trajectory.index(level + again)
-    pair_steps = [
-        splice_at - start if start <= splice_at else (steps - start) + (steps - splice_at) for start in starts
-    ]
-    progress = comfy.utils.ProgressBar(sum(pair_steps) + again + steps - back_at)
-    rows = 0
 
-    def run(positive: Conditioning, latent: torch.Tensor, start: int, stop: int, invert: bool = False) -> torch.Tensor:
-        nonlocal rows
-        if start == stop:
-            return latent
+class _Passes:
+    """Runs parts of a trajectory's schedule with other prompts, one image at a time, and counts ``rows``."""
 
-        def tick(index: int, x: torch.Tensor) -> None:
-            progress.update(1)
+    def __init__(self, model: Any, trajectory: Trajectory, cfg: float, steps: int) -> None:
+        self.model, self.trajectory, self.cfg, self.rows = model, trajectory, cfg, 0
+        self.progress = comfy.utils.ProgressBar(steps)
 
-        def loop(denoise: Any) -> torch.Tensor:
+    def denoise(self, positive: Conditioning, latent: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """With guidance, from level ``start`` to ``stop``, indices into the trajectory."""
+        trajectory = self.trajectory
+
+        def loop(denoise: Denoiser) -> torch.Tensor:
             x = latent.to(denoise.device)
-            if not invert:
-                return ddim_denoise(denoise, x, sigmas, start, stop, method=trajectory.method, on_step=tick).cpu()
+            return ddim_denoise(
+                denoise, x, trajectory.sigmas, start, stop, method=trajectory.method, on_step=self._tick
+            ).cpu()
+
+        negative = effective_negative(self.model, self.cfg, trajectory.conditioning)
+        return latent if start == stop else self._run(loop, positive, negative, self.cfg)
+
+    def invert(self, positive: Conditioning, latent: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Without guidance, from level ``start`` back to ``stop``."""
+        trajectory = self.trajectory
+
+        def loop(denoise: Denoiser) -> torch.Tensor:
             return ddim_invert(
                 denoise,
-                x,
-                sigmas,
+                latent.to(denoise.device),
+                trajectory.sigmas,
                 start,
                 stop,
                 trajectory.method,
-                on_step=tick,
+                on_step=self._tick,
                 fixed_point_iterations=trajectory.fixed_point_iterations,
                 scaling=trajectory.scaling,
             ).cpu()
 
+        return latent if start == stop else self._run(loop, positive, None, 1.0)
+
+    def _run(
+        self,
+        loop: Callable[[Denoiser], torch.Tensor],
+        positive: Conditioning,
+        negative: Conditioning | None,
+        cfg: float,
+    ) -> torch.Tensor:
         result, used = run_loop(
-            model,
+            self.model,
             loop,
             positive=positive,
-            negative=None if invert else effective_negative(model, settings.cfg, trajectory.conditioning),
-            cfg=1.0 if invert else settings.cfg,
-            latent_image=trajectory.latent_image,
+            negative=negative,
+            cfg=cfg,
+            latent_image=self.trajectory.latent_image,
             rows=1,
-            sigmas=sigmas,
+            sigmas=self.trajectory.sigmas,
         )
-        rows += used.rows
+        self.rows += used.rows
         check_sampled(result, "what was spliced or denoised")
         return result
 
-    weights, background = ownership(masks, settings.overlap)
-    latent = background * trajectory.latents[splice_at]
-    for pair, start, weight in zip(pairs, starts, weights, strict=True):
-        if start <= splice_at:
-            own = run(pair.conditioning, trajectory.latents[start], start, splice_at)
-        else:
-            own = run(pair.conditioning, trajectory.latents[start], start, steps)
-            own = run(pair.conditioning, own, steps, splice_at, invert=True)
-        latent = latent + weight * own
-    spliced = latent
-
-    assert trajectory.conditioning is not None
-    latent = run(trajectory.conditioning, latent, splice_at, back_at, invert=True)
-    latent = trajectory.to_image_latent(run(target, latent, back_at, steps))
-    if settings.paste_back.latent:
-        edited = feather(masks.amax(0), settings.feather)
-        latent = paste_latents(latent, process_latent_in(model, trajectory.latent_image), edited[None])
-    return Reassembly(process_latent_out(model, latent), spliced, rows, level, again)
+    def _tick(self, index: int, x: torch.Tensor) -> None:
+        self.progress.update(1)
 
 
 def composite_pixels(
