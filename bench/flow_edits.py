@@ -32,6 +32,7 @@ from .object_cases import edit_case, object_mask
 from .object_edits import EDIT_WEIGHT, figures
 from .object_methods import Bench
 from .results import write_result
+from .scores import means
 
 EDITS, SHIFT, METHOD = 10, 2.0, "euler_fixed_point"
 # Training: scenes, rows of a step, learning rate; no bench and no test uses pictures of these seeds.
@@ -226,11 +227,7 @@ def contact_sheet(records: list[dict[str, Any]]) -> np.ndarray:
 
 def report(records: list[dict[str, Any]], training: dict[str, Any], whole: bool) -> None:
     """Write the table and the contact sheet."""
-    names = records[0]["figures"]
-    means = {
-        name: {key: round(float(np.mean([r["figures"][name][key] for r in records])), 4) for key in names[name]}
-        for name in names
-    }
+    each = {name: [record["figures"][name] for record in records] for name in records[0]["figures"]}
     values = {
         "edits": len(records),
         "steps": STEPS,
@@ -241,7 +238,7 @@ def report(records: list[dict[str, Any]], training: dict[str, Any], whole: bool)
         "largest_reconstruction_error": max(r["reconstruction_error"] for r in records),
         "share_of_rows": round(float(np.mean([r["share_of_rows"] for r in records])), 4),
         "seconds_an_edit": round(float(np.mean([r["seconds"] for r in records])), 1),
-        "methods": means,
+        "methods": {name: means(figures) for name, figures in each.items()},
         "each": [{key: r[key] for key in ("edit", "steps")} for r in records],
     }
     write_result("flow_edits", values, contact_sheet(records), whole)

@@ -21,7 +21,8 @@ any other kind, fills at least a third of it, and mostly has the target colour; 
 ``both_kept`` also requires 20 dB outside the masks, because repainting the whole image is not an edit. ``generator`` is
 the ceiling of this rule, the edited scene drawn by the generator; ``source`` its floor, the unchanged image; ``vae`` is
 what the autoencoder alone does to the image. Distances are to the original image: MS-SSIM and ``feature_distance`` (a
-stand-in for LPIPS, see ``bench.perceptual``) of the whole image, PSNR and SSIM outside the exact masks.
+stand-in for LPIPS, see ``bench.perceptual``) of the whole image, PSNR and SSIM outside the exact masks. Images that are
+equal outside the masks have no finite PSNR and are left out of its mean (``tools.decibels``).
 
 ``coarse_to_fine`` replays the pack's choice of candidates over the recorded scores of all pairs.
 """
@@ -49,6 +50,8 @@ from .object_cases import EDITS, ObjectEdit, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
 from .perceptual import feature_distance
 from .results import RESULTS, write_result
+from .scores import finite_db
+from .scores import means as means_of
 
 GRID = (12, 18, 25)
 # S with the edit counted this often: for those who want the edit rather than an untouched picture.
@@ -112,7 +115,8 @@ def figures(
     for (name, image), verdict, distance in zip(pictures.items(), judge(model, stack), distances):
         scores = edit_scores(pictures["source"], image, union)
         left, right = (is_edited(verdict, mask, change) for mask, change in zip(masks, edit.changes))
-        psnr = min(scores.psnr_outside or 0.0, 99.0)
+        assert scores.psnr_outside is not None and scores.ssim_outside is not None, "the objects cover everything"
+        psnr = finite_db(scores.psnr_outside)
         out[name] = {
             "objects": (left + right) / 2,
             "both": float(left and right),
@@ -120,7 +124,7 @@ def figures(
             "ms_ssim": scores.ms_ssim,
             "feature_distance": distance,
             "psnr_outside_db": psnr,
-            "ssim_outside": scores.ssim_outside or 0.0,
+            "ssim_outside": scores.ssim_outside,
         }
     return out
 
@@ -164,9 +168,8 @@ def coarse_to_fine(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the edits, and which level of each grid is best."""
-    means = {
-        name: {key: _mean([record["figures"][name][key] for record in records]) for key in figures_of_first}
-        for name, figures_of_first in records[0]["figures"].items()
+    means: dict[str, Any] = {
+        name: means_of([record["figures"][name] for record in records]) for name in records[0]["figures"]
     }
     best = {
         method: max((f"{method} {n}" for n in GRID), key=lambda name: (means[name]["both"], means[name]["ms_ssim"]))

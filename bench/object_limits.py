@@ -31,11 +31,13 @@ import torch
 
 from demo.training.common import prepare_cpu
 from tools.bootstrap import load_pack
+from tools.decibels import EQUAL_DB
 from tools.evaluate.judge import judge, load_judge
 
 from . import results
 from .object_cases import EDITS, edit_case, is_edited, object_mask
 from .object_methods import CFG, STEPS, Bench
+from .scores import mean_of, psnr
 
 NAME = "object_limits"
 CANDIDATES = tuple(range(1, STEPS + 1, 3))
@@ -148,8 +150,7 @@ def _reassembled(
 
 def _decibels(source: torch.Tensor, image: torch.Tensor, mask: np.ndarray) -> float:
     outside = torch.from_numpy(~mask)
-    error = float(((source - image)[outside].double() ** 2).mean())
-    return round(min(99.0, -10 * float(np.log10(max(error, 1e-12)))), 2)
+    return round(psnr(source[outside], image[outside]), 2)
 
 
 def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 ]
             ),
             "objects": _share([one for record in records for one in record["whole"][name]["edited"]]),
-            "kept_db": round(float(np.mean([record["whole"][name]["kept_db"] for record in records])), 1),
+            **mean_of("kept_db", [record["whole"][name]["kept_db"] for record in records], 1),
         }
         for name in WHOLE
     }
@@ -207,11 +208,13 @@ def main() -> None:
     partial = results.RESULTS / f"{NAME}.partial.json"
     records: list[dict[str, Any]] = []
     if partial.is_file():
-        records = json.loads(partial.read_text(encoding="utf-8")).get("records", [])
+        left = json.loads(partial.read_text(encoding="utf-8"))
+        records = left.get("records", []) if left.get("equal_db") == EQUAL_DB else []
     for number in range(len(records), limit):
         records.append(run_edit(bench, model, number))
         print(f"{number + 1} of {limit}: {records[-1]['seconds']:.0f} s", flush=True)
-        values = {"edits": len(records), "candidates": CANDIDATES, **summary(records), "records": records}
+        values = {"edits": len(records), "candidates": CANDIDATES, **summary(records)}
+        values |= {"equal_db": EQUAL_DB, "records": records}
         results.write_result(NAME, values, whole=len(records) == EDITS)
 
 

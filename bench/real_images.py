@@ -5,7 +5,8 @@
 Every picture is kept in ``real_images.partial.json``; a run that was stopped continues with the next one.
 
 Eight images per token, never seen in training, with exact part masks. They are inverted with the source prompt at cfg
-1 and edited with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach):
+1 and edited with both choices of `noise_maps`. In dB against the image after the VAE (the best an inversion can reach);
+images that are equal to it are left out of a mean and counted beside it (``tools.decibels``):
 
 - replay: a row with the source prompt beside the source row at cfg 1, not pinned;
 - no-op: an edit whose prompt is the source prompt, at the editing guidance;
@@ -35,9 +36,10 @@ from demo.training.defaults import CFG, CHANGED_WORDS, OMEGA
 from demo.training.parts import DEMO_PARTS, LAYERS, DemoPart
 from demo.training.pictures import BACKGROUNDS, COLOURS, Look, article, draw_scene, nearest_colour, plain_scene
 from demo.training.studio import Studio, grid
+from tools.decibels import EQUAL_DB
 
 from . import results
-from .scores import outside, psnr
+from .scores import means, outside, psnr
 
 NAME = "real_images"
 PICTURES_A_TOKEN, STEPS, STRENGTH = 8, 10, 1.0
@@ -148,16 +150,15 @@ class Measured:
             kept = {n: row for n, row in left["measured"].items() if set(row) == set(self.methods)}
             self.values, self.unchanged = kept, {n: left["unchanged"][n] for n in kept}
 
-    def means(self) -> dict[str, dict[str, dict[str, float]]]:
-        """{method: {choice: {column: mean}}}"""
-        each = list(self.values.values())
+    def means(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """{method: {choice: {column: mean}}}, see `scores.means`."""
+        rows = {
+            (method, choice): [dict(zip(COLUMNS, one[method][choice], strict=True)) for one in self.values.values()]
+            for method in self.methods
+            for choice in self.choices
+        }
         return {
-            method: {
-                choice: dict(
-                    zip(COLUMNS, map(float, np.mean([one[method][choice] for one in each], axis=0)), strict=True)
-                )
-                for choice in self.choices
-            }
+            method: {choice: means(rows[method, choice], digits=6) for choice in self.choices}
             for method in self.methods
         }
 
@@ -209,6 +210,7 @@ def main() -> None:
         "omega": OMEGA,
         "changed_words": CHANGED_WORDS,
         "denoise": STRENGTH,
+        "equal_db": EQUAL_DB,
     }
     measured = Measured(settings, methods, (AS_RECORDED, FROM_SOURCE))
     measured.resume()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import decibels
 from ..bootstrap import PACK_DIR
 from .measured import Measured
 
@@ -78,7 +79,7 @@ def vae(studio: Any, count: int = VAE_PICTURES) -> dict[str, Any]:
     images = np.stack([draw_scene(random_scene(VAE_SEED + k)).image for k in range(count)])
     back = studio.decode(studio.encode(images)).double().numpy()
     each = [psnr(one.astype(np.float64) / 255, other) for one, other in zip(images, back)]
-    return {"pictures": count, "psnr_db": float(np.mean(each))}
+    return {"pictures": count, "psnr_db": decibels.mean(each)}
 
 
 def scorer(studio: Any, count: int = SCORER_SCENES) -> dict[str, Any]:

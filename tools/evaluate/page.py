@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..decibels import EQUAL
 from ..demo_edits.page import STYLE
 from .demo_checks import said
-from .scores import COLUMNS, EQUAL
+from .scores import COLUMNS
 from .tables import published_table, table
 
 MORE = """

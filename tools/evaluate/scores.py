@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from .. import decibels
 from .cases import Case, Pictures
 from .methods.base import Wanted
 from .methods.loaded import Loaded
@@ -31,12 +32,8 @@ class Column:
 
     def shown(self, value: float) -> str:
         """A value as text."""
-        return EQUAL if self.key == "psnr" and value >= EQUAL_DB else f"{value:.{self.digits}f}"
+        return decibels.shown(value, self.digits) if self.key == "psnr" else f"{value:.{self.digits}f}"
 
-
-# What Edit Metrics gives as the PSNR of equal pictures, where no infinity can be written.
-EQUAL_DB = 1000.0
-EQUAL = "equal"
 
 # From here on a background counts as kept: below it, other objects and places are seen to change.
 KEPT_DB = 20
@@ -140,9 +137,6 @@ def means(each: Iterable[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def averaged(rows: Iterable[dict[str, Any]], key: str) -> list[float]:
-    """The values of a column that go into its mean.
-
-    The PSNR of a picture that is equal to its source would lift any mean: it only counts if all are equal.
-    """
+    """The values of a column that go into its mean; of PSNRs see `decibels.averaged`."""
     known = [row[key] for row in rows if row.get(key) is not None]
-    return [value for value in known if key != "psnr" or value < EQUAL_DB] or known
+    return decibels.averaged(known) if key == "psnr" else known
