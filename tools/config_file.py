@@ -80,6 +80,50 @@ PictureSize = Annotated[int, AfterValidator(_picture_size)]
 Model = TypeVar("Model", bound=Entry)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: a key that is there twice is a mistake, and the first of its values would be lost."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._checked: dict[int, yaml.MappingNode] = {}
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Called before anything is merged in (<<): an entry may set what it merges in anew.
+        if id(node) not in self._checked:
+            self._checked[id(node)] = node
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: {key.value!r} is there twice in the same entry; keep one of them.")
+                seen.add(str(key.value))
+        super().flatten_mapping(node)
+
+
+def load_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+        ValueError: a key is there twice in the same mapping.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; for ``json.loads(object_pairs_hook=…)``.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice in the same entry; keep one of them.")
+    return found
+
+
 def read_config(file: Path, model: type[Model]) -> tuple[Model, Path]:
     """Read and check a file.
 
@@ -92,8 +136,10 @@ def read_config(file: Path, model: type[Model]) -> tuple[Model, Path]:
     if file.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{file}: is larger than {MAX_CONFIG_BYTES // 1024} KB, so it is not a configuration file.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not text in UTF-8 ({error.reason}). Save it with this encoding.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: is not valid YAML: {error}") from error
     base = file.resolve().parent
     try:

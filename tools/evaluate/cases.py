@@ -12,6 +12,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from ..host.layout import whole_file
+from ..pictures import as_mask, as_picture, read_mask, read_picture
+
+# What the files of a generated source are called, in the place of a method.
+SOURCE = "source"
 
 
 class DataError(ValueError):
@@ -75,6 +79,11 @@ class Case:
         return bool(self.pairs) and all(pair.mask for pair in self.pairs)
 
     @property
+    def befores(self) -> list[str]:
+        """The words of the source that change."""
+        return [pair.before for pair in self.pairs]
+
+    @property
     def target(self) -> str:
         """What the edited region should show: the one pair's phrase, else the whole edited prompt."""
         return self.pairs[0].after if len(self.pairs) == 1 else self.edit
@@ -103,28 +112,26 @@ class Pictures:
     size: int
     fit: str = "crop"
     write: bool = True
-    kept: dict[str, Image.Image] = field(default_factory=dict)
+    # Masks of a plan as PNG: unions are made of them.
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     def picture(self, image: Image.Image) -> str:
         """Keep an image; returns its file name."""
-        return self._keep(self._fitted(ImageOps.exif_transpose(image).convert("RGB"), Image.Resampling.LANCZOS))
+        return self._keep(self._fitted(as_picture(image), Image.Resampling.LANCZOS))
 
     def mask(self, image: Image.Image) -> str:
-        """Keep a mask, white where something should change; a picture with transparency gives its alpha channel.
+        """Keep a mask, white where something should change; see `pictures.as_mask`.
 
         Raises:
             DataError: nothing or everything is marked.
         """
-        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
-            grey = image.getchannel("A")
-        else:
-            grey = image.convert("L")
-        # Label masks of 0 and 1 are common.
-        if grey.getextrema()[1] == 1:
-            grey = grey.point(lambda value: 255 * value)
-        grey = self._fitted(grey, Image.Resampling.BILINEAR).point(lambda value: 255 if value > 127 else 0)
-        if grey.getextrema() in ((0, 0), (255, 255)):
-            raise DataError(f"the mask marks {'everything' if grey.getpixel((0, 0)) else 'nothing'} of the picture")
+        whole = as_mask(image)
+        grey = self._fitted(whole, Image.Resampling.BILINEAR).point(lambda value: 255 if value > 127 else 0)
+        if grey.getextrema() == (255, 255):
+            raise DataError("the mask marks everything of the picture")
+        if grey.getextrema() == (0, 0):
+            peak = whole.getextrema()[1]
+            raise DataError(f"the mask marks nothing of the picture: white marks, its brightest value is {peak} of 255")
         return self._keep(grey)
 
     def union(self, names: list[str]) -> str:
@@ -137,9 +144,7 @@ class Pictures:
         return self._keep(joined)
 
     def open(self, name: str) -> Image.Image:
-        if name in self.kept:
-            return self.kept[name].copy()
-        with Image.open(self.folder / name) as image:
+        with Image.open(io.BytesIO(self.kept[name]) if name in self.kept else self.folder / name) as image:
             image.load()
             return image
 
@@ -147,9 +152,8 @@ class Pictures:
         return self.folder / name
 
     def keep_bytes(self, data: bytes, mask: bool = False) -> str:
-        """Keep a picture as PNG, JPEG or WebP."""
-        with Image.open(io.BytesIO(data)) as image:
-            return self.mask(image) if mask else self.picture(image)
+        """Keep a picture or mask that a server made."""
+        return self.mask(read_mask(data)) if mask else self.picture(read_picture(data))
 
     def _fitted(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
         size = (self.size, self.size)
@@ -161,7 +165,10 @@ class Pictures:
         content = f"{image.mode}{image.size}".encode() + image.tobytes()
         name = f"evaluate_{hashlib.sha256(content).hexdigest()[:20]}.png"
         if not self.write:
-            self.kept[name] = image.copy()
+            if image.mode == "L":
+                data = io.BytesIO()
+                image.save(data, format="PNG")
+                self.kept[name] = data.getvalue()
         elif not (self.folder / name).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             with whole_file(self.folder / name) as partial:

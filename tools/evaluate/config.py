@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, read_config
-from .cases import Case, DataError, Pictures, file_name
+from ..config_file import AtLeastOne, ConfigError, Count, Entry, PictureSize, Text, load_yaml, read_config
+from .cases import SOURCE, Case, DataError, Pictures, file_name
 from .methods import ALL
 from .methods.base import Method
 from .methods.by_diffusers import PEERS
@@ -90,19 +90,27 @@ def _methods(values: Any, info: ValidationInfo) -> list[Method]:
     methods = [_method(one, info.context) for entry in values for one in _spread(entry)]
     names = [file_name(str(method.name)).casefold() for method in methods]
     for method, name in zip(methods, names):
+        # Its files lie beside those of the methods.
+        if name.split(".")[0] == SOURCE:
+            raise ValueError(f"the name {method.name!r} is that of the generated sources' files. Choose another one.")
         if names.count(name) > 1:
             raise ValueError(f"the name {method.name!r} is used twice. Give each method its own name.")
     return methods
 
 
-def _address(value: str) -> str:
+def server_address(value: str) -> str:
+    """The address of a server with its scheme and without a slash at the end.
+
+    Raises:
+        ValueError: it is neither http nor https.
+    """
     address = value if "://" in value else f"http://{value}"
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"expected an address such as http://127.0.0.1:8188, got {value!r}.")
     return address.rstrip("/")
 
 
-Addresses = list[Annotated[Text, AfterValidator(_address)]]
+Addresses = list[Annotated[Text, AfterValidator(server_address)]]
 
 
 class RayCluster(Entry):
@@ -141,6 +149,15 @@ class ConfigFile(Entry):
     rows_per_second: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
+    def _methods_with_the_settings(self) -> ConfigFile:
+        for method in self.methods:
+            try:
+                method.check(self.settings)
+            except ValueError as error:
+                raise ValueError(f"methods: {method.name!r}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _checks_of_the_demo(self) -> ConfigFile:
         if self.checks and self.model != "demo":
             raise ValueError(f"checks: these are of the demo's models, but model is {self.model!r}. Leave them out.")
@@ -150,8 +167,8 @@ class ConfigFile(Entry):
 def is_token_file(file: Path) -> bool:
     """Whether a file asks for a token laboratory; a file that cannot be read does not."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = load_yaml(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("kind") == "token"
 

@@ -37,14 +37,14 @@ from ..config_file import ConfigError
 from ..host.existing import has_accelerator
 from ..host.layout import PACK_DIR, end_cleanly_when_told_to_stop, write_whole
 from ..host.provision import locked
-from .cases import Case
+from .cases import SOURCE, Case
 from .cluster import Cluster
-from .config import Plan, is_token_file, read_plan
+from .config import Plan, is_token_file, read_plan, server_address
 from .demo_checks import measure, said
 from .jobs import NoServerLeft, Outcome, share
 from .page import page
 from .tables import markdown, plan_text, report, table
-from .work import SOURCE, Bench, EditJob
+from .work import Bench, EditJob
 from .worker import ServerGone, Worker
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -88,6 +88,8 @@ def evaluate(plan: Plan, runners: Sequence[Any]) -> tuple[dict[tuple[str, str], 
     """
     bench = Bench(plan)
     opened = open_all(runners)
+    if problems := bench.know_tokens({runner.place: runner.info for runner in opened}):
+        raise ConfigError("\n".join(problems))
     every = [
         EditJob(case, method) for case in plan.cases for method in plan.methods_for(case.data) if not method.lacks(case)
     ]
@@ -263,6 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--token goes with --demo alone; in a file of your own, write 'kind: token'")
     if options.rows_per_second is not None and not options.rows_per_second > 0:
         parser.error(f"--rows-per-second: expected a positive number, got {options.rows_per_second:g}")
+    try:
+        addresses = [server_address(one) for one in options.server]
+    except ValueError as error:
+        parser.error(f"--server: {error}")
     config, output = options.config, options.output and options.output.absolute()
     if options.demo:
         name = "demo_token" if options.token else "demo_quick" if options.quick else "demo"
@@ -281,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan.output.mkdir(parents=True, exist_ok=True)
         with (
             locked(plan.output / ".lock", "another evaluation writes to this folder; waiting for it"),
-            servers(plan, options.server, options.cpu, not options.no_ray) as runners,
+            servers(plan, addresses, options.cpu, not options.no_ray) as runners,
         ):
             cases, results = evaluate(plan, runners)
         checks = measure(plan.config.checks, plan.output / "checks.json")

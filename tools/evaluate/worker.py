@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import time
 import urllib.error
 from pathlib import Path
@@ -146,10 +145,7 @@ class Worker:
 
     def _upload(self, name: str, data: bytes) -> None:
         assert self.client is not None
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_bytes(data)
-            stored = self.client.upload_image(path)
+        stored = self.client.upload(name, data)
         if stored != name:
             raise JobError(f"the server stored {name} as {stored!r}")
         self.uploaded.add(name)

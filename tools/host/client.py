@@ -184,14 +184,18 @@ class Client:
 
     def upload_image(self, path: Path) -> str:
         """Upload an image to the server's input folder; returns its name for LoadImage."""
+        return self.upload(path.name, path.read_bytes())
+
+    def upload(self, name: str, data: bytes) -> str:
+        """Upload an image's bytes under a name; see `upload_image`."""
         boundary = uuid.uuid4().hex
         body = (
             (
                 f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
-                f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"\r\n'
+                f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n"
             ).encode()
-            + path.read_bytes()
+            + data
             + f"\r\n--{boundary}--\r\n".encode()
         )
         answer = self.request("/upload/image", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})

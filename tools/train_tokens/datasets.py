@@ -9,7 +9,7 @@ Head"), and a folder of images. Pascal-Part (Chen et al. 2014): one MATLAB file 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..pictures import PictureError, as_picture, check_same_shape, opened, read_mask, read_picture
 from .coco_masks import decode_segmentation
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_mask"
 MAX_ANNOTATION_BYTES = 2 * 1024**3
 
@@ -146,8 +147,8 @@ def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder:
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for count, example in enumerate(examples, start=1):
-        with Image.open(example.image) as opened:
-            picture = opened.convert("RGB")
+        # As it is stored: the annotations know nothing of an EXIF entry that turns it.
+        picture = as_picture(opened(example.image, upright=False), example.image)
         if picture.size != example.mask.shape[::-1]:
             raise ValueError(
                 f"'{example.image}' is {picture.size[0]} x {picture.size[1]}, its mask "
@@ -155,7 +156,7 @@ def write_pairs(examples: Iterator[PartExample] | Sequence[PartExample], folder:
             )
         name = f"{count:05d}_{example.image.stem}"
         Image.fromarray(example.mask.astype(np.uint8) * 255).save(folder / f"{name}{MASK_ENDING}.png")
-        picture.save(folder / f"{name}.png")
+        picture.save(folder / f"{name}.png", exif=b"")
     return count
 
 
@@ -163,13 +164,13 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """(image, mask) files of a folder: NAME.* with NAME_mask.*, or images/NAME.* with masks/NAME.*.
 
     Raises:
-        ValueError: no pairs, or an image without its mask.
+        ValueError: no pairs, an image without its mask or a mask without its image, or two files of one name.
     """
     if not folder.is_dir():
         raise ValueError(f"folder: '{folder}' does not exist.")
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         pictures, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
-        masks = {stem.removesuffix(MASK_ENDING): path for stem, path in masks.items()}
+        masks = _named({path: stem.removesuffix(MASK_ENDING) for stem, path in masks.items()})
     else:
         files = _by_stem(folder)
         masks = {stem.removesuffix(MASK_ENDING): path for stem, path in files.items() if stem.endswith(MASK_ENDING)}
@@ -179,6 +180,9 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
         raise ValueError(f"folder: '{folder}' has no mask for {', '.join(lonely[:5])} (expected {lonely[0]}_mask.png).")
     if not pictures:
         raise ValueError(f"folder: no images in '{folder}'. Put pairs there: cat.png and cat_mask.png.")
+    if left := sorted(set(masks) - set(pictures)):
+        known = ", ".join(ending[1:] for ending in PICTURES)
+        raise ValueError(f"folder: '{folder}' has no image for the mask of {', '.join(left[:5])} (it may be {known}).")
     return [(pictures[stem], masks[stem]) for stem in sorted(pictures)]
 
 
@@ -189,13 +193,17 @@ def load_pairs(folder: Path, size: int, limit: int | None = None) -> tuple[torch
 
     Returns:
         Images (N, size, size, 3) and masks (N, 1, size, size), float32, 0..1.
+
+    Raises:
+        ValueError: a file that is missing, no picture, or a mask whose aspect ratio is not its image's.
     """
     images, masks = [], []
     for picture_file, mask_file in list_pairs(folder)[:limit]:
-        with Image.open(picture_file) as opened:
-            picture = opened.convert("RGB")
-        with Image.open(mask_file) as opened:
-            mask = opened.convert("L")
+        picture, mask = read_picture(picture_file), read_mask(mask_file)
+        try:
+            check_same_shape(mask, picture)
+        except PictureError as error:
+            raise ValueError(f"folder: {mask_file}: {error}.") from None
         if mask.size != picture.size:
             mask = mask.resize(picture.size, Image.Resampling.NEAREST)
         box = square_around(np.asarray(mask) > 127)
@@ -218,12 +226,13 @@ def square_around(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _categories(names: dict[int, str], parts: Sequence[str]) -> set[int]:
-    lower = {name.lower(): number for number, name in names.items()}
+    lower = {name.lower() for name in names.values()}
     unknown = [part for part in parts if part.lower() not in lower]
     if unknown or not parts:
         there = ", ".join(sorted(names.values()))
         raise ValueError(f"parts: {', '.join(unknown) or 'none given'} not found. The file has: {there}.")
-    return {lower[part.lower()] for part in parts}
+    wanted = {part.lower() for part in parts}
+    return {number for number, name in names.items() if name.lower() in wanted}
 
 
 def _json(file: Path) -> Any:
@@ -258,4 +267,15 @@ def _picture(folder: Path, name: str) -> Path:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.is_file()}
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.is_file())
+    return _named({path: path.stem for path in files if not path.name.startswith(".")})
+
+
+def _named(stems: Mapping[Path, str]) -> dict[str, Path]:
+    """{stem: file}; which of two files of one name is meant cannot be known."""
+    found: dict[str, Path] = {}
+    for path, stem in stems.items():
+        if stem in found:
+            raise ValueError(f"folder: '{found[stem]}' and '{path.name}' have the same name. Keep one of them.")
+        found[stem] = path
+    return found

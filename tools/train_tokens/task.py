@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +61,7 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     token, report = train_part_token(
         model, latents, view_masks, positive, settings, sources=sources, state_file=state, progress=progress
     )
-    if task.get("note"):
-        token = dataclasses.replace(token, metadata={**token.metadata, "note": task["note"]})
+    token = dataclasses.replace(token, metadata={**token.metadata, **made_from(task)})
     file = output / f"{name}.safetensors"
     save_token(token, file)
     judged = report.held_out or sorted(set(sources))
@@ -75,6 +75,15 @@ def run_task(task: dict[str, Any], log: Callable[[str], None] = print) -> dict[s
     state.unlink(missing_ok=True)
     log(f"{name}: done, IoU {report.part_iou}")
     return result
+
+
+def made_from(task: dict[str, Any]) -> dict[str, str]:
+    """What a token file says of the checkpoint and data it was made from: names alone, no paths of this machine."""
+    kind, source = next(iter(task["data"].items()))
+    known = (source.get(name) for name in ("path", "annotations", "object_class", "objects", "part", "parts"))
+    words = [", ".join(one) if isinstance(one, list) else Path(one).name for one in known if one]
+    found = {"model": Path(task["model"]).name, "data": f"{kind}: {'; '.join(words)}", "prompt": task["prompt"]}
+    return {name: text for name, text in {**found, "note": task.get("note", "")}.items() if text}
 
 
 def has_accelerator() -> bool:
@@ -116,10 +125,16 @@ def read_pictures(task: dict[str, Any]) -> tuple[Any, Any]:
     options = {key: value for key, value in source.items() if key not in ("annotations", "images")}
     reader: Any = read_part_imagenet if kind == "part_imagenet" else read_pascal_part
     folder = Path(task["output"]) / f"{task['name']}.pictures"
-    if not folder.is_dir():
-        part = folder.with_name(folder.name + f".{os.getpid()}")
+    # What the pictures were taken from: other parts, or another limit, are other pictures.
+    stamp, key = folder / "from.json", json.dumps({kind: source}, sort_keys=True)
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
+        part = folder.with_name(folder.name + ".partial")
+        for old in (part, folder):
+            if old.is_dir():
+                shutil.rmtree(old)
         if not write_pairs(reader(*paths, **options), part):
             raise ValueError(f"{task['name']}: the data set has no image of this part.")
+        (part / stamp.name).write_text(key, encoding="utf-8")
         part.rename(folder)
     return load_pairs(folder, task["size"])
 

@@ -20,6 +20,7 @@ from tools.train_tokens.datasets import (
     square_around,
     write_pairs,
 )
+from tools.train_tokens.task import read_pictures
 
 HEIGHT, WIDTH = 20, 30
 
@@ -256,3 +257,78 @@ def _empty(folder):
 def test_the_square_holds_the_mask():
     assert square_around(box(0, 22, 5, 30)) == (10, 0, 30, 20)
     assert square_around(np.zeros((HEIGHT, WIDTH), dtype=bool)) == (5, 0, 25, 20)
+
+
+def pair(folder, name, image, mask):
+    folder.mkdir(exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(folder / f"{name}.png")
+    Image.fromarray(mask).save(folder / f"{name}_mask.png")
+
+
+def test_masks_are_read_in_every_depth(tmp_path):
+    """Label masks of 0 and 1 were once empty, and 16 bits were cut off at 255."""
+    grey, mask = np.full((HEIGHT, WIDTH), 100, dtype=np.uint8), box(2, 3, 9, 12).astype(np.uint8)
+    pair(tmp_path / "plain", "a", grey, mask * 255)
+    pair(tmp_path / "labels", "a", grey.astype(np.uint16) * 257, mask)
+    pair(tmp_path / "deep", "a", grey.astype(np.uint16) * 257, mask.astype(np.uint16) * 65535)
+    images, masks = load_pairs(tmp_path / "plain", HEIGHT)
+    for name in ("labels", "deep"):
+        other, found = load_pairs(tmp_path / name, HEIGHT)
+        assert (other == images).all() and (found == masks).all(), name
+
+
+def test_a_picture_that_its_exif_entry_turns_is_learned_upright(tmp_path):
+    """A mask painted over what a viewer shows was once squeezed into the picture as it is stored."""
+    turned, mask = Image.Exif(), box(2, 3, 9, 12)
+    turned[0x0112] = 6
+    (tmp_path / "a").mkdir()
+    Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").save(tmp_path / "a" / "x.jpg", exif=turned, quality=100)
+    shown = np.rot90(mask, -1)
+    Image.fromarray(shown.astype(np.uint8) * 255).save(tmp_path / "a" / "x_mask.png")
+    images, masks = load_pairs(tmp_path / "a", HEIGHT)
+    assert ((images.mean(-1) > 0.5) == (masks[:, 0] > 0.5)).float().mean() > 0.97
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "a" / "x_mask.png")
+    with pytest.raises(ValueError, match=r"x_mask\.png: the mask is 30 × 20 pixels, its picture 20 × 30"):
+        load_pairs(tmp_path / "a", HEIGHT)
+
+
+def test_files_that_would_be_left_out_silently_are_named(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "a_mask.png")
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves behind")
+    assert len(list_pairs(tmp_path)) == 1
+    picture(tmp_path / "b_mask.png")
+    (tmp_path / "b.heic").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no image for the mask of b \(it may be png, jpg,"):
+        list_pairs(tmp_path)
+    picture(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg' and 'a\.png' have the same name"):
+        list_pairs(tmp_path)
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b_mask.png").unlink()
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"a\.png is not a picture that can be read"):
+        load_pairs(tmp_path, HEIGHT)
+
+
+def test_other_parts_of_a_data_set_are_other_pictures(part_imagenet, tmp_path):
+    """The pictures of an earlier run were once taken, whatever the file said since."""
+    file, images, _ = part_imagenet
+    source = {"annotations": str(file), "images": str(images), "parts": ["Quadruped Head"]}
+    task = {"name": "t", "output": str(tmp_path / "out"), "size": HEIGHT, "data": {"part_imagenet": source}}
+    (tmp_path / "out" / "t.pictures.partial").mkdir(parents=True)  # of a run that was stopped
+    count = len(read_pictures(task)[0])
+    stamp = tmp_path / "out" / "t.pictures" / "from.json"
+    before = stamp.stat().st_mtime_ns
+    assert count == len(read_pictures(task)[0]) == 2 and stamp.stat().st_mtime_ns == before, "read once"
+    assert len(read_pictures({**task, "data": {"part_imagenet": {**source, "limit": 1}}})[0]) == 1
+    source["parts"] = ["Quadruped Body"]
+    body = read_pictures({**task, "data": {"part_imagenet": source}})[1]
+    assert len(body) == 2 and body[0].mean() > 0.3
+
+
+def test_two_categories_of_one_name_are_both_taken(part_imagenet):
+    file, images, content = part_imagenet
+    content["categories"][1]["name"] = "quadruped head"
+    file.write_text(json.dumps(content))
+    assert len(list(read_part_imagenet(file, images, ["Quadruped Head"]))) == 3

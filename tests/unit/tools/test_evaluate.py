@@ -1,245 +1,28 @@
-"""run.py evaluate: readers on files in the real formats, the plan, sharing between servers, and the tables."""
+"""run.py evaluate: the plan, sharing between servers, and the tables."""
 
 from __future__ import annotations
 
-import io
-import json
 import threading
 import time
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
 
+from support.evaluation import SIZE, box, write_config
+from tools import decibels
 from tools.config_file import ConfigError
-from tools.evaluate import readers
-from tools.evaluate.cases import Case, DataError, Pair, Pictures, file_name
+from tools.evaluate.cases import Case, Pair, Pictures, file_name
 from tools.evaluate.config import read_plan
 from tools.evaluate.demo_world import success
 from tools.evaluate.jobs import NoServerLeft, share
 from tools.evaluate.page import page
 from tools.evaluate.run import main
-from tools.evaluate.scores import COLUMNS, EQUAL_DB, means, with_kept
+from tools.evaluate.scores import COLUMNS, means, with_kept
 from tools.evaluate.store import Store
 from tools.evaluate.tables import markdown, plan_text, published, report
 from tools.evaluate.work import Bench, EditJob
 from tools.evaluate.worker import JobError, ServerGone
-
-SIZE = 64
-
-
-def picture(colour=(200, 30, 30), size=(80, 60)):
-    return Image.new("RGB", size, colour)
-
-
-def box(left, right, size=(80, 60)):
-    mask = Image.new("L", size)
-    mask.paste(255, (left, 10, right, 50))
-    return mask
-
-
-def encoded(image):
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    return data.getvalue()
-
-
-def write_config(folder, data, methods=("unchanged",), **more):
-    file = folder / "config.yaml"
-    values = {"size": SIZE, "data": data, "methods": list(methods), **more}
-    file.write_text(yaml.safe_dump(values))
-    return file
-
-
-def cases_of(folder, data):
-    return list(read_plan(write_config(folder, [data])).data[0].cases)
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A folder of one's own: two pictures and their masks."""
-    for name in "ab":
-        picture().save(tmp_path / f"{name}.jpg")
-        box(10, 40).save(tmp_path / f"{name}_left.png")
-        box(40, 70).save(tmp_path / f"{name}_right.png")
-    return tmp_path
-
-
-def test_a_folder_of_ones_own(own):
-    entries = [
-        {
-            "image": "a.jpg",
-            "source": "a red\n cat",
-            "edit": "a blue cat",
-            "mask": "a_left.png",
-            "token": "t.safetensors",
-        },
-        {
-            "image": "b.jpg",
-            "source": "a cat and a dog",
-            "pairs": [
-                {"before": "a cat", "after": "a fox", "mask": "b_left.png"},
-                {"before": "a dog", "after": "a cow", "mask": "b_right.png"},
-            ],
-        },
-        {"source": "a man", "edit": "a robot", "seed": 7},
-    ]
-    (own / "edits.yaml").write_text(yaml.safe_dump(entries))
-    first, second, third = cases_of(own, {"folder": "."})
-    assert (first.source, first.edit, first.token, first.generated) == (
-        "a red cat",
-        "a blue cat",
-        "t.safetensors",
-        False,
-    )
-    assert second.edit == "a fox and a cow" and second.masked_pairs
-    assert third.generated and not third.picture and third.seed == 7
-    folder = own / "evaluation" / "inputs"
-    kept = Image.open(folder / first.picture)
-    assert kept.size == (SIZE, SIZE) and kept.mode == "RGB"
-    # 80 x 60 to 64 x 64: the middle 60 columns are kept, so the two masks touch and lose 0 columns of their own.
-    joined = np.asarray(Image.open(folder / second.mask))
-    each = [np.asarray(Image.open(folder / pair.mask)) for pair in second.pairs]
-    assert set(np.unique(joined)) == {0, 255} and (joined == np.maximum(*each)).all()
-    assert Image.open(folder / first.mask).getbbox()[0] == 0
-
-
-def test_a_csv_says_the_same_as_a_yaml(own):
-    row = {"image": "a.jpg", "source": "a cat", "before": "cat", "after": "dog", "mask": "a_left.png", "seed": 3}
-    (own / "edits.yaml").write_text(yaml.safe_dump([row]))
-    from_yaml = cases_of(own, {"name": "x", "folder": "."})
-    lines = [",".join(row), ",".join(map(str, row.values()))]
-    (own / "edits.yaml").rename(own / "old")
-    (own / "edits.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
-    assert cases_of(own, {"name": "x", "folder": "."}) == from_yaml
-    assert from_yaml[0].pairs[0].mask == from_yaml[0].mask != ""
-
-
-@pytest.mark.parametrize(
-    ("entry", "says"),
-    [
-        ({"image": "none.jpg", "source": "a", "edit": "b"}, "none.jpg does not exist"),
-        ({"source": "a"}, "edit: is missing"),
-        ({"source": "a cat", "before": "dog", "after": "cow"}, "'dog' is not in the prompt"),
-        ({"source": "a", "edit": "b", "sed": 3}, "unknown key sed"),
-        ({"source": "a", "edit": "b", "image": "edits.yaml"}, "is not a picture"),
-        ({"source": "a", "edit": "b", "mask": "empty.png"}, "marks nothing"),
-    ],
-)
-def test_a_wrong_entry_is_named(own, entry, says):
-    Image.new("L", (80, 60)).save(own / "empty.png")
-    (own / "edits.yaml").write_text(yaml.safe_dump([entry]))
-    with pytest.raises(ConfigError, match=r"edits\.yaml\[0\]") as caught:
-        cases_of(own, {"folder": "."})
-    assert says in str(caught.value)
-
-
-def test_oirbench_single_and_multi_with_field_names_of_choice(own):
-    multi = [
-        {
-            "image": "a.jpg",
-            "source_prompt": "a cat beside a dog",
-            "pairs": [
-                {"source_phrase": "a cat", "target_phrase": "a fox", "mask": "a_left.png"},
-                {"source_phrase": "a dog", "target_phrase": "a cow", "mask": "a_right.png"},
-            ],
-        }
-    ]
-    single = {"cat": {"img": "b.jpg", "prompts": {"origin": "a cat"}, "from": "cat", "to": "dog", "seg": "b_left.png"}}
-    (own / "multi.yaml").write_text(yaml.safe_dump(multi))
-    (own / "single.yaml").write_text(yaml.safe_dump(single))
-    (case,) = cases_of(own, {"oirbench": {"file": "multi.yaml", "images": "."}})
-    assert case.edit == "a fox beside a cow" and case.seed == 1 and len({pair.mask for pair in case.pairs}) == 2
-    fields = {"image": "img", "prompt": "prompts.origin", "before": "from", "after": "to", "mask": "seg"}
-    (case,) = cases_of(own, {"oirbench": {"file": "single.yaml", "images": ".", "fields": fields}})
-    assert (case.name, case.source, case.edit) == ("cat", "a cat", "a dog") and case.mask == case.pairs[0].mask
-    with pytest.raises(ConfigError, match=r"has no 'image'; it has: name, .*'fields'"):
-        cases_of(own, {"oirbench": {"file": "single.yaml", "images": "."}})
-
-
-def bench_rows():
-    """Two rows with the columns of PartEdit-Bench's data set card."""
-    picture_of = {"bytes": encoded(picture()), "path": "x.png"}
-    common = {
-        "id": 0,
-        "original_image": picture_of,
-        "partedit": picture_of,
-        "subject": "man",
-        "edit": "robot",
-        "part": "head",
-        "gt_mask": {"bytes": encoded(box(10, 40)), "path": None},
-        "class_name": "human",
-        "prompt_original": "a closeup of a man",
-        "prompt_changed": "a closeup of a man with a robotic head",
-        "p2p_prompt": "a closeup of a robot",
-        "p2p_template": "a closeup of a <>",
-        "instructp2p_edit1": "make the head robotic",
-        "instructp2p_edit2": "",
-        "instructp2p_edit3": "",
-        "seed": 5,
-    }
-    other = {"class_name": "quadruped_head", "subject": "dog", "prompt_original": "a dog", "edit": "dragon"}
-    return [common, {**common, **other, "id": 1}]
-
-
-def test_partedit_bench_is_read_from_parquet(tmp_path):
-    rows = bench_rows()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "synth.parquet")
-    first, second = cases_of(tmp_path, {"partedit_bench": {"file": "synth.parquet"}})
-    assert (first.source, first.edit, first.seed) == ("a closeup of a man", "a closeup of a robot", 5)
-    assert first.picture and first.pairs[0].mask == first.mask != "" and not first.generated
-    # human and head; the second names its token alone.
-    assert (first.token, second.token) == ("partimage_human_head.pt", "partimage_quadruped_head.pt")
-    made, _ = cases_of(tmp_path, {"partedit_bench": {"file": "synth.parquet", "generate": True}})
-    assert made.generated and not made.picture and not made.mask and made.seed == 5
-    tokens = {"human": "mine.safetensors"}
-    (made,) = cases_of(tmp_path, {"partedit_bench": {"file": "synth.parquet", "tokens": tokens, "limit": 1}})
-    assert made.token == "mine.safetensors"
-
-
-def test_partedit_bench_of_an_older_revision_and_an_unknown_part(tmp_path):
-    """The authors' demo reads the token from one column, and has the two heads the wrong way round."""
-    older = {"prompt_original": "a dog", "subject": "dog", "edit": "cat", "token_cls": "quadruped_head", "seed": 1}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([older]), tmp_path / "old.parquet")
-    (made,) = cases_of(tmp_path, {"partedit_bench": {"file": "old.parquet"}})
-    assert made.generated and made.token == "partimage_quadruped_head.pt"
-    unknown = [{**bench_rows()[0], "class_name": "lamp", "part": "shade"}]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(unknown), tmp_path / "new.parquet")
-    with pytest.raises(ConfigError, match=r"no token is known for class_name 'lamp', part 'shade'\. Add one"):
-        cases_of(tmp_path, {"partedit_bench": {"file": "new.parquet"}})
-
-
-def test_without_pyarrow_the_package_is_named(tmp_path, monkeypatch):
-    (tmp_path / "x.parquet").write_bytes(b"")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DataError, match="pip install pyarrow"):
-        readers.read_parquet(tmp_path / "x.parquet")
-
-
-FIG_19 = {
-    "template": "A <OBJECT> at a <LOCATIONS>",
-    "template2": "A <EDIT> at a <LOCATIONS>",
-    "objects": ["cat", "dog", "monkey"],
-    "locations": ["forest", "city"],
-    "edits": {"_animal": ["panda", "cat", "dragon"]},
-}
-
-
-def test_prompts_are_drawn_as_in_fig_19(tmp_path):
-    (tmp_path / "animals.json").write_text(json.dumps(FIG_19))
-    data = {"prompts": {"file": "animals.json", "count": 12, "token": "head.safetensors"}}
-    cases = cases_of(tmp_path, data)
-    assert cases == cases_of(tmp_path, data), "the same seed draws the same prompts"
-    assert len({(case.source, case.edit) for case in cases}) == 12 and len({case.seed for case in cases}) == 12
-    for case in cases:
-        (pair,) = case.pairs
-        assert case.source.replace(pair.before, pair.after, 1) == case.edit and pair.before != pair.after
-        assert case.generated and case.token == "head.safetensors" and "<" not in case.source + case.edit
-    with pytest.raises(ConfigError, match="99 prompts are wanted; the lists give 16"):
-        cases_of(tmp_path, {"prompts": {"file": "animals.json", "count": 99}})
 
 
 def test_success_is_the_parts_colour(tmp_path):
@@ -301,6 +84,30 @@ def test_what_a_method_is_for_is_no_part_of_what_its_edits_depend_on(tmp_path):
     assert keys[0] == keys[1]
 
 
+def offered(content):
+    """What a server says of its part tokens."""
+    return {"LoadPartToken": {"input": {"required": {"part_token": [["a"], {"partedit_contents": content}]}}}}
+
+
+def test_a_token_that_was_trained_again_makes_its_edits_again_and_no_others(tmp_path):
+    """Its name stays the same, and so did the results of the old one."""
+    methods = ["partedit", {"method": "partedit", "name": "given", "given_mask": True}, "sdedit"]
+    plan = read_plan(write_config(tmp_path, [{"demo": {"kind": "generated", "count": 1}}], methods))
+    (case,) = plan.cases
+    jobs = [EditJob(case), *(EditJob(case, method) for method in plan.methods)]
+    keys = []
+    for content in ("old", "new"):
+        bench = Bench(plan)
+        assert bench.know_tokens({"one": offered({case.token: content, "other": content})}) == []
+        keys.append([bench.key(job) for job in jobs])
+    # The generated source's mask is found by the token.
+    assert [old == new for old, new in zip(*keys)] == [False, False, True, True]
+    bench = Bench(plan)
+    wrong = bench.know_tokens({"one": offered({case.token: "old"}), "two": offered({case.token: "new"})})
+    assert wrong == [f"two: its token {case.token} is not that of one"]
+    assert Bench(plan).know_tokens({"older pack": {}}) == []
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -313,6 +120,11 @@ def test_what_a_method_is_for_is_no_part_of_what_its_edits_depend_on(tmp_path):
         ({"servers": ["ftp://x"]}, "expected an address"),
         ({"size": 100}, "multiple of 8"),
         ({"output": 3.5, "seed": 1}, "unknown key seed"),
+        # These once ended in an IndexError, or in another step than was asked for.
+        ({"methods": [{"method": "oir", "fixed_step": 60}]}, "'oir': fixed_step: is 60, but there are 50 steps"),
+        ({"methods": [{"method": "oir", "first_step": 8, "last_step": 5}]}, "first_step: is 8, after last_step"),
+        ({"methods": [{"method": "one_step", "steps": 20, "step": 30}]}, "step: is 30, but there are 20 steps"),
+        ({"methods": [{"method": "partedit", "name": "source"}]}, "that of the generated sources' files"),
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_runs(tmp_path, capsys, change, says):
@@ -421,7 +233,7 @@ def test_tables_are_means_beside_the_papers_figures(tmp_path):
 def test_equal_pictures_are_known_by_what_the_node_gives(pack):
     from partedit_oir.core import metrics
 
-    assert EQUAL_DB == metrics.EQUAL_DB
+    assert decibels.EQUAL_DB == metrics.EQUAL_DB
 
 
 def test_pictures_that_are_equal_to_their_source_do_not_lift_the_mean_psnr(tmp_path):

@@ -63,6 +63,13 @@ class Method(Entry):
         """Why the method cannot edit this case; "" if it can."""
         return ""
 
+    def reads_token(self, case: Case) -> bool:
+        """Whether the edit depends on what is in the case's part token."""
+        return False
+
+    def check(self, common: Settings) -> None:
+        """Raise ValueError if the method's own settings do not go with the common ones."""
+
     def rows(self, case: Case, common: Settings) -> int:
         raise NotImplementedError
 

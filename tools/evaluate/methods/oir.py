@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...config_file import AtLeastOne, Count, Share
 from ..cases import Case
+from ..phrases import missing_phrase, places
 from .base import FIXED_POINT_ITERATIONS, Method, Wanted, inversion_rows, with_guidance
 from .loaded import Loaded
 from .settings import Scorer, Settings
@@ -36,8 +37,16 @@ class Oir(Method):
 
     def lacks(self, case: Case) -> str:
         if case.masked_pairs or (case.mask_by_token and len(case.pairs) == 1):
-            return ""
+            return missing_phrase(case.source, case.befores)
         return "no objects (before, after) with a mask each"
+
+    def check(self, common: Settings) -> None:
+        steps = self.settings(common).steps
+        for name in ("fixed_step", "first_step", "last_step"):
+            if (getattr(self, name) or 0) > steps:
+                raise ValueError(f"{name}: is {getattr(self, name)}, but there are {steps} steps.")
+        if not self.candidates(steps):
+            raise ValueError(f"first_step: is {self.first_step}, after last_step, which is {self.last_step}.")
 
     def at_most(self, case: Case) -> bool:
         # How long each object's own pass is depends on its step.
@@ -69,13 +78,14 @@ class Oir(Method):
             encoded, case, self.inversion, own.steps, fixed_point_iterations=FIXED_POINT_ITERATIONS
         )
         pairs = None
-        for pair in case.pairs:
+        for pair, place in zip(case.pairs, places(case.source, case.befores)):
             pairs = graph.add(
                 "EditingPair",
                 clip=loaded.clip,
                 source_prompt=case.source,
                 source_phrase=pair.before,
                 target_phrase=pair.after,
+                occurrence=place.occurrence,
                 mask=loaded.mask(pair.mask),
                 previous_pairs=None if pairs is None else pairs[0],
             )

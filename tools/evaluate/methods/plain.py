@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...config_file import AtLeastOne, Share, Text
 from ..cases import Case
+from ..phrases import guided_prompts, missing_phrase
 from .base import Method, Wanted, needs_mask, with_guidance
 from .loaded import Loaded
 from .settings import Scorer, Settings
@@ -24,7 +25,12 @@ class OneStep(Method):
     share: Share = 0.8
 
     def begin(self, steps: int) -> int:
-        return min(self.step, steps) if self.step is not None else max(1, round(self.share * steps))
+        return self.step if self.step is not None else max(1, round(self.share * steps))
+
+    def check(self, common: Settings) -> None:
+        steps = self.settings(common).steps
+        if self.step is not None and self.step > steps:
+            raise ValueError(f"step: is {self.step}, but there are {steps} steps.")
 
     def rows(self, case: Case, common: Settings) -> int:
         own = self.settings(common)
@@ -105,9 +111,11 @@ class _InMask(_Noised):
     objects: Literal["together", "guided prompt", "target phrase"] = "together"
 
     def lacks(self, case: Case) -> str:
-        if self.objects != "together" and not case.masked_pairs:
-            return needs_mask(case) or ("" if self._alone(case) else "no objects (before, after) with a mask each")
-        return needs_mask(case)
+        if self.objects == "together" or needs_mask(case):
+            return needs_mask(case)
+        if not case.masked_pairs and not self._alone(case):
+            return "no objects (before, after) with a mask each"
+        return missing_phrase(case.source, case.befores) if self.objects == "guided prompt" else ""
 
     @staticmethod
     def _alone(case: Case) -> bool:
@@ -122,9 +130,9 @@ class _InMask(_Noised):
         if self.objects == "together":
             return Wanted({"edited": loaded.shown(self.one(loaded, case, own, case.edit, case.mask))})
         whole = loaded.graph.add("LoadImage", image=case.picture)[0]
-        for pair in case.pairs:
-            guided = self.objects == "guided prompt"
-            text = case.source.replace(pair.before, pair.after, 1) if guided else pair.after
+        guided = self.objects == "guided prompt"
+        texts = guided_prompts(case) if guided else [pair.after for pair in case.pairs]
+        for pair, text in zip(case.pairs, texts):
             whole = loaded.graph.add(
                 "ImageCompositeMasked",
                 destination=whole,
