@@ -12,7 +12,7 @@ from ..core.partedit.tokens import PartToken, combine
 from . import io_types
 from .checks import checked
 from .common import aliases, with_extra
-from .token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens
+from .token_folder import FOLDER, described_tokens, find_token, keep_token, list_tokens, token_contents
 
 MAX_TOKENS = 6
 
@@ -44,6 +44,7 @@ class LoadPartToken(io.ComfyNode):
                         ),
                     ),
                     partedit_tokens=described_tokens(files),
+                    partedit_contents=token_contents(files),
                 ),
             ],
             outputs=[

@@ -11,7 +11,7 @@ import folder_paths
 
 from ..core.files import safe_file_name
 from ..core.partedit.published import published_names, published_token, published_tokens, where_to_get
-from ..core.partedit.token_facts import token_facts
+from ..core.partedit.token_facts import token_content, token_facts
 from ..core.partedit.token_files import clean_text, load_token, save_token
 from ..core.partedit.token_names import NOT_INSTALLED, find_listed, is_token_file
 from ..core.partedit.token_pictures import ENDINGS, keep_picture
@@ -88,6 +88,13 @@ def described_tokens(names: Sequence[str]) -> dict[str, dict[str, Any]]:
                 **{key: value for key, value in more.items() if value},
             }
     return described
+
+
+def token_contents(names: Sequence[str]) -> dict[str, str]:
+    """{file: a text that changes with its content} of token files, for programs that keep results made with them."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    found = {name: next((f / name for f in folders if (f / name).is_file()), None) for name in names}
+    return {name: token_content(path) for name, path in found.items() if path is not None}
 
 
 def user_folder() -> Path | None:

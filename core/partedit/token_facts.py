@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .tokens import family_of_width
 # The header of a token has well below a kilobyte; a file may claim anything.
 MAX_HEADER_BYTES = 256 * 1024
 MAX_PARTS = 8
+MAX_TOKEN_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ def _read_facts(path: Path, changed: int, size: int) -> TokenFacts:
         parts, family = parts or (published.part,), family or published.family
     iou = _values(metadata.get("iou"), parts)
     return TokenFacts(parts[:MAX_PARTS], family, iou, _short(metadata.get("iou_measured_on")).startswith("held-out"))
+
+
+def token_content(path: Path) -> str:
+    """A short text that changes with what a token file holds, kept until the file changes; "" if it cannot be read."""
+    try:
+        state = path.stat()
+        return _read_content(path, state.st_mtime_ns, state.st_size)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=1024)
+def _read_content(path: Path, changed: int, size: int) -> str:
+    if size > MAX_TOKEN_BYTES:  # no token: a checkpoint that was put into the folder would take minutes to read
+        return f"{size} bytes, {changed}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _header(path: Path, size: int) -> dict[str, Any]:

@@ -74,6 +74,15 @@ class Graph:
 OWN_NODES = {"LoadDemoModel", "LoadPartToken", "PartEditPrompt", "FeatureBlendSampler", "EditMetrics", "InvertLatent"}
 
 
+def token_contents(info: dict[str, Any]) -> dict[str, str]:
+    """{token file: a text that changes with its content} on a server; {} where the pack does not say."""
+    for name, _, options, _ in input_specs(info.get("LoadPartToken") or {}):
+        if name == "part_token":
+            found: dict[str, str] = options.get("partedit_contents") or {}
+            return found
+    return {}
+
+
 def _check_choice(kind: str, name: str, value: Any, choices: list[Any]) -> None:
     if value in choices or (choices and isinstance(choices[0], dict)):
         return

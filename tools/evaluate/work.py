@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..host.graph import WorkflowError
-from .cases import Case, DataError
+from .cases import SOURCE, Case, DataError
 from .config import Plan
-from .graph import Graph, MissingFile
+from .graph import Graph, MissingFile, token_contents
 from .methods.base import Method, Wanted
 from .methods.by_diffusers import Peer
 from .methods.loaded import Loaded
@@ -26,7 +27,6 @@ from .worker import JobError
 FORMAT = 1
 # Part of every score's key: raised when what is measured changes.
 SCORES = 2
-SOURCE = "source"
 
 
 class Server(Protocol):
@@ -60,10 +60,31 @@ class Bench:
         self.plan, self.config = plan, plan.config
         self.store = Store(plan.output / "edits")
         self.measures = Measures(plan.config.networks)
+        self.tokens: dict[str, str] = {}
+
+    def know_tokens(self, infos: Mapping[str, dict[str, Any]]) -> list[str]:
+        """Take over what the servers' token files hold: a token that was trained again is another one.
+
+        Args:
+            infos: {place: answer of GET /object_info} of all servers.
+
+        Returns:
+            A line for each token of the data that is not the same everywhere.
+        """
+        wanted = {case.token for case in self.plan.cases if case.token}
+        wrong = []
+        for place, info in infos.items():
+            for name, content in sorted(token_contents(info).items()):
+                if name in wanted and self.tokens.setdefault(name, content) != content:
+                    wrong.append(f"{place}: its token {name} is not that of {next(iter(infos))}")
+        return wrong
 
     def key(self, job: EditJob) -> str:
         """What an edit depends on."""
         parts: list[Any] = [FORMAT, dataclasses.asdict(job.case), self.config.model]
+        read = job.case.mask_by_token if job.method is None else job.method.reads_token(job.case)
+        if read and (content := self.tokens.get(job.case.token)):
+            parts.append(content)
         if job.method is None:
             return key_of(*parts, self.config.settings.model_dump(), SOURCE)
         # The name says nothing of how an edit is made.

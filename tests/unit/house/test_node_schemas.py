@@ -26,7 +26,7 @@ TEXTS = ("tooltip", "display_name")
 def described(entry: Any) -> dict[str, Any]:
     values = {key: value for key, value in entry.as_dict().items() if key not in TEXTS}
     if entry.id in NOT_OURS:
-        for key in ("options", "default", "partedit_tokens"):
+        for key in ("options", "default", "partedit_tokens", "partedit_contents"):
             values.pop(key, None)
     return {"id": entry.id, "type": entry.get_io_type(), **values}
 

@@ -110,6 +110,9 @@ class PartEdit(_Blended):
             return needs_mask(case)
         return "" if case.token else "no part token"
 
+    def reads_token(self, case: Case) -> bool:
+        return not self.given_mask
+
     def build(self, loaded: Loaded, case: Case, common: Settings, scorer: Scorer | None) -> Wanted:
         where: dict[str, Any] = {}
         if self.given_mask:
