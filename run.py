@@ -22,7 +22,14 @@ if sys.version_info < (3, 10):  # noqa: UP036 - users may start it with any Pyth
 
 from tools.host import existing
 from tools.host.archives import FLOOR
-from tools.host.layout import PACK_DIR, Host, SetupError, end_cleanly_when_told_to_stop, whole_file
+from tools.host.layout import (
+    PACK_DIR,
+    Host,
+    SetupError,
+    end_cleanly_when_told_to_stop,
+    module_command,
+    whole_file,
+)
 from tools.host.link import link_pack
 from tools.host.provision import prepare_private
 from tools.host.server import Server, ServerError
@@ -43,17 +50,9 @@ def pick_host(modules: dict[str, str], floor: bool = False) -> Host:
     return host
 
 
-# Not with -m: the Python of ComfyUI's portable edition for Windows does not search the current folder.
-RUN_MODULE = """
-import runpy, sys
-sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
-runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
-"""
-
-
 def run_module(host: Host, module: str, arguments: list[str]) -> int:
     """Run a module of this repository with the host's Python; returns its exit code."""
-    return run_python(host, ["-c", RUN_MODULE, str(PACK_DIR), module, *arguments])
+    return run_python(host, module_command(module, arguments))
 
 
 def run_python(host: Host, arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,19 @@ def run_pip(python: Path, arguments: list[str], what: str) -> None:
         "elsewhere, and as much again during setup. If you already have a working ComfyUI, none of this is needed: see "
         "COMFYUI_PATH in the README.\n",
     )
+
+
+# Not with -m: the Python of ComfyUI's portable edition for Windows searches neither the current folder nor PYTHONPATH.
+_RUN_MODULE = """
+import runpy, sys
+sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def module_command(module: str, arguments: Iterable[str] = ()) -> list[str]:
+    """What a Python has to be given to run a module of this repository."""
+    return ["-c", _RUN_MODULE, str(PACK_DIR), module, *arguments]
 
 
 def end_cleanly_when_told_to_stop() -> None:

@@ -37,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config_file import ConfigError
-from ..host.layout import PACK_DIR, write_whole
+from ..host.layout import PACK_DIR, end_cleanly_when_told_to_stop, module_command, write_whole
+from ..host.provision import locked
 from .plan import Plan, Ray, read_plan
 from .task import run_task
 
@@ -149,9 +150,8 @@ def run_guarded(task: dict[str, Any]) -> dict[str, Any]:
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:
     _result_file(task).unlink(missing_ok=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACK_DIR), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "tools.train_tokens.run", "--task", json.dumps(task)]
-    return subprocess.Popen(command, cwd=PACK_DIR, env=environment, text=True)
+    command = [sys.executable, *module_command("tools.train_tokens.run", ["--task", json.dumps(task)])]
+    return subprocess.Popen(command, cwd=PACK_DIR, text=True)
 
 
 def _result_file(task: dict[str, Any]) -> Path:
@@ -194,18 +194,29 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for task in plan.tasks:
         task["cpu"] = options.cpu
-    results = None
-    if plan.ray is not None and not options.no_ray:
-        try:
-            results = run_on_ray(plan, options.cpu)
-        except ImportError:
-            print("Ray is not installed (pip install 'ray>=2.30'); running on this machine instead.", flush=True)
-    if results is None:
-        results = run_here(plan)
-    plan.output.mkdir(parents=True, exist_ok=True)
-    write_whole(plan.output / "results.json", json.dumps(results, indent=1))
+    try:
+        plan.output.mkdir(parents=True, exist_ok=True)
+        with locked(plan.output / ".lock", "another training writes to this folder; waiting for it"):
+            results = _run(plan, options.cpu, not options.no_ray)
+            write_whole(plan.output / "results.json", json.dumps(results, indent=1))
+    except OSError as error:
+        print(f"train-tokens: {error}", file=sys.stderr)
+        return 1
     return 1 if any("error" in result for result in results) else 0
 
 
+def _run(plan: Plan, cpu: bool, use_ray: bool) -> list[dict[str, Any]]:
+    if plan.ray is not None and use_ray:
+        try:
+            return run_on_ray(plan, cpu)
+        except ImportError:
+            print("Ray is not installed (pip install 'ray>=2.30'); running on this machine instead.", flush=True)
+    return run_here(plan)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end_cleanly_when_told_to_stop()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

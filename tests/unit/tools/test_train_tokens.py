@@ -18,10 +18,11 @@ from PIL import Image
 
 from tools.bootstrap import load_pack
 from tools.config_file import ConfigError
+from tools.evaluate.peers.client import PeerProcess
 from tools.train_tokens import run as run_module
 from tools.train_tokens.plan import read_plan
 from tools.train_tokens.run import main, run_guarded, run_here
-from tools.train_tokens.task import run_task
+from tools.train_tokens.task import made_from, run_task
 
 load_pack()
 from partedit_oir.core.partedit.token_files import load_token
@@ -72,6 +73,7 @@ def test_a_token_with_all_that_belongs_to_it(config):
     assert sorted(os.listdir(out)) == ["square.json", "square.overlays.png", "square.plot.png", "square.safetensors"]
     token = load_token(out / "square.safetensors")
     assert token.names == ("bright square",) and token.metadata["pictures"] == "4"
+    assert (token.metadata["model"], token.metadata["data"]) == ("demo", "folder: pairs")
     assert json.loads((out / "square.json").read_text()) == result
     assert 0 < result["part_iou"]["bright square"] <= 1
 
@@ -372,3 +374,33 @@ def test_the_settings_of_a_token_go_before_those_of_the_file(config):
     settings = [task["settings"] for task in read_plan(config).tasks]
     assert [one["steps"] for one in settings] == [40, 7]
     assert settings[1] == {**settings[0], "steps": 7, "learning_rate": 3, "recipe": "paper"}
+
+
+def test_a_token_says_what_it_was_made_from_without_paths():
+    coco = {"annotations": "/home/me/train.json", "images": "/home/me/train", "parts": ["Quadruped Head", "Tail"]}
+    task = {"data": {"part_imagenet": coco}, "model": "/models/sd_xl.safetensors", "prompt": "a cat", "note": "mine"}
+    assert made_from(task) == {
+        "model": "sd_xl.safetensors",
+        "data": "part_imagenet: train.json; Quadruped Head, Tail",
+        "prompt": "a cat",
+        "note": "mine",
+    }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script as the interpreter")
+def test_processes_start_with_a_python_that_searches_only_its_own_folders(tmp_path, monkeypatch):
+    """ComfyUI's portable edition for Windows has such a one: neither PYTHONPATH nor the current folder count."""
+    isolated = tmp_path / "python"
+    isolated.write_text(f"#!/bin/sh\nexec '{sys.executable}' -I \"$@\" --help\n")
+    isolated.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(isolated))
+    run_module._start({"name": "a", "output": str(tmp_path)}).wait()
+    peers = PeerProcess()
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    peers._start()
+    peers.log.unlink()
+    monkeypatch.undo()
+    done = subprocess.run(started[0], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "--cpu" in done.stdout, done.stderr
+    started.clear()

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ...host.layout import PACK_DIR
+from ...host.layout import PACK_DIR, module_command
 
 
 class PeerGone(RuntimeError):
@@ -66,14 +66,13 @@ class PeerProcess:
     def _start(self) -> None:
         self.close()
         environment = dict(os.environ, HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONIOENCODING="utf-8")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACK_DIR), os.environ.get("PYTHONPATH", "")]))
         if self.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         handle, name = tempfile.mkstemp(prefix="peers-", suffix=".log")
         self.log = Path(name)
         with os.fdopen(handle, "w") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.process", *(["--cpu"] if self.cpu else [])],
+                [sys.executable, *module_command("tools.evaluate.peers.process", ["--cpu"] if self.cpu else [])],
                 cwd=PACK_DIR,
                 env=environment,
                 stdin=subprocess.PIPE,
