@@ -41,9 +41,9 @@ class SearchBoard:
         self._page: Page | None = watching()
         self._thumbnails = thumbnails
         self._known: list[dict[Run, Scored]] = [{} for _ in pairs]
+        self._opening = {"pairs": [pair.label for pair in pairs], "steps": steps, "edit_weight": edit_weight}
         if self._page is not None:
-            opening = {"pairs": [pair.label for pair in pairs], "steps": steps, "edit_weight": edit_weight}
-            self._page.send("search", lambda: opening)
+            self._page.send("search", lambda: self._opening)
 
     def add(self, pair: int, run: Run, picture: torch.Tensor) -> _Note:
         """Keep a new candidate or short run; see `search_steps`, ``on_candidate``."""
@@ -66,10 +66,15 @@ class SearchBoard:
             return
         if scored.note.file is None:  # nobody looked when it was made
             scored.note.file = self._page.save(jpeg_of(scored.note.thumbnail), "jpg")
-        shown = {"pair": pair, "n": run.step, "edit": scored.edit, "keep": scored.keep, "file": scored.note.file}
-        if not run.full:
-            shown["length"] = run.length
-        self._page.send("candidate", lambda: shown)
+        # A page that was loaded meanwhile knows nothing of the search: each message has all of it.
+        earlier = [
+            _shown(place, other, one)
+            for place, known in enumerate(self._known)
+            for other, one in known.items()
+            if one is not scored and one.finite
+        ]
+        newest = _shown(pair, run, scored)
+        self._page.send("candidate", lambda: {**self._opening, **newest, "earlier": earlier})
 
     def output(self, search: StepSearch) -> list[dict[str, Any]]:
         """For the ``ui`` output of the node, in a list as ComfyUI wants it; empty if nobody looks."""
@@ -82,3 +87,9 @@ class SearchBoard:
             for candidate in pair["candidates"]:
                 candidate["file"] = files[candidate["n"]]
         return [{"steps": search.steps, "pairs": pairs}]
+
+
+def _shown(pair: int, run: Run, scored: Scored) -> dict[str, Any]:
+    """What the page is sent of a candidate or short run."""
+    shown = {"pair": pair, "n": run.step, "edit": scored.edit, "keep": scored.keep, "file": scored.note.file}
+    return shown if run.full else {**shown, "length": run.length}

@@ -8,6 +8,12 @@ export { app, api };
 // This file is served from /extensions/<folder of the pack>/, and the server names that folder with every node.
 const OWN_NODES = `custom_nodes.${decodeURIComponent(import.meta.url.split("/extensions/")[1]?.split("/")[0] ?? "")}`;
 const surfaces = new Map();
+// The last output of a node that its widget was given.
+const given = new WeakMap();
+// Which workflow a prompt was queued from. Messages name nodes by their ids, and the workflow in front may have the same.
+const queuedFrom = new Map();
+let running = null;
+const ENDED_EARLY = ["execution_interrupted", "execution_error"];
 
 /** Whether a node is one of this pack. */
 export function isOwn(node) {
@@ -43,11 +49,18 @@ export function settable(node, name) {
   return linked ? null : (node.widgets?.find((widget) => widget.name === name) ?? null);
 }
 
-/** Give a widget a value as if it had been typed. */
-export function setValue(node, widget, value) {
+/**
+ * Give a widget a value as if it had been typed.
+ *
+ * Undo takes it back: the editor looks for changes when a button of the mouse is released, which is before the click.
+ * One of several values while something is dragged is `passing`, and none of undo's steps.
+ */
+export function setValue(node, widget, value, passing = false) {
+  if (!passing) app.canvas?.emitBeforeChange?.();
   widget.value = value;
   widget.callback?.(value, app.canvas, node);
   node.setDirtyCanvas?.(true, true);
+  if (!passing) app.canvas?.emitAfterChange?.();
 }
 
 function guarded(surface, name, ...values) {
@@ -58,11 +71,44 @@ function guarded(surface, name, ...values) {
   }
 }
 
-/** What ComfyUI still knows of the outputs of a node, after a reload of the graph or a change of tabs. */
-function remembered(node, outputs) {
+/** The name under which ComfyUI keeps the outputs of a node. */
+function place(node) {
   const root = app.rootGraph ?? app.graph;
-  const inside = node.graph && node.graph !== root ? `${node.graph.id}:${node.id}` : String(node.id);
-  return outputs?.[inside];
+  return node.graph && node.graph !== root ? `${node.graph.id}:${node.id}` : String(node.id);
+}
+
+function give(node, surface, output) {
+  if (!output) return;
+  given.set(node, output);
+  guarded(surface, "executed", output);
+}
+
+const inFront = () => app.extensionManager?.workflow?.activeWorkflow ?? null;
+
+/** Whether a prompt was queued in this page, and from a workflow that is not in front. */
+function elsewhere(prompt) {
+  const workflow = queuedFrom.get(prompt);
+  return workflow !== undefined && workflow.deref() !== inFront();
+}
+
+/** Remembers which workflow each prompt is queued from. */
+function followQueue() {
+  const { queuePrompt } = api;
+  api.queuePrompt = async function (...values) {
+    const workflow = inFront();
+    const answer = await queuePrompt.apply(this, values);
+    if (workflow && answer?.prompt_id) queuedFrom.set(answer.prompt_id, new WeakRef(workflow));
+    return answer;
+  };
+  api.addEventListener("execution_start", ({ detail }) => (running = detail?.prompt_id ?? null));
+  for (const kind of ["execution_success", ...ENDED_EARLY]) api.addEventListener(kind, () => (running = null));
+  // ComfyUI files an output under the node of that id in the workflow in front, whichever it is of.
+  api.addEventListener("executed", ({ detail }) => {
+    const node = elsewhere(detail?.prompt_id) ? findNode(detail.display_node ?? detail.node) : null;
+    if (!surfaces.has(node)) return;
+    if (given.has(node)) app.nodeOutputs[place(node)] = given.get(node);
+    else delete app.nodeOutputs[place(node)];
+  });
 }
 
 /**
@@ -80,7 +126,7 @@ export function connect(node, surface) {
   };
   node.onExecuted = function (output, ...more) {
     const result = onExecuted?.call(this, output, ...more);
-    if (output) guarded(surface, "executed", output);
+    if (!elsewhere(running)) give(this, surface, output);
     return result;
   };
   node.onRemoved = function (...values) {
@@ -90,18 +136,26 @@ export function connect(node, surface) {
   };
 }
 
-/** Hooks of the extension that bring back what widgets showed. */
+/** Whether a node is in the workflow in front. Those inside subgraphs are not reported as removed when it is closed. */
+function present(node) {
+  const root = app.rootGraph ?? app.graph;
+  return Boolean(node.graph) && (node.graph === root || root?.subgraphs?.get?.(node.graph.id) === node.graph);
+}
+
+/** Hooks of the extension that bring back what widgets showed, and forget those of a workflow that was closed. */
 export const restoring = {
+  afterConfigureGraph() {
+    for (const [node, surface] of surfaces) {
+      if (present(node)) continue;
+      surfaces.delete(node);
+      guarded(surface, "removed");
+    }
+  },
   loadedGraphNode(node) {
-    const surface = surfaces.get(node);
-    const output = surface && remembered(node, app.nodeOutputs);
-    if (output) guarded(surface, "executed", output);
+    if (surfaces.has(node)) give(node, surfaces.get(node), app.nodeOutputs?.[place(node)]);
   },
   onNodeOutputsUpdated(outputs) {
-    for (const [node, surface] of surfaces) {
-      const output = remembered(node, outputs);
-      if (output) guarded(surface, "executed", output);
-    }
+    for (const [node, surface] of surfaces) give(node, surface, outputs?.[place(node)]);
   },
 };
 
@@ -112,12 +166,13 @@ export function everyone(name, ...values) {
 
 /** Start to listen; once. */
 export function listen() {
+  followQueue();
   api.addEventListener("partedit.live", ({ detail }) => {
-    const node = detail && typeof detail === "object" ? findNode(detail.node) : null;
+    const node = detail && typeof detail === "object" && !elsewhere(detail.prompt_id) ? findNode(detail.node) : null;
     const surface = node && surfaces.get(node);
     if (surface) guarded(surface, "live", detail);
   });
-  for (const kind of ["execution_interrupted", "execution_error"]) api.addEventListener(kind, ({ detail }) => everyone("stopped", detail?.prompt_id));
+  for (const kind of ENDED_EARLY) api.addEventListener(kind, ({ detail }) => everyone("stopped", detail?.prompt_id));
   api.addEventListener("reconnecting", () => everyone("connection", false));
   api.addEventListener("reconnected", () => everyone("connection", true));
 }

@@ -107,7 +107,11 @@ class MaskStrip {
     this.scrub.max = String(this.row);
     this.scrub.value = this.scrub.max;
     this.place = Math.min(this.place, this.strip.views.length - 1);
-    this.view.replaceChildren(...this.strip.views.map((view, place) => html("option", { value: place }, this.label(view))));
+    const more = finite(strip.left_out, 0);
+    this.view.replaceChildren(
+      ...this.strip.views.map((view, place) => html("option", { value: place }, this.label(view))),
+      ...(more > 0 ? [html("option", { disabled: true }, this.words.notShown(more))] : []),
+    );
     this.view.hidden = this.strip.views.length < 2;
     this.view.value = String(this.place);
     this.bar.hidden = this.scrub.hidden = false;

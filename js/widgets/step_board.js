@@ -80,15 +80,28 @@ class StepBoard {
 
   live(message) {
     if (message.prompt_id && message.prompt_id === this.ended) return;
-    if (message.kind === "search" && list(message.pairs).length) {
-      const pairs = message.pairs.map((label) => ({ label: String(label), chosen: null, found: null, candidates: [], raw: new Map() }));
-      this.open(pairs, finite(message.steps, 1));
-      this.weight = finite(message.edit_weight, 1);
-      this.searching = true;
-      this.say(this.words.searching(0));
+    if (message.kind === "search") this.begin(message);
+    if (message.kind !== "candidate") return;
+    // The page was loaded, or its workflow came to the front, in the middle of the search.
+    if (!this.searching) {
+      this.begin(message);
+      for (const earlier of list(message.earlier)) this.add(earlier);
     }
-    const pair = this.pairs[message.pair];
-    if (message.kind !== "candidate" || !this.searching || !pair || !candidate(message)) return;
+    this.add(message);
+  }
+
+  begin(message) {
+    if (!list(message.pairs).length) return;
+    const pairs = message.pairs.map((label) => ({ label: String(label), chosen: null, found: null, candidates: [], raw: new Map() }));
+    this.open(pairs, finite(message.steps, 1));
+    this.weight = finite(message.edit_weight, 1);
+    this.searching = true;
+    this.say(this.words.searching(0));
+  }
+
+  add(message) {
+    const pair = this.pairs[message?.pair];
+    if (!this.searching || !pair || !candidate(message)) return;
     pair.raw.set(message.n, candidate(message));
     const all = [...pair.raw.values()].sort((one, other) => one.n - other.n);
     const [edit, keep] = [scaled(all.map((one) => one.edit)), scaled(all.map((one) => one.keep))];

@@ -119,7 +119,8 @@ class TrainingBoard {
     this.running = this.told = null;
     const parts = list(found.part_iou).filter(Array.isArray).map(([name, value]) => `${name} ${two(value)}`);
     const by = { hand: this.words.byTheButton, patience: this.words.byPatience }[found.stopped_by];
-    this.result = [this.words.returned(curves.best), `IoU ${parts.join(", ")}`, by?.(curves.step)].filter(Boolean).join(" · ");
+    const more = finite(found.left_out, 0);
+    this.result = [this.words.returned(curves.best), `IoU ${parts.join(", ")}`, by?.(curves.step), more > 0 && this.words.heldOutMore(more)].filter(Boolean).join(" · ");
     this.pictures = [];
     // Not a widget of its own below this one: Nodes 2.0 would give it half of what a taller node has to spare.
     this.plain.lastChild.textContent = list(output.text).join("\n");

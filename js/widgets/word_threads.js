@@ -34,7 +34,8 @@ class WordThreads {
     this.draw = onceAFrame(() => this.paint());
     this.lines = html("div", { class: "partedit-lines" });
     this.name = html("b", { class: "partedit-word" });
-    this.slider = html("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": this.words.share, input: () => this.set(Number(this.slider.value)) });
+    this.slider = html("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": this.words.share,
+      input: () => this.set(Number(this.slider.value), true), change: () => this.set(Number(this.slider.value)) });
     this.amount = html("span", { class: "partedit-amount" });
     this.standard = html("button", { type: "button", click: () => this.set(null) }, this.words.standard);
     this.bar = html("div", { class: "partedit-bar" }, this.name, this.slider, this.amount, this.standard);
@@ -71,10 +72,10 @@ class WordThreads {
     this.draw();
   }
 
-  set(share) {
+  set(share, passing = false) {
     const widget = settable(this.node, "word_fractions");
     if (!widget || !this.chosen) return;
-    setValue(this.node, widget, withShare(widget.value, this.chosen.text, share));
+    setValue(this.node, widget, withShare(widget.value, this.chosen.text, share), passing);
     this.draw();
   }
 

@@ -133,7 +133,8 @@ def test_masks_are_shown_live_scrubbed_and_compared(editor, renderer, client):
 @both_renderers
 def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
     editor.load(template("partedit_demo"))
-    executed_strip = {"steps": [0, 1], "size": [1, 1], "bands": [], "mask": None, "views": [{"label": "x"}]}
+    executed_strip = {"steps": [0, 1], "size": [1, 1], "bands": [], "mask": None, "views": [{"label": "x"}] * 2}
+    executed_strip["left_out"] = 2
     number = node_id(editor, KIND)
     editor.page.evaluate(
         "([id, output]) => { window.app.nodeOutputs = { ...window.app.nodeOutputs, [id]: output }; }",
@@ -142,6 +143,7 @@ def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
     centre(editor, KIND)
     note = widget(editor, NAME).get_by_role("status")
     expect(note).to_contain_text("no longer in ComfyUI's temporary folder")
+    expect(widget(editor, NAME).locator("option")).to_have_text(["x", "x", "2 more, not shown here"])
 
 
 @both_renderers

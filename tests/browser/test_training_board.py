@@ -147,6 +147,9 @@ def test_curves_answer_the_pointer_and_the_keyboard(editor, renderer):
     tiles.nth(2).focus()
     editor.page.keyboard.press("Enter")
     expect(tiles.nth(2)).to_have_attribute("aria-pressed", "true")
+    executed(editor, KIND, output(left_out=4))
+    editor.page.mouse.move(5, 500)
+    expect(note).to_have_text(re.compile(r" · 4 more: output overlays$"))
 
 
 @both_renderers

@@ -250,6 +250,17 @@ def test_every_node_is_translated_to_chinese(schemas):
             )
 
 
+def test_chinese_texts_have_chinese_punctuation():
+    texts = [*(REPOSITORY / "js" / "docs").glob("*/zh.md"), *(REPOSITORY / "locales" / "zh").glob("*.json")]
+    code = re.compile(r"`[^`\n]*`|\]\([^)]*\)")
+    lines = [(path, code.sub("", line)) for path in texts for line in path.read_text(encoding="utf-8").splitlines()]
+    # In the widgets' file, texts with values are between backticks.
+    widgets = REPOSITORY / "js" / "lib" / "texts.js"
+    lines += [(widgets, re.sub(r"\$\{\w+\}", "", line)) for line in widgets.read_text(encoding="utf-8").splitlines()]
+    latin = re.compile(r"[\u4e00-\u9fff] ?[,;:!?(]|[,;:!?)] ?[\u4e00-\u9fff]")
+    assert [f"{path}: {line.strip()}" for path, line in lines if latin.search(line)] == []
+
+
 @pytest.mark.parametrize("language", HEADINGS)
 def test_every_category_has_a_name(schemas, language):
     """English names of inputs and outputs come from the schemas; categories need an entry in either language."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -141,6 +142,32 @@ def test_a_given_mask_is_shown_without_a_band(sample, listen):
     server = listen()
     sample(part_token=None, mask=torch.ones(1, 16, 24))
     assert server.sent[-1][1]["bands"] == [None]
+
+
+def test_each_candidate_brings_the_whole_search_for_a_page_loaded_meanwhile(pack, listen):
+    server = listen()
+    board = importlib.import_module("partedit_oir.nodes.search_board")
+    run = importlib.import_module("partedit_oir.core.oir.short_runs").Run
+    scored = importlib.import_module("partedit_oir.core.oir.memory").Scored
+    pairs = [types.SimpleNamespace(label="a cat"), types.SimpleNamespace(label="a dog")]
+    search = board.SearchBoard(pairs, 9, 2.0, None)
+    note = types.SimpleNamespace(file={"filename": "x.jpg"})
+    for pair, one, edit in (
+        (0, run(4, 2), 0.1),
+        (0, run(5, 5), float("nan")),
+        (0, run(4, 4), 0.2),
+        (1, run(6, 3), 0.3),
+    ):
+        search.scored(pair, one, scored(edit, 0.5, note))
+    search._page.finish()
+    messages = [message for _, message in server.sent]
+    assert [message["kind"] for message in messages] == ["search", "candidate", "candidate", "candidate"]
+    for message in messages:
+        assert (message["pairs"], message["steps"], message["edit_weight"]) == (["a cat", "a dog"], 9, 2.0)
+    assert [message["earlier"] for message in messages[1:3]] == [[], []]
+    full = {"pair": 0, "n": 4, "edit": 0.2, "keep": 0.5, "file": {"filename": "x.jpg"}}
+    assert messages[3]["earlier"] == [full]
+    assert (messages[3]["n"], messages[3]["length"]) == (6, 3)
 
 
 def test_a_page_that_goes_and_a_full_disk_stop_nothing(sample, listen, monkeypatch, caplog):
