@@ -405,27 +405,44 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         call: what to do.
     """
     options = options.copy()
-    rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
-    probed = call.probe.contexts if call.probe is not None and call.probed else {}
-    touched = [layer for layer in layers if rewriting or layer in probed]
-    sources, pairs = call.source_rows(), tuple(call.pairs())
-    followed = [(edit.prompts[0], source, rows) for *_, edit, source, rows in pairs if edit.follows]
+    patches = _CallPatches(unet, layers, call)
+    if touched := [layer for layer in layers if patches.rewriting or layer in patches.probed]:
+        chain_cross(options, touched, patches.cross)
+    if call.positive and any(edit.replace_self for edit in call.edits):
+        _append(options, "attn1_patch", patches.replace_self)
+    if call.edits:
+        _append(options, "attn1_output_patch", patches.blend_self)
+        _append(options, "attn2_output_patch", patches.blend_cross)
+    return options
 
-    def cross(q, k, v, extra_options, occupant):
-        layer, grid, heads = layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
-        if call.probe is not None and layer in probed:
-            for rows in sources:
-                for maps, parts in call.probe.read(unet, layer, q[rows], heads, grid):
+
+class _CallPatches:
+    """The patches of one call of the UNet; see `blended_options`."""
+
+    def __init__(self, unet: Any, layers: Sequence[LayerKey], call: BlendCall) -> None:
+        self.unet, self.call, self.last_layer = unet, call, layers[-1] if layers else None
+        self.rewriting = any(edit.rewrites_cross for edit in call.edits) and bool(call.positive)
+        self.probed = call.probe.contexts if call.probe is not None and call.probed else {}
+        self.sources, self.pairs = call.source_rows(), tuple(call.pairs())
+        self.followed = [(edit.prompts[0], source, rows) for *_, edit, source, rows in self.pairs if edit.follows]
+        self._ready: dict[tuple[int, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def cross(self, q, k, v, extra_options, occupant):
+        """In a cross-attention slot: read the source rows, then attend with prompt-to-prompt."""
+        call, layer, grid, heads = self.call, layer_of(extra_options), grid_of(extra_options), extra_options["n_heads"]
+        if call.probe is not None and layer in self.probed:
+            for rows in self.sources:
+                for maps, parts in call.probe.read(self.unet, layer, q[rows], heads, grid):
                     call.masks.collect(maps, parts)
-        if not rewriting:
+        if not self.rewriting:
             return occupant(q, k, v, extra_options) if occupant else plain_attention(q, k, v, extra_options)
         if occupant:
             out = occupant(q, k, v, extra_options).clone()
         else:
-            out = plain_attention(*_exchanged_rows(q, k, v, followed), extra_options)
+            out = plain_attention(*_exchanged_rows(q, k, v, self.followed), extra_options)
         if extra_options.get("attn_precision") == torch.float32:
             q, k, v = q.float(), k.float(), v.float()
-        for chunk, number, edit, source, rows in pairs:
+        for chunk, number, edit, source, rows in self.pairs:
             if not edit.rewrites_cross:
                 continue
             if len(edit.prompts) == 1:
@@ -447,22 +464,31 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
             out[rows] = new.to(out.dtype)
         return out
 
-    def replace_self(n, context, value, extra_options):
-        grid = grid_of(extra_options)
+    def replace_self(self, n, context, value, extra_options):
+        """Before self-attention: edits that follow their source there attend as it does."""
+        call, grid = self.call, grid_of(extra_options)
         if grid[0] * grid[1] > call.self_limit:
             return n, context, value
         shared = context is n
         n = n.clone()
         context = n if shared else context.clone()
-        for *_, edit, source, rows in pairs:
+        for *_, edit, source, rows in self.pairs:
             if edit.replace_self:
                 for tensor in (n,) if shared else (n, context):
                     tensor[call.tiles(tensor, rows)] = tensor[call.tiles(tensor, source)]
         return n, context, value
 
-    def blend(n, extra_options, is_cross):
-        grid = grid_of(extra_options)
-        mask = call.masks.blend(grid, last=is_cross and layer_of(extra_options) == layers[-1])
+    def blend_self(self, n: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+        """After self-attention."""
+        return self._blend(n, extra_options, last=False)
+
+    def blend_cross(self, n: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+        """After cross-attention."""
+        return self._blend(n, extra_options, last=layer_of(extra_options) == self.last_layer)
+
+    def _blend(self, n: torch.Tensor, extra_options: dict[str, Any], last: bool) -> torch.Tensor:
+        call, grid = self.call, grid_of(extra_options)
+        mask = call.masks.blend(grid, last)
         if mask is None:
             return n
         if n.shape[1] != grid[0] * grid[1]:
@@ -473,28 +499,17 @@ def blended_options(options: dict[str, Any], unet: Any, layers: Sequence[LayerKe
         groups = n.reshape(call.chunks, 1 + len(call.edits), call.batch, *n.shape[1:])
         # lerp, because a mask of 0 or 1 must give exactly one of the two, and two that are equal must stay so: an edit
         # that changes nothing would otherwise leave its source by the rounding of half precision.
-        return torch.lerp(groups[:, :1], groups, for_all_rows(mask, n)).reshape(n.shape)
+        return torch.lerp(groups[:, :1], groups, self._for_all_rows(mask, n)).reshape(n.shape)
 
-    ready: dict[tuple[int, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def for_all_rows(mask: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    def _for_all_rows(self, mask: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
         """(1 or chunks, 1 + N, B, h·w, 1): the mask, and ones for the source, made once a call for all layers of a
         size."""
         at = (id(mask), n.dtype)
-        if at not in ready:
-            edits = mask.to(n).reshape(-1, len(call.edits), call.batch, *mask.shape[-2:])
+        if at not in self._ready:
+            edits = mask.to(n).reshape(-1, len(self.call.edits), self.call.batch, *mask.shape[-2:])
             # The mask is kept, too, so that no other one gets its id.
-            ready[at] = mask, torch.cat([torch.ones_like(edits[:, :1]), edits], dim=1)
-        return ready[at][1]
-
-    if touched:
-        chain_cross(options, touched, cross)
-    if call.positive and any(edit.replace_self for edit in call.edits):
-        _append(options, "attn1_patch", replace_self)
-    if call.edits:
-        _append(options, "attn1_output_patch", lambda n, extra_options: blend(n, extra_options, False))
-        _append(options, "attn2_output_patch", lambda n, extra_options: blend(n, extra_options, True))
-    return options
+            self._ready[at] = mask, torch.cat([torch.ones_like(edits[:, :1]), edits], dim=1)
+        return self._ready[at][1]
 
 
 _warned: set[str] = set()
