@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.attention import get_attn_precision, optimized_attention
 from comfy.patcher_extension import WrappersMP
 from comfy.utils import repeat_to_batch_size
 
@@ -440,7 +440,8 @@ class _CallPatches:
             out = occupant(q, k, v, extra_options).clone()
         else:
             out = plain_attention(*_exchanged_rows(q, k, v, self.followed), extra_options)
-        if extra_options.get("attn_precision") == torch.float32:
+        # As the model's own attention: SD2.x asks for it, and so may ComfyUI (--force-upcast-attention, macOS).
+        if get_attn_precision(extra_options.get("attn_precision"), q.dtype) == torch.float32:
             q, k, v = q.float(), k.float(), v.float()
         for chunk, number, edit, source, rows in self.pairs:
             if not edit.rewrites_cross:

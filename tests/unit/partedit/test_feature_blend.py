@@ -268,3 +268,30 @@ def test_the_mean_of_a_given_mask_is_the_mask(model, half):
     guider = blend_guider(model, edit_prompt(), mask=half, edit_steps=2)
     sample(guider)
     assert torch.equal(guider.last_masks.mean_masks(SIZE), guider.last_masks.edit_masks())
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_prompt_to_prompt_takes_the_precision_of_the_host_s_attention(pack, monkeypatch, occupied):
+    """Where ComfyUI is told to compute attention in single precision (--force-upcast-attention, macOS), so is what
+    prompt-to-prompt adds: logits of half precision would overflow."""
+    import comfy.ldm.modules.attention as host
+
+    from partedit_oir.core import attention
+    from partedit_oir.core.unet import LayerKey
+
+    class NoMasks(attention.CallMasks):
+        pass
+
+    seen = []
+    monkeypatch.setattr(host, "FORCE_UPCAST_ATTENTION_DTYPE", {torch.float16: torch.float32})
+    monkeypatch.setattr(attention, "_attention", lambda q, k, v, heads: seen.append((q, k, v)) or torch.zeros_like(q))
+    layer = LayerKey("middle", 0, 0)
+    gate = torch.full((4,), 0.5)
+    step = attention.EditStep((attention.PromptStep((0, 4), 4, torch.eye(4), torch.zeros(4), torch.ones(4), gate),))
+    call = attention.BlendCall(1, (step,), 1, (0,), None, NoMasks(), 0)
+    options = {"patches_replace": {"attn2": {layer: lambda q, k, v, _: q}}} if occupied else {}
+    patch = attention.blended_options(options, None, (layer,), call)["patches_replace"]["attn2"][layer]
+    q, k, v = torch.randn(2, 9, 8).half(), torch.randn(2, 4, 8).half(), torch.randn(2, 4, 8).half()
+    extra = {"block": ("middle", 0), "block_index": 0, "activations_shape": [2, 8, 3, 3], "n_heads": 2}
+    assert patch(q, k, v, {**extra, "attn_precision": None}).dtype == torch.float16
+    assert seen and all(one.dtype == torch.float32 for each in seen for one in each)
