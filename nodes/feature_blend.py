@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..core.decoding import check_vae
 from ..core.inversion.replay import NOISE_MAPS
 from ..core.partedit.feature_blend import SampleSettings, feature_blend
 from ..core.partedit.prompt import EditPrompt
@@ -173,6 +174,8 @@ class FeatureBlendSampler(io.ComfyNode):
         sampling = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, edits_per_pass, back, noise_maps)
         if back.pixels and vae is None:
             raise ValueError("vae: not connected, but paste_back is 'pixels'. Connect the checkpoint's VAE.")
+        if vae is not None:
+            check_vae(vae, model)
         size = trajectory.latent_image if trajectory is not None else (latent_image or {}).get("samples")
         if back.pixels and image is not None and size is not None:
             scale = latent_scale(model)

@@ -100,8 +100,8 @@ class LatentBlendSampler(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         settings = MaskedReplaySettings(cfg, strength, blend_until)
+        decode = None if vae is None else picture_decoder(vae, model)
         latent = masked_replay(model, trajectory, edit, mask, settings, negative=negative, source=source)
-        if vae is None:
+        if decode is None:
             return io.NodeOutput({"samples": latent}, ExecutionBlocker(NOT_DECODED))
-        decode = picture_decoder(vae)
         return io.NodeOutput({"samples": latent}, torch.stack([decode(one[None]) for one in latent]))

@@ -158,7 +158,7 @@ class OIRReassemble(io.ComfyNode):
         guidance: float = 0.0,
     ) -> io.NodeOutput:
         pairs = [entry.pair for entry in search.pairs]
-        decode = picture_decoder(vae)
+        decode = picture_decoder(vae, model)
         scale = vae.spacial_compression_decode()
         height, width = trajectory.latents.shape[-2:]
         back = PasteBack(latent=paste_back, pixels=pixel_composite)

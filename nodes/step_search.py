@@ -235,7 +235,7 @@ class InversionStepSearch(io.ComfyNode):
             edit_weight=edit_weight,
             score_text=score_text,
         )
-        thumbnails, decode = Thumbnails(keep=keep_candidates), picture_decoder(vae)
+        thumbnails, decode = Thumbnails(keep=keep_candidates), picture_decoder(vae, model)
         shown = SearchBoard(pairs, trajectory.steps, edit_weight, thumbnails)
         search = search_steps(
             model,

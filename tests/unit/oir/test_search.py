@@ -189,6 +189,10 @@ def test_what_cannot_work_is_refused_before_sampling(setting, monkeypatch):
         run(setting, pairs=[make_pair("cat", "tiger", dot)])
     with pytest.raises(ValueError, match=r"^vae: is empty"):
         picture_decoder(None)
+    other = FakeVae()
+    other.latent_channels = 16  # of Flux
+    with pytest.raises(ValueError, match=r"^vae: decodes latents with 16 channels"):
+        picture_decoder(other, setting[0])
 
 
 def test_a_model_or_text_encoder_of_another_family_is_refused(setting, monkeypatch):
