@@ -17,18 +17,14 @@ import comfy.samplers
 import torch
 
 from ..conditioning import Conditioning
+from ..guidance import GUIDANCE_FUNCTIONS, with_single_image_functions
+from ..hooks import without_dynamic_memory
 from ..picture_rows import option_rows
 from ..step_caches import without_step_caches
 
 T = TypeVar("T")
 # Keys of ``model_options`` under which other nodes put functions that run at every step.
-MODEL_FUNCTIONS = (
-    "model_function_wrapper",
-    "sampler_cfg_function",
-    "sampler_pre_cfg_function",
-    "sampler_post_cfg_function",
-    "sampler_calc_cond_batch_function",
-)
+MODEL_FUNCTIONS = ("model_function_wrapper", *GUIDANCE_FUNCTIONS, "sampler_calc_cond_batch_function")
 # Wrappers that run at every step; torch.compile's only calls the model.
 STEP_WRAPPERS = (
     comfy.patcher_extension.WrappersMP.PREDICT_NOISE,
@@ -75,7 +71,8 @@ class Denoiser:
         self.device = device
         self._conds = [c for conds in guider.conds.values() for c in conds or []]
         self._highest = 0.0
-        options = self._extra_args.get("model_options", {})
+        options = with_single_image_functions(self._extra_args.get("model_options", {}))
+        self._extra_args["model_options"] = options
         self.mixed_sigmas = not (_has_functions(options) or any(_follows_progress(c) for c in self._conds))
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
@@ -194,7 +191,7 @@ def run_loop(
     Returns:
         The loop's result and the count of what went through the UNet.
     """
-    model = without_step_caches(model)
+    model = without_step_caches(without_dynamic_memory(model, positive, negative))
     guider = comfy.samplers.CFGGuider(model)
     conds = {"positive": positive}
     if negative is None and _forces_negative(model):

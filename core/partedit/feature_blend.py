@@ -139,7 +139,11 @@ def _source_latent(model: Any, latent: dict[str, Any] | None, trajectory: Trajec
                 "latent_image: not connected. Connect a latent (Empty Latent Image), or a trajectory (Invert Latent)."
             )
         return inverted
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    # An empty latent made for another kind of model (Empty Flux 2 Latent: 16 pixels per latent pixel) says its scale;
+    # ComfyUI resizes it, as in its own samplers. Older versions neither say it nor take it.
+    scales = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+    scale = {name: latent[name] for name in scales if latent.get(name) is not None}
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **scale)
     if inverted is not None and samples.shape != inverted.shape:
         raise ValueError(
             f"latent_image: has shape {tuple(samples.shape)}, but the trajectory was inverted from "

@@ -16,6 +16,7 @@ import torch
 
 from ..attention import Probe, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
+from ..hooks import has_hooks, without_dynamic_memory
 from ..latents import check_latent, check_sampled
 from ..mask_inputs import picture_masks
 from ..paste_back import paste_latents
@@ -178,16 +179,18 @@ class BlendGuider(comfy.samplers.CFGGuider):
         inputs = self.inputs
         joined = batch_prompt(inputs.prompt, batch, inputs.settings.keep_pooled, inputs.extras)
         inner = copy.copy(self.base) if self.base is not None else comfy.samplers.CFGGuider(self.model_patcher)
-        inner.model_patcher = without_compile(self.model_patcher.clone())
-        inner.model_options = inner.model_patcher.model_options
         conds = self.base.original_conds if self.base is not None else self.original_conds
+        others = [entries for name, entries in conds.items() if name != "positive"]
+        model = without_dynamic_memory(self.model_patcher, joined.conditioning, *others)
+        inner.model_patcher = without_compile(model.clone())
+        inner.model_options = inner.model_patcher.model_options
         if self.base is None:
             inner.set_cfg(self.cfg)
         inner.original_conds = {
             name: _repeat_rows(entries, 1 + len(inputs.prompt.edits), batch, name) for name, entries in conds.items()
         }
         inner.inner_set_conds({"positive": joined.conditioning})
-        probe = self._probe(constant_weights=not _has_hooks(inner.original_conds))
+        probe = self._probe(constant_weights=not any(map(has_hooks, inner.original_conds.values())))
         if probe is not None:
             blended = inputs.settings.blended_steps(len(sigmas) - 1)
             check_sees_picture(
@@ -220,14 +223,6 @@ def _check_parts(prompt: EditPrompt, token: PartToken) -> None:
                     f"part: {other} and {name} are the same part of the token, {token.names[index[0]]}. Prompts that "
                     "share an image need one part each."
                 )
-
-
-def _has_hooks(conds: dict[str, list[dict]]) -> bool:
-    return any(
-        "hooks" in c or getattr(c.get("control"), "get_extra_hooks", list)()
-        for entries in conds.values()
-        for c in entries
-    )
 
 
 def _repeat_rows(entries: list[dict], rows: int, batch: int, kind: str) -> list[dict]:

@@ -12,12 +12,33 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention import BlendCall, EditStep, Probe, blended_options, call_untraced, replace_options
 from ..conditioning import partial_area
+from ..guidance import with_single_image_functions, without_guidance
 from ..unet import CrossLayer
 from .prompt import BatchPrompt, EditPrompt, edit_steps
 from .step_masks import StepMasks
 
 # How much equal rows may differ by rounding, in single and in half precision.
 ROUNDING, HALF_ROUNDING = 1e-3, 2e-2
+
+
+def step_at(sigma: float, levels: Sequence[float], last: int = 0) -> int:
+    """The step that an evaluation at ``sigma`` belongs to; solvers may evaluate between the levels of a run.
+
+    Args:
+        levels: of the run, one more than steps.
+        last: the step of the evaluation before. Where levels rise (FlipSigmas, restarts), a level occurs more than
+            once, and only its place in the run tells the step.
+    """
+    steps = max(1, len(levels) - 1)
+    if all(after <= before for before, after in zip(levels, levels[1:])):
+        return max([i for i, level in enumerate(levels[:steps]) if level >= sigma * (1 - 1e-5)], default=0)
+    while last + 1 < steps:
+        here, following = levels[last], levels[last + 1]
+        reached = sigma <= following * (1 + 1e-5) if following < here else sigma >= following * (1 - 1e-5)
+        if not reached:
+            break
+        last += 1
+    return last
 
 
 class ConditionalFirst(Exception):
@@ -54,6 +75,7 @@ class BlendWrappers:
         self._edits: tuple[EditStep, ...] = ()
         self._sigmas: torch.Tensor | None = None
         self._levels: list[float] = []
+        self._step = 0
         self._split = False
         self._calls, self._told = 0, False
         # With one image, no row can get another image's data.
@@ -71,17 +93,23 @@ class BlendWrappers:
 
     def _predict_noise(self, executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         model_options = args[0] if args else kwargs.get("model_options", {})
+
+        def evaluate(options: dict[str, Any]) -> Any:
+            if args:
+                return executor(x, timestep, options, *args[1:], **kwargs)
+            return executor(x, timestep, **{**kwargs, "model_options": options})
+
         sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
         sigma = float(timestep.flatten()[0])
         first = self._positive is None
         self._begin(executor.class_obj.conds, sigma, sigmas)
         if first and self.masks.begins_without:
-            executor(x, timestep, *args, **kwargs)
+            evaluate(without_guidance(model_options))
             self._check_calls()
             self.masks.finish()
             self._begin(executor.class_obj.conds, sigma, sigmas)
         self._calls = 0
-        out = executor(x, timestep, *args, **kwargs)
+        out = evaluate(with_single_image_functions(model_options))
         self._check_calls()
         self.masks.finish()
         return out
@@ -111,11 +139,10 @@ class BlendWrappers:
             self._positive = self._find_positive(conds)
         levels = self._levels_of(sigmas)
         steps = max(1, len(levels) - 1)
-        # Solvers may evaluate between levels; such an evaluation belongs to its step.
-        step = max([i for i, level in enumerate(levels[:steps]) if level >= sigma * (1 - 1e-5)], default=0)
-        self.masks.begin(step, steps)
+        self._step = step_at(sigma, levels, self._step)
+        self.masks.begin(self._step, steps)
         self._probed = set()
-        self._edits = edit_steps(self.prompt, self.joined, step, steps)
+        self._edits = edit_steps(self.prompt, self.joined, self._step, steps)
 
     def _levels_of(self, sigmas: torch.Tensor | None) -> list[float]:
         """The run's noise levels as numbers, fetched from the device once and not at every step."""

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 
 from ..attention import capture_queries, key_projection
+from ..hooks import without_dynamic_memory
 from ..step_caches import without_step_caches
 from ..unet import LayerKey
 
@@ -144,7 +145,8 @@ def build_query_cache(
     with torch.inference_mode(False), torch.no_grad():
         clean = latents.detach().clone().float().cpu()
         noises = _noises(clean, levels, seed)
-        guider = comfy.samplers.CFGGuider(capture_queries(without_step_caches(model), layers, recorder.store))
+        static = without_step_caches(without_dynamic_memory(model, cond))
+        guider = comfy.samplers.CFGGuider(capture_queries(static, layers, recorder.store))
         guider.set_conds(list(cond), list(cond))
         guider.set_cfg(1.0)
         for start in range(0, count, rows):

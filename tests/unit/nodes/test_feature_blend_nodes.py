@@ -473,3 +473,30 @@ def test_loading_a_token_by_name(nodes, tmp_path, monkeypatch):
     both = nodes["CombinePartTokens"].execute(part_token_1=token("ear"), part_token_3=token("tail")).args[0]
     assert both.names == ("ear", "tail")
     folder_paths.filename_list_cache.pop("part_tokens", None)
+
+
+def test_a_vae_that_cannot_decode_is_refused_before_sampling(prompts, blend, monkeypatch):
+    """One of another family, and what Load Checkpoint gives for a checkpoint without a VAE."""
+
+    class Other(FakeVae):
+        latent_channels = 16
+
+    class Empty(FakeVae):
+        first_stage_model = None
+
+    monkeypatch.setattr("comfy.samplers.CFGGuider.sample", lambda *_: pytest.fail("it has sampled"))
+    with pytest.raises(ValueError, match="vae: decodes latents with 16 channels, but this model makes 4"):
+        blend(prompts("a robot outdoors").args[0], vae=Other())
+    with pytest.raises(ValueError, match="vae: is empty"):
+        blend(prompts("a robot outdoors").args[0], vae=Empty())
+
+
+def test_an_empty_latent_of_another_scale_is_resized_as_in_the_host(prompts, blend, model):
+    """Empty latents say how many pixels a latent pixel has; of 16, SD's need twice the size."""
+    import comfy.sample
+
+    latent = {"samples": torch.zeros(1, 64, 8, 8), "downscale_ratio_spacial": 16}
+    if "downscale_ratio_spacial" not in comfy.sample.fix_empty_latent_channels.__code__.co_varnames:
+        pytest.skip("this ComfyUI does not resize empty latents")
+    edited = blend(prompts("a robot outdoors").args[0], latent_image=latent, steps=2)[0]
+    assert edited["samples"].shape == (1, 4, 16, 16)

@@ -428,3 +428,93 @@ def test_inputs_that_do_not_fit(model, inputs, message):
     with pytest.raises(ValueError, match=message):
         sample(blend_guider(model, edit_prompt(), **inputs), callback=lambda *a: calls.append(a))
     assert not calls
+
+
+def test_guidance_that_counts_its_calls_is_called_once_a_step(model):
+    """Of the first of two evaluations only the maps are wanted: the momentum of APG must not see it."""
+    from comfy_extras.nodes_apg import APG
+
+    result = APG.execute(model, 1.0, 5.0, -0.5)
+    other = result.args[0]
+    out = sample(blend_guider(other, edit_prompt(), token=token(), timing="clean, first step twice"))
+    assert relative(out[:1], plain(other, text_conditioning("source"))) < 1e-5
+    assert relative(out[:1], plain(model, text_conditioning("source"))) > 1e-4
+
+
+def single_image_guidance(patcher):
+    """Like TemporalScoreRescaling: a condition on the level, which several rows have one each of."""
+    other = patcher.clone()
+    other.set_model_sampler_post_cfg_function(
+        lambda args: args["denoised"] if args["sigma"] < 1 else 0.9 * args["denoised"] + 0.1 * args["uncond_denoised"]
+    )
+    # The same, of all predictions.
+    other.set_model_sampler_pre_cfg_function(
+        lambda args: args["conds_out"] if args["sigma"] < 1 else [args["conds_out"][0] * 1.01, *args["conds_out"][1:]]
+    )
+    return other
+
+
+def test_guidance_for_single_images_is_called_for_each_row(model):
+    other = single_image_guidance(model)
+    out = sample(blend_guider(other, edit_prompt(), token=token()), steps=2)
+    assert relative(out[:1], plain(other, text_conditioning("source"), steps=2)) < 1e-5
+    assert relative(out[:1], plain(model, text_conditioning("source"), steps=2)) > 1e-3
+    # For two images ComfyUI's own sampling fails; each is what it is alone.
+    noise = drawn("noise", 2, 4, *SIZE)
+    both = from_noise(blend_guider(other, edit_prompt(), token=token()), noise)
+    for image in range(2):
+        alone = from_noise(blend_guider(other, edit_prompt(), token=token()), noise[image : image + 1])
+        assert relative(both[image::2], alone) < 1e-5
+
+
+def test_an_error_of_a_guidance_function_stays_its_own(model):
+    other = model.clone()
+    other.set_model_sampler_post_cfg_function(lambda args: args["denoised"].reshape(7))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        sample(blend_guider(other, edit_prompt(), token=token()))
+
+
+@pytest.mark.parametrize("where", ["negative", "positive", "base"])
+def test_hooks_exchange_a_model_with_dynamic_memory_once(model, where, monkeypatch):
+    """ComfyUI loads such a model's counterpart from the file and keeps it with the object that was asked."""
+    import comfy.hooks
+    import comfy.model_patcher
+    import comfy.samplers
+
+    asked, used = [], []
+
+    class Dynamic(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+        def get_non_dynamic_delegate(self):
+            asked.append(self)
+            return model.clone()
+
+    dynamic = Dynamic(model.model, model.load_device, model.offload_device)
+    hooks = comfy.hooks.HookGroup()
+
+    def inner_sample(self, noise, latent_image, *_):
+        used.append(self.model_patcher)
+        return torch.zeros_like(noise)
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", inner_sample)
+    plainly, hooked = (text_conditioning("negative") for _ in range(2))
+    hooked[0][1]["hooks"] = hooks
+    options = {"negative": hooked} if where == "negative" else {}
+    if where == "positive":
+        options["extras"] = [[None, {"hooks": hooks}]]
+    if where == "base":
+        options["base"] = comfy.samplers.CFGGuider(model)
+        options["base"].set_conds(plainly, hooked)
+    noise = torch.zeros(1, 4, *SIZE)
+    for _ in range(2):
+        blend_guider(dynamic, edit_prompt(), mask=torch.ones(1, 8, 8), **options).sample(
+            noise, noise, comfy.samplers.sampler_object("euler"), torch.tensor([14.6, 1.0, 0.0])
+        )
+    assert len(asked) == 2 and all(one is dynamic for one in asked)
+    assert not any(one.is_dynamic() for one in used)
+    blend_guider(dynamic, edit_prompt(), mask=torch.ones(1, 8, 8)).sample(
+        noise, noise, comfy.samplers.sampler_object("euler"), torch.tensor([14.6, 1.0, 0.0])
+    )
+    assert used[-1].is_dynamic()

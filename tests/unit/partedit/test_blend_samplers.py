@@ -8,7 +8,7 @@ import torch
 from comfy.samplers import SAMPLER_NAMES
 
 from support.tiny_edits import blend_guider, edit_prompt, plain, relative, sample, token
-from support.tiny_models import text_conditioning, tiny_sd, tiny_sdxl
+from support.tiny_models import drawn, text_conditioning, tiny_sd, tiny_sdxl
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +197,34 @@ def test_a_single_step_needs_a_mask_from_somewhere(model):
 def test_settings_are_checked_before_sampling(model, settings, message):
     with pytest.raises(ValueError, match=message):
         blend_guider(model, edit_prompt(), token=token(), **settings)
+
+
+def test_steps_are_told_by_their_place_where_levels_rise(pack):
+    from partedit_oir.core.partedit.wrappers import step_at
+
+    def walked(levels, sigmas):
+        last, found = 0, []
+        for sigma in sigmas:
+            last = step_at(sigma, levels, last)
+            found.append(last)
+        return found
+
+    down = [14.6, 8.0, 3.0, 1.0, 0.0]
+    # Between levels, and a solver that tries a step again from where it was.
+    assert walked(down, [14.6, 10.0, 8.0, 2.0, 3.0, 1.0, 0.5]) == [0, 0, 1, 2, 2, 3, 3]
+    assert walked(down[::-1], [0.0, 0.5, 1.0, 3.0, 8.0]) == [0, 0, 1, 2, 3]
+    again = [14.6, 8.0, 3.0, 1.0, 8.0, 3.0, 0.0]
+    assert walked(again, [14.6, 8.0, 3.0, 1.0, 8.0, 5.0, 3.0, 1.0]) == [0, 1, 2, 3, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("levels", [[0.05, 1.0, 4.0, 10.0, 14.6], [14.6, 4.0, 1.0, 8.0, 2.0, 0.0]])
+def test_rising_levels_have_a_mask_for_every_step(small, levels):
+    """FlipSigmas, and a schedule that goes back up: each step has its own mask, and the edit ends where it should."""
+    import comfy.samplers
+
+    guider = blend_guider(small, edit_prompt(width=768, pooled=0), token=token(width=768), edit_steps=3, cfg=1.0)
+    noise = drawn("noise", 1, 4, 8, 8)
+    solver = comfy.samplers.sampler_object("euler")
+    guider.sample(noise, torch.zeros_like(noise), solver, torch.tensor(levels), disable_pbar=True, seed=5)
+    assert sorted(guider.last_masks.history) == list(range(len(levels) - 1))
+    assert sorted(guider.last_masks.in_use) == [1, 2]
