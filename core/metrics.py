@@ -27,6 +27,9 @@ _WINDOW = 11
 _K1, _K2 = 0.01, 0.03
 # Value used for the infinite PSNR of identical images where a finite number is needed.
 EQUAL_DB = 1000.0
+# A pixel has changed by more than 8/255. In 8-bit images as float32, a difference of exactly 8/255 would be above or
+# below that by rounding alone.
+CHANGED = 8 / 255 + 1e-6
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def edit_scores(
         if outside.any():
             values["psnr_outside"] = _psnr(float(squared[outside].mean()))
             values["ssim_outside"] = float(map_ssim[outside].mean())
-            values["changed_outside"] = float((np.abs(before - after).max(axis=-1)[outside] > 8 / 255).mean())
+            values["changed_outside"] = float((np.abs(before - after).max(axis=-1)[outside] > CHANGED).mean())
         if inside.any():
             values["psnr_inside"] = _psnr(float(squared[inside].mean()))
     if scorer is not None:

@@ -26,7 +26,7 @@ from .worker import JobError
 # Part of every key: raised when results of older versions no longer hold.
 FORMAT = 1
 # Part of every score's key: raised when what is measured changes.
-SCORES = 2
+SCORES = 3
 
 
 class Server(Protocol):

@@ -42,6 +42,15 @@ def test_psnr_by_hand_and_by_region():
     assert swapped.psnr_outside == pytest.approx(20, abs=1e-4) and swapped.changed_outside == 1
 
 
+def test_a_pixel_that_changed_by_8_of_255_has_not_changed_by_more():
+    """Whether it counted once was decided by the rounding of float32, differently for each value."""
+    levels = torch.arange(247.0).expand(16, -1)[..., None].expand(-1, -1, 3)
+    mask = torch.zeros(16, 247)
+    mask[:, 0] = 1
+    for steps, share in ((8, 0.0), (9, 1.0)):
+        assert edit_scores(levels / 255, (levels + steps) / 255, mask).changed_outside == share
+
+
 def test_ssim_is_scikit_images():
     from skimage.metrics import structural_similarity
 
