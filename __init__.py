@@ -5,7 +5,9 @@ This file only registers the pack with ComfyUI: its model folders, its web folde
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 
 import folder_paths
 
@@ -39,6 +41,19 @@ def _register_model_folders() -> None:
     folder_paths.add_model_folder_path("part_tokens", os.path.join(os.path.dirname(__file__), "tokens"))
 
 
+def _check_folder_name(folder: str) -> None:
+    """Warn if ComfyUI's web server will find nothing here: it does not, under a name that addresses have to quote."""
+    name = os.path.basename(folder)
+    if not re.fullmatch(r"[\w.~!$&'()*+,;=:@-]+", name, re.ASCII):
+        logging.warning(
+            "PartEdit + OIR: ComfyUI's web server may find no file in a folder called %r; then widgets, help pages and "
+            "templates are missing in the editor. Give it a name without spaces, accents and brackets, such as "
+            "ComfyUI-PartEdit-OIR, and restart ComfyUI.",
+            name,
+        )
+
+
 _register_model_folders()
+_check_folder_name(os.path.dirname(os.path.abspath(__file__)))
 
 __all__ = ["WEB_DIRECTORY", "PartEditOIRExtension", "comfy_entrypoint"]

@@ -51,3 +51,18 @@ def test_a_folder_that_lists_every_file_still_does_and_the_pack_picks_its_own(re
             model_file("sams", "model.onnx", "Get one")
     finally:
         folder_paths.filename_list_cache.pop("sams", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("ComfyUI-PartEdit-OIR", True),
+        ("partedit-oir", True),
+        ("ComfyUI-PartEdit-OIR-0.1.0", True),
+        ("ComfyUI-PartEdit-OIR-main (1)", False),  # a second download on Windows
+        ("PartEdit für mich", False),
+    ],
+)
+def test_a_folder_whose_files_the_server_would_not_find_is_warned_of(pack, caplog, name, served):
+    pack._check_folder_name(f"/somewhere/custom_nodes/{name}")
+    assert (name not in caplog.text) == served
