@@ -39,7 +39,7 @@ class MaskStrip {
     this.note = html("span", { class: "partedit-note partedit-grow", role: "status" });
     const key = (kind) => html("span", { class: "partedit-key", "data-key": kind }, words[kind]);
     this.keys = html("span", { class: "partedit-bar" }, key("part"), key("soft"));
-    this.bar = html("div", { class: "partedit-bar" }, this.view, ...this.buttons);
+    this.bar = html("div", { class: "partedit-bar partedit-views" }, this.view, ...this.buttons);
     this.body = [this.bar, this.stage, this.scrub, html("div", { class: "partedit-bar" }, this.note, this.keys)];
     this.bar.hidden = this.scrub.hidden = true;
   }

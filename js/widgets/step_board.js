@@ -213,7 +213,7 @@ class StepBoard {
     this.run.hidden = !pending;
     this.reset.disabled = this.searching || chosen === pair.found;
     this.note.textContent = this.told ?? [one ? this.describe(one) : "", pending ? words.pending : ""].filter(Boolean).join(" · ");
-    this.note.title = this.summary ?? "";
+    this.note.title = [this.note.textContent, this.summary].filter(Boolean).join("\n");
   }
 
   /** The sheet; its buttons stay the same as long as the candidates do, so that the focus stays. */

@@ -146,6 +146,38 @@ def test_the_strip_stays_when_the_graph_is_loaded_anew(editor, renderer):
     expect(widget(editor, NAME).locator("option")).to_have_text(["x", "x", "2 more, not shown here"])
 
 
+RESIZED = """
+async (width) => {
+    const node = window.app.graph._nodes.find((node) => node.type === 'FeatureBlendSampler');
+    node.setSize([width, node.size[1]]);
+    window.app.canvas.setDirty(true, true);
+}
+"""
+
+
+@pytest.mark.parametrize("renderer", ["vue"], indirect=True)
+def test_a_wide_node_stays_as_high_and_a_narrow_one_shows_all_buttons(editor, renderer):
+    """In Nodes 2.0 the picture's own height made the node higher, over the nodes below."""
+    editor.load(roomy("partedit_demo", KIND))
+    view = {"label": "x", "edit": None, "source": None}
+    executed(editor, KIND, {"partedit_strip": [{"steps": [0], "size": [1, 1], "views": [view, view]}]})
+    centre(editor, KIND)
+    strip = widget(editor, NAME)
+    height = lambda: strip.bounding_box()["height"]  # noqa: E731
+    before = height()
+    editor.page.evaluate(RESIZED, 900)
+    editor.eventually(lambda: strip.bounding_box()["width"], lambda width: width > 800)
+    editor.settle()
+    assert height() == pytest.approx(before, abs=2)
+    editor.page.evaluate(RESIZED, 225)
+    editor.eventually(lambda: strip.bounding_box()["width"], lambda width: width < 230)
+    editor.settle()
+    right = strip.bounding_box()["x"] + strip.bounding_box()["width"]
+    for button in (*strip.get_by_role("button").all(), strip.get_by_role("combobox")):
+        box = button.bounding_box()
+        assert box["width"] >= 50 and box["x"] + box["width"] <= right
+
+
 @both_renderers
 def test_pictures_that_are_still_being_fetched_are_not_called_gone(editor, renderer, client):
     """The first of them is answered only when the test says so."""
