@@ -168,7 +168,7 @@ def feature_blend_sampler() -> Image.Image:
 
 def part_edit_prompt() -> Image.Image:
     results = Results(partedit_more.SEVERAL_EDITS.nodes)
-    names = ("a blue robot", "a yellow robot", "a black robot", "a striped green robot")
+    names = ("a blue robot", "a pink robot", "a black robot", "a striped green robot")
     edits = results["edited_image"]
     source = (f"{ROBOT[:11]} …", picture(results["source_image"]))
     return row([source, *((name, picture(edits[n : n + 1])) for n, name in enumerate(names))], 200)

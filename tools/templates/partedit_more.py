@@ -128,7 +128,7 @@ SEVERAL_EDITS = Workflow(
             1,
             {
                 "source": "a red robot in the snow",
-                "edit": "a blue robot in the snow\na yellow robot in the snow\n"
+                "edit": "a blue robot in the snow\na pink robot in the snow\n"
                 "a black robot in the snow\na striped green robot in the snow",
                 **DEMO_PROMPT,
             },
