@@ -31,8 +31,13 @@ def _part(sd: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k[len(prefix) :]: v for k, v in sd.items() if k.startswith(prefix)}
 
 
-def load_image_model(sd: dict[str, torch.Tensor]) -> Any:
-    """The UNet as ``comfy.model_base.SDXL`` in a ModelPatcher. ``sd``: keys ``unet.…``."""
+def load_image_model(sd: dict[str, torch.Tensor], disable_dynamic: bool = False) -> Any:
+    """The UNet as ``comfy.model_base.SDXL`` in a ModelPatcher.
+
+    Args:
+        sd: keys ``unet.…``.
+        disable_dynamic: without ComfyUI's dynamic VRAM, which some nodes cannot work with.
+    """
     import comfy.model_management as mm
     import comfy.model_patcher
     import comfy.supported_models
@@ -48,31 +53,58 @@ def load_image_model(sd: dict[str, torch.Tensor]) -> Any:
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(weights, "")
     # newer ComfyUI versions choose the patcher class by platform
-    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    plain = comfy.model_patcher.ModelPatcher
+    patcher_class = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
     patcher = patcher_class(model, load_device=device, offload_device=offload)
     if not mm.is_device_cpu(offload):
         model.to(offload)
     assign = {"assign": True} if getattr(patcher, "is_dynamic", bool)() else {}
     model.load_model_weights(weights, "", **assign)
+    patcher.cached_patcher_init = (_image_patcher, ())
     return patcher
 
 
-def load_text_encoders(sd: dict[str, torch.Tensor], embedding_directory: Any = None) -> Any:
-    """Both text encoders as ``comfy.sd.CLIP``. ``sd``: keys ``clip_l.…`` and ``clip_g.…``."""
+def load_text_encoders(
+    sd: dict[str, torch.Tensor], embedding_directory: Any = None, disable_dynamic: bool = False
+) -> Any:
+    """Both text encoders as ``comfy.sd.CLIP``.
+
+    Args:
+        sd: keys ``clip_l.…`` and ``clip_g.…``.
+        disable_dynamic: see `load_image_model`.
+    """
     import comfy.sd
     from comfy.supported_models_base import ClipTarget
 
     weights = {k: v for k, v in sd.items() if k.startswith(("clip_l.", "clip_g."))}
     parameters = sum(w.numel() for w in weights.values())
     target = ClipTarget(tokenizer_class(), encoder_class())
-    clip = comfy.sd.CLIP(target, embedding_directory=embedding_directory, parameters=parameters)
+    static = {"disable_dynamic": True} if disable_dynamic else {}  # older versions of ComfyUI know neither
+    clip = comfy.sd.CLIP(target, embedding_directory=embedding_directory, parameters=parameters, **static)
     missing, unexpected = clip.load_sd(weights)
     missing = [k for k in missing if "clip_l.text_projection" not in k and "logit_scale" not in k]
     if missing or unexpected:
         raise RuntimeError(
             f"The demo checkpoint's text encoders do not fit: missing {missing}, unexpected {unexpected}"
         )
+    clip.patcher.cached_patcher_init = (_clip_patcher, (embedding_directory,))
     return clip
+
+
+# With dynamic VRAM, ComfyUI's TorchCompileModel, LoRA hooks and work on several GPUs load a model anew, by what a loader
+# has put into ``cached_patcher_init``; without it they fail.
+
+
+def _image_patcher(disable_dynamic: bool = False) -> Any:
+    return load_image_model(_read(IMAGE_MODEL), disable_dynamic)
+
+
+def _clip_patcher(embedding_directory: Any = None, disable_dynamic: bool = False) -> Any:
+    return load_text_encoders(_read(IMAGE_MODEL), embedding_directory, disable_dynamic).patcher
+
+
+def _vae_patcher(disable_dynamic: bool = False) -> Any:
+    return load_vae(_read(VAE_FILE)).patcher
 
 
 def load_vae(sd: dict[str, torch.Tensor]) -> Any:
@@ -81,6 +113,7 @@ def load_vae(sd: dict[str, torch.Tensor]) -> Any:
 
     vae = comfy.sd.VAE(sd=sd, config={"params": VAE})
     adapt(vae.first_stage_model)
+    vae.patcher.cached_patcher_init = (_vae_patcher, ())
     return vae
 
 

@@ -248,3 +248,31 @@ def test_the_weights_are_small_and_half_precision_and_the_card_names_them():
         kinds = {entry["dtype"] for name, entry in header(path).items() if name != "__metadata__"}
         assert "F16" in kinds and kinds <= {"F16", "I64"}, f"{path.name}: {kinds}"
         assert path.name in card
+
+
+def test_nodes_that_need_a_model_without_dynamic_memory_get_one(demo, monkeypatch):
+    """TorchCompileModel, LoRA hooks and Set CLIP Hooks ask for a clone that ComfyUI loads anew, by the loader's recipe."""
+    import inspect
+
+    import comfy.model_patcher
+
+    if "disable_dynamic" not in inspect.signature(comfy.model_patcher.ModelPatcher.clone).parameters:
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+
+    class Dynamic(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic)
+    model, clip, vae = loader.load_demo_model()
+    assert model.is_dynamic() and clip.patcher.is_dynamic()
+    for static, own in ((model.clone(disable_dynamic=True), demo[0]), (clip.clone(True).patcher, demo[1].patcher)):
+        assert not static.is_dynamic()
+        weights, expected = static.model.state_dict(), own.model.state_dict()
+        assert weights.keys() == expected.keys()
+        # Not in the file, and not used: any value.
+        names = [name for name in expected if not name.startswith("clip_l.") or "text_projection" not in name]
+        assert len(names) > 20 and all(torch.equal(weights[name], expected[name]) for name in names)
+    make, args = vae.patcher.cached_patcher_init
+    weights, expected = make(*args).model.state_dict(), vae.first_stage_model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
