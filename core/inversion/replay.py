@@ -164,7 +164,7 @@ class TrajectorySampler:
     """Sampler function for ``comfy.samplers.KSAMPLER``: ``KSAMPLER(TrajectorySampler(trajectory))``.
 
     The noise passed by the guider is ignored: rows start from the trajectory. With a latent noise mask, edit rows stay
-    on the trajectory outside the mask. Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER
+    on the trajectory outside the mask, at each level by what a node on the model makes of it (DifferentialDiffusion). Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER
     returns is clean.
     The arguments are those of :class:`Replay`.
 
@@ -221,6 +221,13 @@ class TrajectorySampler:
         mask = args.get("denoise_mask")
         # ComfyUI's masking would put fresh noise outside the mask; the trajectory has the image's own
         args["denoise_mask"] = None
+        function = args.get("model_options", {}).get("denoise_mask_function")
+
+        def changed(mask: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            if function is None:
+                return mask
+            return function(sigma, mask, extra_options={"model": model.inner_model, "sigmas": sigmas})
+
         levels = self.trajectory.sigmas.to(x)
         x = replay.initial().to(x)
         for i in range(self.start, self.trajectory.steps):
@@ -230,6 +237,8 @@ class TrajectorySampler:
                 callback({**step, "x": x, "denoised": denoised})
             x = replay.step(i, x, denoised)
             if mask is not None:
-                x = mask * x + (1.0 - mask) * replay.source(i + 1).to(x)
+                # The mask of the level that was reached; ComfyUI masks the last level by that of the one before.
+                now = changed(mask, levels[min(i + 1, self.trajectory.steps - 1)].expand(rows))
+                x = now * x + (1.0 - now) * replay.source(i + 1).to(x)
         # KSAMPLER takes a flow's last level back to the image itself (``inverse_noise_scaling``)
         return x if self.trajectory.scaling.kind == FLOW else replay.finish(x)

@@ -158,6 +158,24 @@ def sample(model, trajectory, prompts, *, number=0, start=0, mask=None, cfg=1.0,
         )
 
 
+def test_differential_diffusion_releases_the_edit_level_by_level(model, trajectories):
+    """A mask of 0.5 is closed until half of the time is over: the same as starting there."""
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    other = DifferentialDiffusion.execute(model).args[0]
+    trajectory = trajectories["ddim_next_timestep"]
+    timestep, levels = model.get_model_object("model_sampling").timestep, trajectory.sigmas
+    first, last = float(timestep(levels[0])), float(timestep(levels[-1]))
+    opened = next(i for i, sigma in enumerate(levels) if float(timestep(sigma)) - last <= 0.5 * (first - last))
+    assert 1 < opened < STEPS
+    masked = sample(other, trajectory, [SOURCE, EDIT], mask=torch.full((2, 1, 8, 8), 0.5))
+    late = sample(model, trajectory, [SOURCE, EDIT], start=opened - 1)
+    assert relative_error(masked[1], late[1]) < 1e-5
+    assert relative_error(masked[1], trajectory.latent_image[0]) > 1e-3
+    closed = sample(other, trajectory, [SOURCE, EDIT], mask=torch.zeros(2, 1, 8, 8))
+    assert relative_error(closed[1], trajectory.latent_image[0]) < 1e-5
+
+
 @pytest.mark.parametrize("method", STOCHASTIC)
 @pytest.mark.parametrize("start", [0, 3])
 def test_an_edit_row_receives_the_recorded_noise_maps(model, trajectories, method, start):
