@@ -91,8 +91,8 @@ def load_text_encoders(
     return clip
 
 
-# With dynamic VRAM, ComfyUI's TorchCompileModel, LoRA hooks and work on several GPUs load a model anew, by what a loader
-# has put into ``cached_patcher_init``; without it they fail.
+# With dynamic VRAM, ComfyUI's TorchCompileModel, LoRA hooks and work on several GPUs load a model anew, by what its
+# loader has put into ``cached_patcher_init``; without it they fail.
 
 
 def _image_patcher(disable_dynamic: bool = False) -> Any:

@@ -164,8 +164,8 @@ class TrajectorySampler:
     """Sampler function for ``comfy.samplers.KSAMPLER``: ``KSAMPLER(TrajectorySampler(trajectory))``.
 
     The noise passed by the guider is ignored: rows start from the trajectory. With a latent noise mask, edit rows stay
-    on the trajectory outside the mask, at each level by what a node on the model makes of it (DifferentialDiffusion). Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER
-    returns is clean.
+    on the trajectory outside the mask, at each level by what a node on the model makes of it (DifferentialDiffusion).
+    Call it with ``sigmas = trajectory.sigmas[start:]``; what KSAMPLER returns is clean.
     The arguments are those of :class:`Replay`.
 
     Raises:

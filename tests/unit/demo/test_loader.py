@@ -251,7 +251,7 @@ def test_the_weights_are_small_and_half_precision_and_the_card_names_them():
 
 
 def test_nodes_that_need_a_model_without_dynamic_memory_get_one(demo, monkeypatch):
-    """TorchCompileModel, LoRA hooks and Set CLIP Hooks ask for a clone that ComfyUI loads anew, by the loader's recipe."""
+    """TorchCompileModel, LoRA hooks and Set CLIP Hooks ask for a clone that ComfyUI loads anew."""
     import inspect
 
     import comfy.model_patcher
