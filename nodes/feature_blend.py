@@ -193,11 +193,22 @@ class FeatureBlendSampler(io.ComfyNode):
         device = comfy.model_management.intermediate_device()
         masks = result.step_masks[..., None].expand(-1, -1, -1, 3).contiguous()
         return io.NodeOutput(
-            {"samples": result.edited.to(device)},
-            {"samples": result.source.to(device)},
+            {**kept_for(latent_image, len(edit_prompt.edits)), "samples": result.edited.to(device)},
+            {**kept_for(latent_image, 1), "samples": result.source.to(device)},
             result.mask,
             masks,
             pictures,
             result.mean_mask,
             ui=shown,
         )
+
+
+def kept_for(latent: dict | None, edits: int) -> dict[str, Any]:
+    """What a LATENT says besides its samples, for N·B edited ones: a noise mask, and the place of each in its batch.
+
+    KSampler keeps both, and the sampler of a second pass (an upscaled edit) reads them.
+    """
+    kept = {name: (latent or {})[name] for name in ("noise_mask", "batch_index") if name in (latent or {})}
+    if "batch_index" in kept:
+        kept["batch_index"] = [*kept["batch_index"]] * edits
+    return kept

@@ -500,3 +500,18 @@ def test_an_empty_latent_of_another_scale_is_resized_as_in_the_host(prompts, ble
         pytest.skip("this ComfyUI does not resize empty latents")
     edited = blend(prompts("a robot outdoors").args[0], latent_image=latent, steps=2)[0]
     assert edited["samples"].shape == (1, 4, 16, 16)
+
+
+def test_a_second_pass_finds_noise_mask_and_batch_places_as_after_ksampler(prompts, blend, model):
+    """Both stay in the latent, so a later sampler edits the same region, with the noise of the same images."""
+    import comfy.sample
+
+    mask = torch.zeros(2, 128, 192)
+    mask[0, :, 96:], mask[1, :, :96] = 1.0, 1.0
+    latent = {"samples": torch.zeros(2, 4, 16, 24), "noise_mask": mask, "batch_index": [3, 5]}
+    both = prompts("a robot outdoors\na dog outdoors").args[0]
+    edited, source = blend(both, latent_image=latent, mask=torch.ones(1, 128, 192), steps=1)[:2]
+    assert edited["samples"].shape[0] == 4 and torch.equal(edited["noise_mask"], mask)
+    assert source["batch_index"] == [3, 5] and edited["batch_index"] == [3, 5, 3, 5]
+    noise = comfy.sample.prepare_noise(edited["samples"], 1, edited["batch_index"])
+    assert torch.equal(noise[:2], noise[2:]) and not torch.equal(noise[0], noise[1])
