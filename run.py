@@ -177,7 +177,8 @@ def bench(options: argparse.Namespace) -> int:
         print("\n".join(f"{name:{width}}  {what}" for name, what in BENCHMARKS.items()))
         return 0
     if options.name not in BENCHMARKS:
-        raise SetupError(f"no benchmark {options.name!r}. Benchmarks: {', '.join(BENCHMARKS)}.")
+        hint = " Give the benchmark first, then its options." if options.arguments else ""
+        raise SetupError(f"no benchmark {options.name!r}.{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
     return run_module(pick_host(existing.TEST_MODULES), f"bench.{options.name}", options.arguments)
 
 

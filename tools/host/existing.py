@@ -43,10 +43,13 @@ def existing_host(root: Path, modules: dict[str, str]) -> Host:
         raise SetupError(f"COMFYUI_PYTHON is {str(python)!r}, which is not a file. Set it to ComfyUI's Python.")
     wanted = ["torch", "numpy", "aiohttp", *modules]
     code = "import importlib.util, json; print(json.dumps([m for m in %r if importlib.util.find_spec(m) is None]))"
-    done = subprocess.run([str(python), "-c", code % wanted], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    try:
+        done = subprocess.run([str(python), "-c", code % wanted], capture_output=True, text=True, check=False)
+        missing = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{python} is not a Python that runs ({error}). Set COMFYUI_PYTHON to ComfyUI's.") from None
+    if missing is None:
         raise SetupError(f"{python} does not run: {done.stderr.strip()[-500:]}")
-    missing = json.loads(done.stdout)
     if missing:
         packages = " ".join(modules.get(name, name) for name in missing)
         raise SetupError(

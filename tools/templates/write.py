@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..host.client import Client
 from ..host.graph import problems, to_prompt
-from ..host.layout import PACK_DIR, RUNTIME, Host, write_whole
+from ..host.layout import PACK_DIR, RUNTIME, Host, whole_file, write_whole
 from ..host.link import link_pack
 from ..host.server import Server
 from . import oir, oir_flow, oir_real, partedit, partedit_more, partedit_sdxl, tokens
@@ -63,6 +63,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", help="only these templates")
     parser.add_argument("--no-run", action="store_true", help="write the files without running them for thumbnails")
     options = parser.parse_args(arguments)
+    there = [one.name for one in ALL]
+    if unknown := sorted(set(options.names) - set(there)):
+        parser.error(f"no template {', '.join(unknown)}. There are: {', '.join(there)}.")
     chosen = [one for one in ALL if not options.names or one.name in options.names]
     root = Path(os.environ["COMFYUI_PATH"])
     host = Host(root, Path(sys.executable), private=root.is_relative_to(RUNTIME))
@@ -92,7 +95,8 @@ def main(arguments: list[str]) -> int:
             images = client.run(prompt).outputs[number]["images"]
             picture = Image.open(io.BytesIO(client.view(images[0]))).convert("RGB")
             picture.thumbnail((384, 384))
-            picture.save(FOLDER / f"{one.name}.jpg", quality=85)
+            with whole_file(FOLDER / f"{one.name}.jpg") as partial:
+                picture.save(partial, format="JPEG", quality=85)
     for name, origin in BORROWED.items():
         if (FOLDER / f"{origin}.jpg").is_file():
             shutil.copyfile(FOLDER / f"{origin}.jpg", FOLDER / f"{name}.jpg")

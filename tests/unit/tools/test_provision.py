@@ -161,6 +161,11 @@ def test_the_user_s_comfyui_is_checked_and_missing_modules_are_named(tmp_path, m
     monkeypatch.setenv("COMFYUI_PYTHON", str(tmp_path / "python"))
     with pytest.raises(SetupError, match="COMFYUI_PYTHON"):
         existing.existing_host(host.root, {})
+    for text in ("#!/bin/sh\necho no Python\n", "no program at all"):  # the second cannot even be started
+        (tmp_path / "python").write_text(text)
+        (tmp_path / "python").chmod(0o755 if text.startswith("#!") else 0o644)
+        with pytest.raises(SetupError, match=r"is not a Python that runs \(.*Set COMFYUI_PYTHON"):
+            existing.existing_host(host.root, {})
 
 
 def test_a_newer_comfyui_keeps_what_the_user_put_there(tmp_path):

@@ -290,3 +290,5 @@ def test_run_py_refuses_unknown_arguments_and_folders(tmp_path):
     assert cli("demo", "--nonsense").returncode == 2
     done = cli("parity", str(tmp_path / "none"))
     assert done.returncode == 1 and "is not a folder" in done.stderr
+    done = cli("bench", "--limit", "2", "object_edits")
+    assert done.returncode == 1 and "Give the benchmark first, then its options" in done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tools.templates import write
 from tools.templates.layout import FOOTER, LIVE, PICTURE, PLOT, TEXT, WORDS, needed_box, place, room
 from tools.templates.models import CLIP_FILE, LINKED, SAM_FILE, SUFFIXES
 
@@ -100,3 +101,10 @@ def test_every_node_is_shown_by_a_template():
     frozen = json.loads((Path(__file__).parents[1] / "house" / "node_schemas.json").read_text(encoding="utf-8"))
     used = {node["type"] for path in WORKFLOWS for node in nodes(path)}
     assert set(frozen) <= used, sorted(set(frozen) - used)
+
+
+def test_a_template_that_does_not_exist_is_refused(capsys):
+    """A slip of the pen once started a server, wrote nothing, and was a success."""
+    with pytest.raises(SystemExit) as stopped:
+        write.main(["oir_demo", "oir_demmo"])
+    assert stopped.value.code == 2 and "no template oir_demmo. There are: " in capsys.readouterr().err
