@@ -181,7 +181,13 @@ def one_line(text: Any) -> str:
     return " ".join(str(text).split())
 
 
+# Windows keeps these for devices, with any ending.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+
+
 def file_name(text: str) -> str:
     """A file name that says what it is; texts that differ get names that differ, whatever the file system."""
     plain = re.sub(r"[^a-z0-9._=-]+", "-", text.lower()).strip("-._")[:60]
+    if _DEVICE.match(plain):
+        plain = f"x-{plain}"
     return plain if plain == text else f"{plain or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

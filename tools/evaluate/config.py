@@ -239,6 +239,13 @@ def _read(config: ConfigFile, pictures: Pictures) -> list[DataSet]:
         except DataError as error:
             lines = [f"data[{number}].{kind}: {line}" for line in str(error).splitlines()]
             raise ConfigError("\n".join(lines)) from error
+        for case in cases:
+            # PartEdit Prompt would read it as a replacement, and every other method as words.
+            if "->" in case.edit or "→" in case.edit:
+                raise ConfigError(
+                    f"data[{number}].{kind}: {case.name!r} has an arrow in its edited prompt {case.edit!r}. Write the "
+                    "whole prompt, or give before and after."
+                )
         short = [file_name(case.name).casefold() for case in cases]
         for case, own in zip(cases, short):
             if short.count(own) > 1:

@@ -90,12 +90,13 @@ def test_a_csv_says_the_same_as_a_yaml(own):
         ({"source": "a", "edit": "b", "sed": 3}, "unknown key sed"),
         ({"source": "a", "edit": "b", "image": "edits.yaml"}, "is not a picture"),
         ({"source": "a", "edit": "b", "mask": "empty.png"}, "marks nothing"),
+        ({"source": "a cat", "edit": "cat -> dog"}, "has an arrow in its edited prompt 'cat -> dog'"),
     ],
 )
 def test_a_wrong_entry_is_named(own, entry, says):
     Image.new("L", (80, 60)).save(own / "empty.png")
     (own / "edits.yaml").write_text(yaml.safe_dump([entry]))
-    with pytest.raises(ConfigError, match=r"edits\.yaml\[0\]") as caught:
+    with pytest.raises(ConfigError, match=r"edits\.yaml\[0\]|'000 ") as caught:
         cases_of(own, {"folder": "."})
     assert says in str(caught.value)
 
