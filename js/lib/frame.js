@@ -1,6 +1,7 @@
 // The place of a widget in a node: an element that the classic canvas and Nodes 2.0 lay out, never saved or sent.
 
 import { addStyles, html } from "./dom.js";
+import { texts } from "./texts.js";
 
 // What the canvas below would take for itself: dragging the node, deleting it, moving the view.
 const OWN_EVENTS = ["pointerdown", "pointermove", "pointerup", "mousedown", "dblclick", "keydown", "keyup", "contextmenu"];
@@ -20,10 +21,13 @@ export function addFrame(node, name, hint, idleHeight = 30) {
   const widget = node.addDOMWidget(name, "partedit", element, {
     serialize: false,
     hideOnZoom: false,
+    // The panel beside the graph lists what can be set.
+    hideInPanel: true,
     getMinHeight: () => height,
     getValue: () => "",
   });
   widget.serialize = false;
+  widget.label = texts().names[name];
   element.style.minHeight = `${height}px`;
   const take = (wanted) => {
     height = wanted;

@@ -3,6 +3,16 @@
 import { app } from "./host.js";
 
 const ENGLISH = {
+  // Names of the widgets, where the editor lists what a subgraph can show of the nodes in it.
+  names: {
+    partedit_mask: "mask strip",
+    partedit_board: "candidates",
+    partedit_words: "words",
+    partedit_token: "token",
+    partedit_training: "training curves",
+    partedit_text: "report",
+    partedit_curve: "curves",
+  },
   maskHint: "The mask of each step appears here while it samples.",
   searchHint: "The candidates appear here as they are made.",
   onEdit: "On edit",
@@ -81,6 +91,15 @@ const ENGLISH = {
 };
 
 const CHINESE = {
+  names: {
+    partedit_mask: "遮罩条",
+    partedit_board: "候选结果",
+    partedit_words: "词语",
+    partedit_token: "词元",
+    partedit_training: "训练曲线",
+    partedit_text: "报告",
+    partedit_curve: "曲线",
+  },
   maskHint: "采样时，每一步的遮罩会显示在这里。",
   searchHint: "候选结果生成后会显示在这里。",
   onEdit: "叠加于编辑图",
