@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..text import plain_text
 from .pretrained import brief, load_pretrained, read_config
+from .prompts import check_proportions
 
 MODEL_TYPES = ("grounding-dino", "owlvit", "owlv2")
 WHERE_TO_GET = (
@@ -96,8 +97,9 @@ class GroundingModel:
             (n, 4) x0, y0, x1, y1 in pixels inside the picture, best first, and their scores (n,).
 
         Raises:
-            ValueError: the text is empty, or longer than the detector's context.
+            ValueError: the text is empty, or longer than the detector's context; the picture is too thin.
         """
+        check_proportions(*image.shape[:2])
         phrases = names_in(text)
         if not phrases:
             raise ValueError("text: is empty. Name what to look for, for example 'cat'.")

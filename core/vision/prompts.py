@@ -7,14 +7,27 @@ from collections.abc import Sequence
 
 import torch
 
+# Segment Anything and the detectors scale the longer side to 1024 and 800 or so; of a thinner picture nothing is left.
+THINNEST = 100
 # A picture's number, the box, a score.
 _BOX_LINE = re.compile(r"\s*(?:(\d+)\s*:)?\s*(.*?)\s*(?:\([^()]*\))?\s*")
+
+
+def check_proportions(height: int, width: int) -> None:
+    """Raise a ValueError for a picture too thin, or too small, to be seen at a model's size."""
+    if max(height, width) > THINNEST * min(height, width) or max(height, width) < 2:
+        raise ValueError(
+            f"image: is {width} x {height} pixels. Expected more than one pixel, and one side at most {THINNEST} times "
+            "as long as the other. Crop it, or check the node that made it."
+        )
 
 
 def check_prompts(
     boxes: torch.Tensor | None, points: torch.Tensor | None, labels: torch.Tensor | None, height: int, width: int
 ) -> None:
-    """Raise a ValueError unless there is a box or a point, and all lie inside a picture of that size."""
+    """Raise a ValueError unless there is a box or a point, and all lie inside a picture of that size, which a model can
+    see."""
+    check_proportions(height, width)
     some_boxes, some_points = (prompt is not None and prompt.numel() > 0 for prompt in (boxes, points))
     if not some_boxes and not some_points:
         raise ValueError("text, boxes, points: all are empty. Give a text (with a grounding model), a box or a point.")

@@ -65,6 +65,12 @@ def test_the_rows_of_a_narrow_strip_are_not_taken_for_its_channels(detector):
     assert inside[0] > inside[1] and inside[0] > inside[2]
 
 
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 400), (400, 2)])
+def test_a_picture_too_thin_to_be_seen_is_refused(detector, height, width):
+    with pytest.raises(ValueError, match=f"image: is {width} x {height} pixels.*at most 100 times"):
+        detector.boxes(torch.rand(height, width, 3), "cat")
+
+
 @pytest.mark.parametrize("height, width", [(40, 60), (60, 40)])
 def test_boxes_agree_with_transformers_own_reading(detector, folder, height, width):
     """The published post-processing, on the same picture, gives the same boxes and scores."""

@@ -67,6 +67,12 @@ def test_boxes_and_points_together(sam, image):
     assert torch.equal(masks[1], alone[0])
 
 
+def test_a_picture_too_thin_to_be_seen_is_refused(sam):
+    with pytest.raises(ValueError, match=r"image: is 400 x 2 pixels.*at most 100 times"):
+        sam.masks(torch.rand(2, 400, 3), points=torch.tensor([[9.0, 1.0]]))
+    assert sam.masks(torch.rand(1, 60, 3), points=torch.tensor([[9.0, 0.0]]))[0].shape == (1, 1, 60)
+
+
 def test_safetensors_load_alike(weights, sam, image, tmp_path):
     from safetensors.torch import save_file
 
