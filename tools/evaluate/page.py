@@ -80,16 +80,15 @@ def _table(head: list[str], rows: list[list[str]], best: set[tuple[int, int]], k
 
 
 def _best(head: list[str], rows: list[list[str]]) -> set[tuple[int, int]]:
-    """The best cells of each metric among the methods that edit."""
+    """The best cells of each metric among the methods that edit, and that could do as many edits as any of them."""
     found: set[tuple[int, int]] = set()
+    done = [int(row[head.index("edits")].split()[0]) for row in rows]
+    compared = [r for r, row in enumerate(rows) if row[0] != "unchanged" and done[r] == max(done)]
     for c, name in enumerate(head):
         sign = {"↑": 1, "↓": -1}.get(name[-1])
         if sign is None:
             continue
-        values = [
-            (r, sign * float(row[c].split()[0].replace(EQUAL, "inf"))) for r, row in enumerate(rows) if row[c] != "–"
-        ]
-        values = [(r, value) for r, value in values if rows[r][0] != "unchanged"]
+        values = [(r, sign * float(rows[r][c].split()[0].replace(EQUAL, "inf"))) for r in compared if rows[r][c] != "–"]
         if len(values) > 1:
             found |= {(r, c) for r, value in values if value == max(v for _, v in values)}
     return found
