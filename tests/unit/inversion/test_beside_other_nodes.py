@@ -236,3 +236,29 @@ def test_a_schedule_of_the_text_encoder_counts_as_a_range(code):
     sampling = code.schedule.model_sampling_of(sd1_shaped_model(1))
     early = {"clip_start_percent": 0.0, "clip_end_percent": 0.4}
     assert is_active(early, sampling, float(sampling.sigma_max)) and not is_active(early, sampling, 0.1)
+
+
+def test_guidance_for_single_images_takes_several_rows(code):
+    """TemporalScoreRescaling asks `if sigma == 0`, which a batch cannot answer; each row is asked alone."""
+    model = sd1_shaped_model(1).clone()
+    model.set_model_sampler_post_cfg_function(
+        lambda args: args["denoised"] if args["sigma"] < 1 else 0.9 * args["denoised"]
+    )
+    rows = torch.cat([latent(), 0.5 * latent(seed=6)])
+
+    def denoised(x):
+        result, _ = code.engine.run_loop(
+            model,
+            lambda denoise: denoise(x, 2.0),
+            positive=prompt_conditioning("a cat"),
+            negative=None,
+            cfg=1.0,
+            latent_image=latent(),
+            rows=len(x),
+            sigmas=torch.tensor(LEVELS),
+        )
+        return result
+
+    both = denoised(rows)
+    for row in range(2):
+        assert relative_error(both[row], denoised(rows[row : row + 1])[0]) < 1e-5
