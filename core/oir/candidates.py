@@ -40,6 +40,9 @@ BUDGET, BUDGET_POWER = 0.17, -0.6
 RUN_PRICE, PRICE_POWER = 5.0, 4.0
 # No run begins that would exceed this many times the budget.
 LARGEST = 2.4
+# At the end, candidates this far from the best one, as a share of their number, are run in full as well, up to this
+# many times the budget.
+BESIDE, BESIDE_LIMIT = 0.04, 1.25
 # Rough fraction of all rows that a search uses; coarse-to-fine half with 10 candidates, a quarter with 50.
 EXPECTED_SHARE = {"coarse-to-fine": 0.33, "short-to-full": 0.18}
 
@@ -138,9 +141,9 @@ def next_runs(candidates: Sequence[int], scores: Scores, strategy: str, edit_wei
     with short runs spread over the range. From the scores so far it estimates those of all candidates, with how unsure
     they are (:mod:`.estimates`), and makes the run with the largest expected gain over the best candidate so far minus
     its price: a closer look (a run of twice the length) where S is unsure, the candidate itself elsewhere. The price
-    rises with the rows that are spent. It ends when no run is worth its price and the candidate with the highest
-    estimate has been run in full (multi-fidelity Bayesian optimisation; expected improvement, Jones et al. 1998). Only
-    candidates run in full are chosen.
+    rises with the rows that are spent. When no run is worth its price and the candidate with the highest estimate has
+    been run in full (multi-fidelity Bayesian optimisation; expected improvement, Jones et al. 1998), those close to the
+    best one follow, because S is smooth over a few steps. Only candidates run in full are chosen.
 
     Args:
         candidates: inversion steps to choose from, ascending.
@@ -224,7 +227,7 @@ def _next_short_to_full(candidates: Sequence[int], scores: Scores, edit_weight: 
     best = max((metric.total[k] for k in full), default=min(metric.total))
 
     everything, spent = sum(candidates), sum(run.length for run in scores)
-    budget = BUDGET * everything * max(1.0, len(candidates) / 25) ** BUDGET_POWER
+    budget = _budget(candidates)
     price = RUN_PRICE * (spent / budget) ** PRICE_POWER / everything
     most, chosen = 0.0, list[Run]()
     for n, total, deviation in zip(candidates, metric.total, deviations, strict=True):
@@ -240,7 +243,21 @@ def _next_short_to_full(candidates: Sequence[int], scores: Scores, edit_weight: 
     n = candidates[metric.best]
     if full_run(n) not in scores and (not full or spent + n <= LARGEST * budget):
         return [full_run(n)]
-    return []
+    return _beside(candidates, scores, edit_weight)
+
+
+def _budget(candidates: Sequence[int]) -> float:
+    """Rows that a search should spend."""
+    return BUDGET * sum(candidates) * max(1.0, len(candidates) / 25) ** BUDGET_POWER
+
+
+def _beside(candidates: Sequence[int], scores: Scores, edit_weight: float) -> list[Run]:
+    """A candidate close to the best one, the earlier first, that was not run in full yet; empty if there is none."""
+    place = candidates.index(compare(candidates, scores, edit_weight).chosen)
+    apart, spent = max(1, round(BESIDE * len(candidates))), sum(run.length for run in scores)
+    left = BESIDE_LIMIT * _budget(candidates) - spent
+    near = [candidates[k] for k in (place - apart, place + apart) if 0 <= k < len(candidates)]
+    return next(([full_run(n)] for n in near if full_run(n) not in scores and n <= left), [])
 
 
 def _next_look(n: int, candidates: Sequence[int], scores: Scores, deviation: float) -> Run:

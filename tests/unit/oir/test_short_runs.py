@@ -199,7 +199,7 @@ CURVES = [
 ]
 
 
-@pytest.mark.parametrize("count, rows, mean, often", [(25, 0.18, 0.93, 0.4), (50, 0.12, 0.98, 0.8)])
+@pytest.mark.parametrize("count, rows, mean, often", [(25, 0.18, 0.95, 0.5), (50, 0.12, 0.98, 0.85)])
 def test_few_rows_find_what_is_nearly_best(count, rows, mean, often):
     shares, spent = [], []
     for seed, shape in enumerate(CURVES):
@@ -209,6 +209,19 @@ def test_few_rows_find_what_is_nearly_best(count, rows, mean, often):
         spent.append(sum(one.length for one in seen) / sum(scores))
     assert sum(spent) <= rows * len(spent) and max(spent) <= 2 * rows
     assert sum(shares) >= mean * len(shares) and sum(share >= 0.98 for share in shares) >= often * len(shares)
+
+
+@pytest.mark.parametrize("count, apart", [(10, 1), (25, 1), (50, 2)])
+def test_candidates_close_to_the_best_one_are_run_in_full_while_rows_are_left(count, apart):
+    more = 0
+    for seed, shape in enumerate(CURVES):
+        scores = curve(count, *shape)
+        seen, found, _ = searched(scores, seed)
+        left = choice.BESIDE_LIMIT * choice._budget(sorted(scores)) - sum(one.length for one in seen)
+        near = [n for n in (found.chosen - apart, found.chosen + apart) if n in scores]
+        assert all(n in found.steps or n > left for n in near), (shape, found.steps)
+        more += sum(n in found.steps for n in near)
+    assert more
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 10, 50, 120])
