@@ -94,10 +94,14 @@ function elsewhere(prompt) {
 /** Remembers which workflow each prompt is queued from. */
 function followQueue() {
   const { queuePrompt } = api;
-  api.queuePrompt = async function (...values) {
+  api.queuePrompt = function (...values) {
     const workflow = inFront();
-    const answer = await queuePrompt.apply(this, values);
-    if (workflow && answer?.prompt_id) queuedFrom.set(answer.prompt_id, new WeakRef(workflow));
+    const answer = queuePrompt.apply(this, values);
+    // Not awaited: this file would be named in the trace of every prompt that ComfyUI refuses.
+    answer?.then?.(
+      (queued) => workflow && queued?.prompt_id && queuedFrom.set(queued.prompt_id, new WeakRef(workflow)),
+      () => {},
+    );
     return answer;
   };
   api.addEventListener("execution_start", ({ detail }) => (running = detail?.prompt_id ?? null));
