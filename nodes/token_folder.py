@@ -92,9 +92,8 @@ def described_tokens(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def token_contents(names: Sequence[str]) -> dict[str, str]:
     """{file: a text that changes with its content} of token files, for programs that keep results made with them."""
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    found = {name: next((f / name for f in folders if (f / name).is_file()), None) for name in names}
-    return {name: token_content(path) for name, path in found.items() if path is not None}
+    found = {name: folder_paths.get_full_path(FOLDER, name) for name in names}
+    return {name: token_content(Path(path)) for name, path in found.items() if path is not None}
 
 
 def user_folder() -> Path | None:

@@ -243,21 +243,16 @@ def _next_short_to_full(candidates: Sequence[int], scores: Scores, edit_weight: 
     n = candidates[metric.best]
     if full_run(n) not in scores and (not full or spent + n <= LARGEST * budget):
         return [full_run(n)]
-    return _beside(candidates, scores, edit_weight)
+    # S is smooth over a few steps, so one of the best one's neighbours may be better; the earlier first.
+    place, apart = max(full, key=lambda k: metric.total[k]), max(1, round(BESIDE * len(candidates)))
+    near = [candidates[k] for k in (place - apart, place + apart) if 0 <= k < len(candidates)]
+    left = BESIDE_LIMIT * budget - spent
+    return next(([full_run(n)] for n in near if full_run(n) not in scores and n <= left), [])
 
 
 def _budget(candidates: Sequence[int]) -> float:
     """Rows that a search should spend."""
     return BUDGET * sum(candidates) * max(1.0, len(candidates) / 25) ** BUDGET_POWER
-
-
-def _beside(candidates: Sequence[int], scores: Scores, edit_weight: float) -> list[Run]:
-    """A candidate close to the best one, the earlier first, that was not run in full yet; empty if there is none."""
-    place = candidates.index(compare(candidates, scores, edit_weight).chosen)
-    apart, spent = max(1, round(BESIDE * len(candidates))), sum(run.length for run in scores)
-    left = BESIDE_LIMIT * _budget(candidates) - spent
-    near = [candidates[k] for k in (place - apart, place + apart) if 0 <= k < len(candidates)]
-    return next(([full_run(n)] for n in near if full_run(n) not in scores and n <= left), [])
 
 
 def _next_look(n: int, candidates: Sequence[int], scores: Scores, deviation: float) -> Run:

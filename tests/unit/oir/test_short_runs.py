@@ -224,6 +224,17 @@ def test_candidates_close_to_the_best_one_are_run_in_full_while_rows_are_left(co
     assert more
 
 
+def test_a_better_candidate_outside_the_range_does_not_end_the_search():
+    """A step set by hand before, between those of a stride, is remembered with the others."""
+    scores = curve(50, 0.55, 0.04, 0.5, 1.0)
+    candidates, best = range(2, 51, 2), max(range(1, 51, 2), key=lambda n: reached(scores, n))
+    rng, seen = random.Random(1), {full_run(best): (1.0, 0.0)}
+    while runs := choice.next_runs(candidates, seen, STRATEGY):
+        assert all(one.step in candidates for one in runs)
+        seen.update({one: short_scores(scores, one, rng) for one in runs})
+    assert choice.compare(candidates, seen).chosen == best and any(one.step != best for one in seen if one.full)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 10, 50, 120])
 def test_every_search_ends_with_a_candidate_run_in_full(count):
     rng = random.Random(count)
