@@ -211,6 +211,7 @@ def test_pictures_that_are_still_being_fetched_are_not_called_gone(editor, rende
 def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
     """Whatever arrives: no error, nothing of it becomes part of the page, and the widget still works afterwards."""
     editor.load(template("partedit_demo"))
+    centre(editor, KIND)
     number = node_id(editor, KIND)
     step = {"kind": "step", "node": number, "step": 1, "steps": 20, "places": [0], "bands": [[0.1, 0.2, 0.3]]}
     editor.page.evaluate(
@@ -255,6 +256,7 @@ def test_a_flood_of_messages_and_hostile_texts(editor, renderer):
 @both_renderers
 def test_an_interrupted_run_says_where_it_stopped(editor, renderer):
     editor.load(template("partedit_demo"))
+    centre(editor, KIND)
     step = {"kind": "step", "node": node_id(editor, KIND), "step": 3, "steps": 9, "places": [0], "bands": [None]}
     send(editor, "partedit.live", {**step, "mask": PIXEL, "image": None})
     send(editor, "execution_interrupted", {})

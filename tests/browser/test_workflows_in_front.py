@@ -125,6 +125,8 @@ def test_a_run_shows_nothing_in_another_workflow(editor):
             editor.page.evaluate("() => window.app.queuePrompt(0, 1)")
     finally:
         editor.page.unroute("**/api/prompt")
+    # The editor takes up a widget's element when the node is in view; each workflow has a view of its own.
+    centre(editor, "InversionStepSearch")
     board = widget(editor, "partedit_board")
     search = {"kind": "search", "node": number, "prompt_id": "theirs", "pairs": ["a cat"], "steps": 6}
     candidate = {**search, "kind": "candidate", "pair": 0, "n": 2, "edit": 0.5, "keep": 0.5}
@@ -133,6 +135,7 @@ def test_a_run_shows_nothing_in_another_workflow(editor):
 
     editor.page.evaluate(COMMAND, "Comfy.DuplicateWorkflow")
     editor.eventually(lambda: editor.page.evaluate(WORKFLOW), lambda path: path != first)
+    centre(editor, "InversionStepSearch")
     hint = "The candidates appear here"
     expect(board).to_contain_text(hint)
     send(editor, "partedit.live", candidate)
@@ -150,6 +153,7 @@ def test_a_run_shows_nothing_in_another_workflow(editor):
     # back in front, with what was found meanwhile; and it follows a search whose beginning it has not seen
     editor.page.evaluate(COMMAND, "Workspace.PreviousOpenedWorkflow")
     editor.eventually(lambda: editor.page.evaluate(WORKFLOW), lambda path: path == first)
+    centre(editor, "InversionStepSearch")
     expect(board.locator("[data-step]")).to_have_count(3)
     assert editor.page.evaluate(KEPT, number) == theirs
     send(editor, "partedit.live", {**candidate, "prompt_id": "next", "n": 4, "earlier": [candidate, None]})
