@@ -26,20 +26,20 @@ from ..core.partedit.tokens import PartToken
 
 # What an object of the host can do, at least one of it, and where to get one.
 ABILITIES = {
-    "MODEL": (("get_model_object", "clone"), "Load Checkpoint or LoadDemoModel"),
+    "MODEL": (("get_model_object", "clone"), "Load Checkpoint or Load Demo Model"),
     "CLIP": (("tokenize", "encode_from_tokens_scheduled"), "Load Checkpoint, or Load CLIP if it has no text encoder"),
     "VAE": (("encode", "decode"), "Load Checkpoint, or Load VAE if it has none"),
-    "GUIDER": (("sample", "set_conds"), "CFGGuider or another guider"),
+    "GUIDER": (("sample", "set_conds"), "CFG Guider or another guider"),
     "CLIP_VISION": (("encode_image",), "Load CLIP Vision"),
-    "CLIP_SCORER": (("score",), "LoadCLIPScorer, CLIPScorerFromModels or LoadDemoModel"),
-    "OIR_SAM_MODEL": ((), "LoadSAMModel"),
-    "OIR_GROUNDING_MODEL": ((), "LoadGroundingModel"),
+    "CLIP_SCORER": (("score",), "Load CLIP Scorer, CLIP Scorer from Models or Load Demo Model"),
+    "OIR_SAM_MODEL": ((), "Load SAM Model"),
+    "OIR_GROUNDING_MODEL": ((), "Load Grounding Model"),
 }
 OWN_TYPES = {
-    "PART_TOKEN": (PartToken, "LoadPartToken or TrainPartToken"),
-    "EDIT_PROMPT": (EditPrompt, "PartEditPrompt"),
-    "TRAJECTORY": (Trajectory, "InvertLatent"),
-    "STEP_SEARCH": (StepSearch, "InversionStepSearch"),
+    "PART_TOKEN": (PartToken, "Load Part Token or Train Part Token"),
+    "EDIT_PROMPT": (EditPrompt, "PartEdit Prompt"),
+    "TRAJECTORY": (Trajectory, "Invert Latent"),
+    "STEP_SEARCH": (StepSearch, "Inversion Step Search"),
 }
 # Where to get what ComfyUI's own nodes give.
 COMMON = {
@@ -47,7 +47,7 @@ COMMON = {
     "MASK": "Load Image (as Mask) or a segmentation node",
     "LATENT": "VAE Encode or Empty Latent Image",
     "CONDITIONING": "CLIP Text Encode (Prompt)",
-    "EDITING_PAIR": "EditingPair",
+    "EDITING_PAIR": "Editing Pair",
 }
 
 
@@ -85,8 +85,8 @@ def check_inputs(
     """Hold the values of a node's inputs to its schema.
 
     Args:
-        validate: the node's ``validate_inputs``. As in ComfyUI, it decides on the range of a number that it names: a
-            slider shows the useful part of it only.
+        validate: the node's ``validate_inputs``. As in ComfyUI, it decides on the range of a number that it names, of
+            which a slider shows the useful part only, and on the names in a list of files.
 
     Returns:
         The images among them, in the one form that nodes work with.
@@ -101,8 +101,11 @@ def check_inputs(
             continue
         if entry.get_io_type() == "IMAGE":
             images[entry.id] = checked_images(given[entry.id], entry.id)
-        elif entry.get_io_type() in NUMBERS and entry.id in _named_by(validate):
-            _number(entry, given[entry.id], ranged=False)
+        elif entry.get_io_type() in (*NUMBERS, "COMBO") and entry.id in _named_by(validate):
+            if entry.get_io_type() == "COMBO":
+                _text(entry, given[entry.id])
+            else:
+                _number(entry, given[entry.id], ranged=False)
             answer = validate(**{entry.id: given[entry.id]}) if validate is not None else True
             if answer is not True:
                 raise ValueError(answer)
@@ -149,15 +152,15 @@ def _shown(value: Any) -> str:
 def _latent(entry: io.Input, value: Any) -> None:
     if not isinstance(value, dict) or not isinstance(value.get("samples"), torch.Tensor):
         raise ValueError(
-            f"{entry.id}: expected a LATENT (with samples), got {_shown(value)}. Connect VAEEncode or EmptyLatentImage."
+            f"{entry.id}: expected a LATENT (with samples), got {_shown(value)}. Connect {COMMON['LATENT']}."
         )
 
 
 def _pairs(entry: io.Input, value: Any) -> None:
     if not isinstance(value, (tuple, list)) or not all(isinstance(one, Pair) for one in value):
-        raise ValueError(f"{entry.id}: expected an EDITING_PAIR, got {_shown(value)}. Connect EditingPair.")
+        raise ValueError(f"{entry.id}: expected an EDITING_PAIR, got {_shown(value)}. Connect Editing Pair.")
     if not value and not entry.optional:
-        raise ValueError(f"{entry.id}: holds no pair. Connect EditingPair.")
+        raise ValueError(f"{entry.id}: holds no pair. Connect Editing Pair.")
 
 
 NUMBERS = ("INT", "FLOAT")
@@ -181,6 +184,13 @@ def _text(entry: io.Input, value: Any) -> None:
         raise ValueError(f"{entry.id}: expected text, got {_shown(value)}.")
 
 
+def _choice(entry: Any, value: Any) -> None:
+    """ComfyUI holds a widget to its list, but not what another node (Custom Combo, say) sends into its place."""
+    _text(entry, value)
+    if value not in entry.options:
+        raise ValueError(f"{entry.id}: {value!r} is not one of {', '.join(map(str, entry.options))}.")
+
+
 def _switch(entry: io.Input, value: Any) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{entry.id}: expected on or off (true or false), got {_shown(value)}.")
@@ -196,5 +206,5 @@ _CHECKS: dict[str, Callable[[Any, Any], Any]] = {
     "FLOAT": _number,
     "STRING": _text,
     "BOOLEAN": _switch,
-    "COMBO": _text,
+    "COMBO": _choice,
 }

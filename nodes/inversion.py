@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -160,6 +161,15 @@ class InvertLatent(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, captioner: str | None = None) -> bool | str:
+        try:
+            if captioner not in (None, NO_CAPTIONER):
+                _captioner_folder(captioner)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     @checked
     def execute(
         cls,
@@ -183,8 +193,8 @@ class InvertLatent(io.ComfyNode):
     ) -> io.NodeOutput:
         if latent_image.get("noise_mask") is not None:
             logging.warning(
-                "InvertLatent: latent_image has a noise mask, but the whole image is inverted. To edit under the mask, "
-                "also connect latent_image to FeatureBlendSampler; OIR uses the masks of its editing pairs."
+                "Invert Latent: latent_image has a noise mask, but the whole image is inverted. To edit under the mask, also "
+                "connect latent_image to Feature Blend Sampler; OIR uses the masks of its editing pairs."
             )
         sampling = model_sampling_of(model)
         check_method(model, method)
@@ -238,9 +248,16 @@ def _captioned(captioner: str, image: Any) -> str:
             f"image: holds {len(image)} images, but a caption describes one. Invert them one at a time, connect one "
             "image that stands for all, or type a source_prompt that fits all."
         )
-    if captioner not in captioner_folders(roots):
-        raise ValueError(
-            f"captioner: no folder {captioner!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}."
-        )
-    folder = model_folder(FOLDER, captioner, WHERE_TO_GET)
-    return CAPTIONER.get(folder, Captioner.from_folder).caption(image[0])
+    return CAPTIONER.get(_captioner_folder(captioner), Captioner.from_folder).caption(image[0])
+
+
+def _captioner_folder(name: str) -> Path:
+    """Path of a captioner.
+
+    Raises:
+        ValueError: there is none of that name; the message says where to get one and where to put it.
+    """
+    roots = folder_paths.get_folder_paths(FOLDER)
+    if name not in captioner_folders(roots):
+        raise ValueError(f"captioner: no folder {name!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}.")
+    return model_folder(FOLDER, name, WHERE_TO_GET)

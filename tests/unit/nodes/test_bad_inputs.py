@@ -65,7 +65,7 @@ BAD = {
     "FLOAT": NUMBERS,
     "STRING": {"a number": 7, "a list": ["word"]},
     "BOOLEAN": {"a text": "yes", "a number": 1},
-    "COMBO": {"a number": 7, "a list": ["word"]},
+    "COMBO": {"a number": 7, "a list": ["word"], "none of the list": "word"},
     **dict.fromkeys((*ABILITIES, *OWN_TYPES), OBJECTS),
 }
 
