@@ -95,6 +95,7 @@ BENCHMARKS = {
     "full_size": "the SDXL templates on a checkpoint of full size with drawn weights: time and memory",
     "load": "memory, threads and files of a server over hundreds of jobs",
     "object_edits": "two-object edits: OIR compared with other methods, and the step search",
+    "object_limits": "two-object edits: what limits OIR's success, candidate by candidate",
     "object_search": "the step search's strategies: rows and share of the best S, with 10, 25 and 50 steps",
     "part_tokens": "how well the demo's tokens find their parts",
     "real_images": "part edits of real images, by inversion method",

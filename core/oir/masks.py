@@ -57,7 +57,7 @@ def resize_mask(
         where = f"{width}×{height}" + ("" if scale == 1 else f", the latent of a {picture[1]}×{picture[0]} image")
         raise ValueError(
             f"{name}: nothing is left of the mask at {where}; the object is too small for this resolution. "
-            "Grow the mask (GrowMask) or work on a larger image."
+            "Grow the mask (Grow Mask) or work on a larger image."
         )
     return resized
 

@@ -65,7 +65,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         if isinstance(base, BlendGuider):
             raise ValueError(
                 "guider: is itself a Feature Blend Guider, and rows cannot be blended twice. Connect a plain guider "
-                "(CFGGuider, DualCFGGuider), or put all edits into one edit_prompt."
+                "(CFG Guider, Dual CFG Guider), or put all edits into one edit_prompt."
             )
         self.base = base
         self.inputs = inputs

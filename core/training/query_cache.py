@@ -71,9 +71,12 @@ def noise_levels(model: Any, low: float, high: float, count: int) -> tuple[float
         low, high: fraction of the training timesteps, 0 (clean) to 1 (noise); the paper's strength 0.25 is 0 to 0.25.
     """
     if not 0 <= low < high <= 1:
-        raise ValueError(f"noise range: expected 0 <= low < high <= 1, got {low} to {high}.")
+        raise ValueError(
+            f"noise_low, noise_high: expected 0 <= noise_low < noise_high <= 1, got {low} and {high}. Give noise_high "
+            "the larger value."
+        )
     if count < 1:
-        raise ValueError(f"noise levels: expected at least 1, got {count}.")
+        raise ValueError(f"noise_count: expected at least 1, got {count}.")
     sampling = model.get_model_object("model_sampling")
     times = [high - (index + 0.5) / count * (high - low) for index in range(count)]
     return tuple(float(sampling.percent_to_sigma(1 - time)) for time in times)

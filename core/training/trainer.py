@@ -57,7 +57,9 @@ class Trainer:
         if settings.init is not None:
             parts, given = len(settings.part_names), tuple(settings.init.shape)
             if given not in ((1, cache.width), (parts, cache.width)):
-                raise ValueError(f"init: expected one row, or one per part ({parts}), {cache.width} wide, got {given}.")
+                raise ValueError(
+                    f"init_words: expected one row, or one per part ({parts}), {cache.width} wide, got {given}."
+                )
             rows[1:] = settings.init.detach().clone().float().cpu()
         self.rows = torch.nn.Parameter(rows.to(device))
         unit = self._logit_unit() if settings.learning_rate_rule == "logit" else 1.0

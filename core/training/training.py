@@ -143,8 +143,8 @@ def checked_inputs(
     )
     if settings.init is not None and (settings.init.ndim < 2 or settings.init.shape[-1] != width):
         raise ValueError(
-            f"init: has shape {tuple(settings.init.shape)}, but this model's text conditioning is {width} wide. "
-            "Use the CLIP that belongs to the model."
+            f"init_words: their embedding has shape {tuple(settings.init.shape)}, but this model's text conditioning "
+            f"is {width} wide. Connect the CLIP that belongs to the model."
         )
     return masks, layers, sigmas
 

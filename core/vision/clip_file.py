@@ -126,7 +126,7 @@ def check_whole(state: dict[str, torch.Tensor], name: str) -> None:
     if text and vision and {"text_projection.weight", "visual_projection.weight"} <= state.keys():
         return
     if vision and not text:
-        what = "holds the vision tower alone. It belongs into models/clip_vision, for CLIPScorerFromModels"
+        what = "holds the vision tower alone. It belongs into models/clip_vision, for CLIP Scorer from Models"
     elif text and not vision:
         what = "holds the text tower alone"
     elif text and vision:

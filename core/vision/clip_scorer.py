@@ -161,7 +161,7 @@ class ClipScorer:
     ) -> torch.Tensor:
         """Unit-length projected feature (D,) of a picture (H, W, 3), 0..1, seen through ``mask``; see `score`."""
         if mode not in MASK_MODES:
-            raise ValueError(f"mode: {mode!r} is not one of {', '.join(MASK_MODES)}.")
+            raise ValueError(f"mask_mode: {mode!r} is not one of {', '.join(MASK_MODES)}.")
         pixels, inside = fit_to_square(image, self.image_size, fit)
         allowed = patch_coverage(inside, self.grid) > 0.5
         if not allowed.any():

@@ -63,7 +63,7 @@ with its edits.
 
 CUSTOM_TURN = """### Settings to try
 
-- `guider`: another guider underneath, such as *DualCFGGuider*. Its positive prompt is replaced by the edit prompt.
+- `guider`: another guider underneath, such as *Dual CFG Guider*. Its positive prompt is replaced by the edit prompt.
 - Sigmas from *SplitSigmas* start later: the edit stays closer to `latent image`.
 """
 

@@ -292,7 +292,7 @@ def test_it_starts_from_given_rows(model):
     assert torch.allclose(token.embedding[1], torch.tensor(0.5), atol=1e-4)
     assert not torch.allclose(token.embedding[0], torch.tensor(0.5), atol=0.1)
     for init in (torch.zeros(1, WIDTH + 1), torch.zeros(2, WIDTH), torch.zeros(WIDTH)):
-        with pytest.raises(ValueError, match="init: "):
+        with pytest.raises(ValueError, match="init_words: "):
             train_part_token(model, latents, masks, conditioning(), dataclasses.replace(settings, init=init))
 
 
@@ -302,7 +302,7 @@ def test_noise_levels_cover_the_asked_stretch(model):
     assert max(low) < min(middle) and max(middle) < min(high)
     assert list(middle) == sorted(middle, reverse=True)
     for bounds in ((0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)):
-        with pytest.raises(ValueError, match="noise range"):
+        with pytest.raises(ValueError, match=r"^noise_low, noise_high: "):
             noise_levels(model, *bounds, 3)
 
 
