@@ -193,8 +193,8 @@ class InvertLatent(io.ComfyNode):
     ) -> io.NodeOutput:
         if latent_image.get("noise_mask") is not None:
             logging.warning(
-                "Invert Latent: latent_image has a noise mask, but the whole image is inverted. To edit under the mask, also "
-                "connect latent_image to Feature Blend Sampler; OIR uses the masks of its editing pairs."
+                "Invert Latent: latent_image has a noise mask, but the whole image is inverted. To edit under the "
+                "mask, also connect latent_image to Feature Blend Sampler; OIR uses the masks of its editing pairs."
             )
         sampling = model_sampling_of(model)
         check_method(model, method)
