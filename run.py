@@ -165,22 +165,25 @@ def parity(options: argparse.Namespace) -> int:
     folder = Path(options.folder).absolute()
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder. Give a folder of golden cases (NAME.json with NAME.safetensors).")
-    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["parity"], [str(folder), *options.arguments])
+    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["parity"], [str(folder)])
 
 
 def templates(options: argparse.Namespace) -> int:
-    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["templates"], options.arguments)
+    arguments = [*options.names, *(["--no-run"] if options.no_run else [])]
+    return run_module(pick_host(existing.RUN_MODULES), PROGRAMS["templates"], arguments)
 
 
 def bench(options: argparse.Namespace) -> int:
     if options.name is None:
         width = max(map(len, BENCHMARKS))
         print("\n".join(f"{name:{width}}  {what}" for name, what in BENCHMARKS.items()))
+        print("\nrun.py bench NAME --help shows the options of one.")
         return 0
     if options.name not in BENCHMARKS:
         hint = " Give the benchmark first, then its options." if options.arguments else ""
         raise SetupError(f"no benchmark {options.name!r}.{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
-    return run_module(pick_host(existing.TEST_MODULES), f"bench.{options.name}", options.arguments)
+    arguments = [*options.arguments, *(["--help"] if options.help else [])]
+    return run_module(pick_host(existing.TEST_MODULES), f"bench.{options.name}", arguments)
 
 
 def train_tokens(options: argparse.Namespace) -> int:
@@ -188,7 +191,8 @@ def train_tokens(options: argparse.Namespace) -> int:
     if not config.is_file():
         raise SetupError(f"{config} is not a file. Give a YAML file that lists the tokens to train.")
     host = pick_host({**existing.RUN_MODULES, "pydantic": "pydantic", "yaml": "pyyaml"})
-    return run_module(host, PROGRAMS["train-tokens"], [str(config), *options.arguments])
+    arguments = [f"--{name}" for name in ("no-ray", "cpu") if vars(options)[name.replace("-", "_")]]
+    return run_module(host, PROGRAMS["train-tokens"], [str(config), *arguments])
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -210,7 +214,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def style(options: argparse.Namespace) -> int:
-    return run_module(pick_host(existing.STYLE_MODULES), PROGRAMS["style"], options.arguments)
+    return run_module(pick_host(existing.STYLE_MODULES), PROGRAMS["style"], options.names)
 
 
 def owner(options: argparse.Namespace) -> int:
@@ -247,15 +251,21 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("folder", metavar="DIR")
     one.set_defaults(work=parity)
 
-    one = commands.add_parser("bench", help="run a benchmark; without a name, list them")
+    # Its --help is the benchmark's own.
+    one = commands.add_parser("bench", help="run a benchmark; without a name, list them", add_help=False)
     one.add_argument("name", nargs="?")
+    one.add_argument("-h", "--help", action="store_true")
     one.set_defaults(work=bench)
 
     one = commands.add_parser("templates", help="rebuild the workflow templates")
+    one.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    one.add_argument("--no-run", action="store_true", help="keep the thumbnails")
     one.set_defaults(work=templates)
 
     one = commands.add_parser("train-tokens", help="train several part tokens from one config file")
     one.add_argument("config", metavar="CONFIG.yaml")
+    one.add_argument("--no-ray", action="store_true", help="run on this machine even if the file has a 'ray' entry")
+    one.add_argument("--cpu", action="store_true", help="do not use a GPU")
     one.set_defaults(work=train_tokens)
 
     one = commands.add_parser("evaluate", help="methods on data: pictures, metrics, and a table beside the papers'")
@@ -272,6 +282,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(work=evaluate)
 
     one = commands.add_parser("style", help="ruff and mypy, as the tests run them")
+    one.add_argument("names", nargs="*", metavar="NAME", help="any of rules, format and types; without one, all")
     one.set_defaults(work=style)
 
     one = commands.add_parser("owner", help="before publishing: set the repository's owner in all files")
@@ -281,8 +292,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-# These pass arguments they do not know on to the program they start.
-FORWARDING = {"test", "parity", "bench", "templates", "train-tokens", "style"}
+# These pass arguments they do not know on to the program they start: pytest, or the benchmark.
+FORWARDING = {"test", "bench"}
 
 
 def main(arguments: list[str]) -> int:
