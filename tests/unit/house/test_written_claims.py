@@ -321,14 +321,14 @@ def figures_of_two_colours() -> Iterator[tuple[str, str]]:
     fixed, plain = (sorted(v for k, v in found.items() if k.startswith(name)) for name in ("oir, fixed", "one_step"))
     yield (
         "docs/oir.md",
-        f"{found['oir']} % have both new colours and 20 dB outside the masks ({found['oir as published']} % at weight 1), "
-        f"from one step for both objects {fixed[0]} to {fixed[-1]} %, from one step without OIR {plain[0]} to "
+        f"{found['oir']} % have both new colours and 20 dB outside the masks ({found['oir as published']} % at weight "
+        f"1), from one step for both objects {fixed[0]} to {fixed[-1]} %, from one step without OIR {plain[0]} to "
         f"{plain[-1]} %.",
     )
     yield (
         "demo/MODEL_CARD.md",
-        f"in {found['oir']} % ({found['oir as published']} % at weight 1); from one step for both objects in {fixed[0]} to "
-        f"{fixed[-1]} %.",
+        f"in {found['oir']} % ({found['oir as published']} % at weight 1); from one step for both objects in "
+        f"{fixed[0]} to {fixed[-1]} %.",
     )
 
 
