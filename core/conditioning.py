@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
+import comfy.utils
 import torch
 
 # CONDITIONING as ComfyUI passes it: entries [text embedding (1 or B, L, D), options].
@@ -73,16 +74,25 @@ def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
     )
 
 
-def check_active(name: str, conditioning: Conditioning, sampling: Any, sigmas: Sequence[float]) -> None:
-    """Refuse CONDITIONING without any active entry at one of the levels, where ComfyUI takes 0 for the prediction.
+def check_active(
+    name: str,
+    conditioning: Conditioning,
+    sampling: Any,
+    sigmas: Sequence[float],
+    pictures: int,
+    latent: tuple[int, int],
+) -> None:
+    """Refuse CONDITIONING that at one of the levels leaves the image, or part of it, without any active entry: ComfyUI
+    takes 0 for the prediction there, and an inversion, or an edit from it, goes on from that without a word.
 
     Args:
         name: the input, for messages.
         sampling: the model's ``model_sampling``.
         sigmas: levels at which the model is called.
+        pictures: B. latent: (h, w) of the latent.
 
     Raises:
-        ValueError: the timestep ranges of the entries leave a gap.
+        ValueError: the timestep ranges of the entries leave a gap, or their areas and masks do.
     """
     entries = [options for _, options in conditioning]
     if (sigma := _gap(entries, sampling, sigmas)) is not None:
@@ -90,6 +100,43 @@ def check_active(name: str, conditioning: Conditioning, sampling: Any, sigmas: S
             f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are {_ranges(entries)}. Remove the "
             "range, or combine it with an entry for the other steps (Conditioning (Combine))."
         )
+    if not any(options.keys() & _LIMITS for options in entries):
+        return
+    covered = [_covered(options, pictures, latent) for options in entries]
+    seen: set[tuple[int, ...]] = set()
+    for sigma in sigmas:
+        active = tuple(n for n, options in enumerate(entries) if is_active(options, sampling, sigma))
+        if active in seen:
+            continue
+        seen.add(active)
+        together = torch.zeros(pictures, *latent, dtype=torch.bool)
+        for n in active:
+            together |= covered[n]
+        share, worst = together.flatten(1).float().mean(dim=1).min(dim=0)
+        if float(share) < 1.0:
+            where = "the image" if pictures == 1 else f"image {int(worst) + 1}"
+            raise ValueError(
+                f"{name}: its areas and masks leave {1 - float(share):.0%} of {where} without a prompt at sigma "
+                f"{sigma:.3g}, so the model would predict nothing there. Combine them with a prompt for the whole "
+                "image (Conditioning (Combine))."
+            )
+
+
+# What limits an entry to part of the image, or takes it out.
+_LIMITS = {"area", "mask", "strength", "mask_strength"}
+
+
+def _covered(options: dict[str, Any], pictures: int, latent: tuple[int, int]) -> torch.Tensor:
+    """(1 or B, h, w) bool: where an entry has any weight in ComfyUI's mean over the entries."""
+    found = torch.zeros(1, *latent, dtype=torch.bool)
+    height, width, top, left = partial_area(options, latent) or (*latent, 0, 0)
+    found[:, top : top + height, left : left + width] = options.get("strength", 1.0) != 0
+    if "mask" in options:
+        resolved = [{"mask": options["mask"]}]
+        comfy.samplers.resolve_areas_and_cond_masks_multidim(resolved, latent, torch.device("cpu"))
+        mask = resolved[0]["mask"].reshape(-1, *latent) * options.get("mask_strength", 1.0)
+        found = found & comfy.utils.repeat_to_batch_size(mask != 0, pictures)
+    return found
 
 
 def _gap(entries: Sequence[dict[str, Any]], sampling: Any, sigmas: Sequence[float]) -> float | None:

@@ -160,7 +160,7 @@ class OIRReassemble(io.ComfyNode):
         pairs = [entry.pair for entry in search.pairs]
         decode = picture_decoder(vae, model)
         scale = vae.spacial_compression_decode()
-        height, width = trajectory.latents.shape[-2:]
+        height, width = trajectory.size
         back = PasteBack(latent=paste_back, pixels=pixel_composite)
         if back.pixels:
             if image is None:

@@ -77,8 +77,9 @@ def invert(
     if calls_model:
         # The others never ask the model about the level of the image.
         asked = sigmas if method in (*CURRENT, RF_SOLVER) else sigmas[:-1]
+        pictures, size = len(latent_image), (latent_image.shape[-2], latent_image.shape[-1])
         for name, conditioning in guidance.items():
-            check_active(name, conditioning or [], model_sampling_of(model), asked.tolist())
+            check_active(name, conditioning or [], model_sampling_of(model), asked.tolist(), pictures, size)
     latent_image = with_time_axis(model, latent_image.detach().float().cpu())
     image = process_latent_in(model, latent_image)
     progress = comfy.utils.ProgressBar(len(sigmas) - 1)

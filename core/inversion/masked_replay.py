@@ -91,7 +91,7 @@ def masked_replay(
     steps, batch, method, scaling = len(sigmas) - 1, path.shape[1], trajectory.method, trajectory.scaling
     held = round(steps * settings.blend_until)
     for name, conditioning in given.items():
-        check_active(name, conditioning or [], model_sampling_of(model), sigmas[:-1].tolist())
+        check_active(name, conditioning or [], model_sampling_of(model), sigmas[:-1].tolist(), batch, trajectory.size)
     inside = _latent_masks(mask, model, path)
 
     guided = 1 if settings.cfg == 1.0 else 2

@@ -92,6 +92,11 @@ class Trajectory:
         return self.latents.shape[0] - 1
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the latents."""
+        return self.latents.shape[-2], self.latents.shape[-1]
+
+    @property
     def is_deterministic(self) -> bool:
         """Whether the latents lie on one path of the model's ODE (no noise maps)."""
         return self.method not in STOCHASTIC_METHODS

@@ -38,7 +38,7 @@ def check_inputs(
         raise ValueError(f"model: is not the one the trajectory was made with. {error}") from None
     for pair in pairs:
         check_conditioning(f"pairs: {pair.label}", pair.conditioning, width)
-        check_active(f"pairs: {pair.label}", pair.conditioning, sampling, levels)
+        check_active(f"pairs: {pair.label}", pair.conditioning, sampling, levels, 1, trajectory.size)
     if target is not None:
         check_conditioning("target", target, width)
     if cfg > 1.0 and takes_guidance(model):

@@ -56,7 +56,7 @@ class PairState:
         Raises:
             ValueError: the mask does not fit, or leaves no region to score.
         """
-        latent_size = trajectory.latents.shape[-2:]
+        latent_size = trajectory.size
         # Reassembly cuts the latent with this mask; better to hear now that it cannot.
         scale = int(size[0]) // int(latent_size[0])
         resize_mask(pair.mask, int(latent_size[0]), int(latent_size[1]), f"mask of {pair.label}", scale)

@@ -115,7 +115,7 @@ def reassemble(
     pairs = [entry.pair for entry in search.pairs]
     starts, level, again = _checked(model, trajectory, search, target, settings)
     steps = trajectory.steps
-    height, width = trajectory.latents.shape[-2:]
+    height, width = trajectory.size
     masks = pair_masks(pairs, height, width, latent_scale(model))
     splice_at, back_at = trajectory.index(level), trajectory.index(level + again)
     pair_steps = [
@@ -163,7 +163,8 @@ def _checked(
             f"reassembly, reinversion: {level} and {again} steps together exceed the {steps} steps of the trajectory. "
             "Lower one of them."
         )
-    check_active("target", target, model_sampling_of(model), sigmas[trajectory.index(level + again) : -1].tolist())
+    levels = sigmas[trajectory.index(level + again) : -1].tolist()
+    check_active("target", target, model_sampling_of(model), levels, 1, trajectory.size)
     check_overrides(search.chosen, steps)  # a search only chooses steps that there are
     return [trajectory.index(n) for n in search.chosen], level, again
 

@@ -202,15 +202,41 @@ def within(conditioning, start, end):
     return [[text, {**options, "start_percent": start, "end_percent": end}] for text, options in conditioning]
 
 
-@pytest.mark.parametrize("reach, gap", [((0.5, 1.0), True), ((0.0, 0.5), True), ((0.0, 1.0), False)])
-def test_a_prompt_that_is_not_active_at_some_level_is_refused(code, reach, gap):
+def limited(**options):
+    """A prompt with these settings, of a latent 12 wide and 8 high."""
+    return lambda conditioning: [[text, {**given, **options}] for text, given in conditioning]
+
+
+NO_LEVEL, NO_PLACE = "no entry is active at sigma", "areas and masks leave {} of the image without a prompt at sigma"
+LEFT = torch.zeros(1, 64, 96)
+LEFT[..., :48] = 1.0
+QUARTER = ("percentage", 0.5, 0.5, 0.0, 0.0)
+LIMITS = {
+    "late": (lambda c: within(c, 0.5, 1.0), NO_LEVEL),
+    "early": (lambda c: within(c, 0.0, 0.5), NO_LEVEL),
+    "always": (lambda c: within(c, 0.0, 1.0), ""),
+    "an area": (limited(area=QUARTER), NO_PLACE.format("75%")),
+    "a mask": (limited(mask=LEFT, mask_strength=1.0), NO_PLACE.format("50%")),
+    "its bounds": (limited(mask=LEFT, set_area_to_bounds=True), NO_PLACE.format("50%")),
+    "no strength": (limited(strength=0.0), NO_PLACE.format("100%")),
+    "two halves": (lambda c: [*limited(mask=LEFT)(c), *limited(area=(8, 6, 0, 6))(c)], ""),
+    "halves in turn": (
+        lambda c: [*limited(mask=LEFT)(c), *within(limited(mask=1 - LEFT)(c), 0.0, 0.5)],
+        NO_PLACE.format("50%"),
+    ),
+    "an area beside all": (lambda c: [*limited(area=QUARTER)(c), *c], ""),
+}
+
+
+@pytest.mark.parametrize("limit, words", LIMITS.values(), ids=LIMITS)
+def test_a_prompt_that_leaves_out_a_level_or_part_of_the_image_is_refused(code, limit, words):
     """ComfyUI takes 0 for the prediction there, and the inversion goes astray without a word."""
     from partedit_oir.core.inversion.masked_replay import MaskedReplaySettings, masked_replay
     from partedit_oir.core.oir.checks import check_inputs
 
     model, trajectory, pairs = two_objects(4)
-    prompt, words = prompt_conditioning("a cat"), "no entry is active at sigma"
-    both = [*within(prompt, *reach), *within(prompt, 0.0, 0.5), *within(prompt, 0.5, 1.0)]
+    prompt = prompt_conditioning("a cat")
+    both = [*limit(prompt), *within(prompt, 0.0, 0.5), *within(prompt, 0.5, 1.0)]
     code.invert.invert(model, trajectory.latent_image, both, sigmas=trajectory.sigmas)
     tries = {
         "positive": lambda part: code.invert.invert(model, trajectory.latent_image, part, sigmas=trajectory.sigmas),
@@ -223,11 +249,20 @@ def test_a_prompt_that_is_not_active_at_some_level_is_refused(code, reach, gap):
         "pairs": lambda part: check_inputs(model, trajectory, [replace(pairs[0], conditioning=part)]),
     }
     for name, attempt in tries.items():
-        if not gap:
-            attempt(within(prompt, *reach))
+        if not words:
+            attempt(limit(prompt))
             continue
         with pytest.raises(ValueError, match=f"^{name}: .*{words}"):
-            attempt(within(prompt, *reach))
+            attempt(limit(prompt))
+
+
+def test_masks_of_a_batch_count_for_their_own_image(code):
+    model, prompt = sd1_shaped_model(1), prompt_conditioning("a cat")
+    turned = torch.cat([LEFT, 1 - LEFT])
+    image, sigmas = latent(8, 12, batch=2), torch.tensor(LEVELS)
+    code.invert.invert(model, image, [*limited(mask=turned)(prompt), *limited(mask=1 - turned)(prompt)], sigmas=sigmas)
+    with pytest.raises(ValueError, match="leave 50% of image 1 without"):
+        code.invert.invert(model, image, [*limited(mask=turned)(prompt), *limited(mask=LEFT)(prompt)], sigmas=sigmas)
 
 
 def test_a_schedule_of_the_text_encoder_counts_as_a_range(code):
