@@ -60,7 +60,7 @@ class EditMetrics(io.ComfyNode):
                 io_types.ClipScorer.Input(
                     "clip_scorer",
                     optional=True,
-                    tooltip="For the CLIP scores: from Load CLIP Scorer or Load Demo Model.",
+                    tooltip="For the CLIP scores: from Load CLIP Scorer, CLIP Scorer from Models or Load Demo Model.",
                 ),
                 io.String.Input(
                     "source_text",

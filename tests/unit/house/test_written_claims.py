@@ -214,6 +214,16 @@ def test_nodes_are_called_as_the_editor_shows_them(pack):
     assert {place: word.findall(text) for place, text in texts.items() if word.search(text)} == {}
 
 
+def test_every_node_is_in_a_template_and_in_a_unit_test(pack):
+    """CONTRIBUTING asks for both."""
+    nodes = {node.__name__ for node in importlib.import_module("partedit_oir.nodes").NODE_CLASSES}
+    graphs = [json.loads(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "workflows").glob("*.json")]
+    assert nodes <= {node["type"] for graph in graphs for node in graph["nodes"]}
+    here = (REPOSITORY / "tests" / "unit").rglob("test_*.py")
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in here if path.parent.name != "house")
+    assert {name for name in nodes if not re.search(rf"\b{name}\b", tests)} == set()
+
+
 # Arguments of core's functions that no input of a node leads to, and words of what a file holds.
 NO_INPUT = {"chosen", "edit", "fit", "keep", "latents", "scorer", "sources", "tokenizer"}
 NO_INPUT |= {"part token", "part tokens", "sampler"}  # of a file, of several inputs; a widget or SamplerCustomAdvanced
@@ -348,6 +358,10 @@ def figures_of_part_edits() -> Iterator[tuple[str, str]]:
         one = forty.get(f"partedit, inversion {shown}", forty["partedit"])
         shares = f"{one['success % ↑']} % | {one['success, bg ≥ 20 dB % ↑']} %"
         yield "demo/MODEL_CARD.md", f"| `{shown}` | {shares} | {one['PSNR bg ↑']} dB |"
+    fifteen = evaluated("generated parts")
+    auto, published = (fifteen[m]["success, bg ≥ 20 dB % ↑"] for m in ("partedit", "partedit, layers published"))
+    for page in ("docs/partedit.md", "js/docs/PartAttentionMask/en.md"):
+        yield page, f"{auto} % show the new colour and keep the rest on `auto`, {published} % on `published`"
     plain, pasted, free = (sixty[m] for m in ("partedit", "partedit with the source pasted back", "prompt_to_prompt"))
     yield (
         "docs/partedit.md",
