@@ -40,6 +40,9 @@ def test_psnr_by_hand_and_by_region():
     assert math.isinf(score.psnr_outside) and score.changed_outside == 0
     swapped = edit_scores(source, edited, 1 - mask)
     assert swapped.psnr_outside == pytest.approx(20, abs=1e-4) and swapped.changed_outside == 1
+    # A mask of another size, and values beyond white.
+    assert edit_scores(source, edited, mask[::4, ::4]) == score
+    assert math.isinf(edit_scores(torch.ones(32, 32, 3), torch.full((32, 32, 3), 1.2)).psnr)
 
 
 def test_a_pixel_that_changed_by_8_of_255_has_not_changed_by_more():
@@ -48,7 +51,9 @@ def test_a_pixel_that_changed_by_8_of_255_has_not_changed_by_more():
     mask = torch.zeros(16, 247)
     mask[:, 0] = 1
     for steps, share in ((8, 0.0), (9, 1.0)):
-        assert edit_scores(levels / 255, (levels + steps) / 255, mask).changed_outside == share
+        edited = levels.clone()
+        edited[..., 1] += steps  # in any channel
+        assert edit_scores(levels / 255, edited / 255, mask).changed_outside == share
 
 
 def test_ssim_is_scikit_images():
@@ -65,8 +70,11 @@ def test_ssim_is_scikit_images():
         use_sample_covariance=False,
         full=True,
     )
-    score = edit_scores(source, edited)
+    mask = torch.zeros(64, 96)
+    mask[:, :24] = 1
+    score = edit_scores(source, edited, mask)
     assert score.ssim == pytest.approx(local.mean(), abs=1e-12)
+    assert score.ssim_outside == pytest.approx(local[:, 24:].mean(), abs=1e-12) and score.ssim_outside != score.ssim
     assert score.ssim == pytest.approx(expected, abs=0.02)
 
 
@@ -98,17 +106,29 @@ def test_ms_ssim_of_small_pictures_says_its_scales():
     assert 0 <= worse < 0.5
 
 
+def test_ms_ssim_of_one_scale_is_ssim_where_the_whole_window_is_inside():
+    from skimage.metrics import structural_similarity
+
+    x, y = (picture((16, 24), seed).double().numpy() for seed in (0, 1))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    _, local = structural_similarity(x, y, data_range=1.0, channel_axis=-1, **options)
+    value, scales = ms_ssim(x, y)
+    assert scales == 1 and 0.01 < value < 0.9
+    assert value == pytest.approx(local[5:-5, 5:-5].mean(), abs=1e-9)
+
+
 class Scorer:
-    """Mean of the masked region's red, to see which region was asked for."""
+    """Mean of the masked region's red, twice for a cat, to see which region and which text were asked for."""
 
     def score(self, image, text, mask=None, mode="masked"):
-        return float(image[..., 0].mean() if mask is None else image[..., 0][mask > 0.5].mean())
+        red = float(image[..., 0].mean() if mask is None else image[..., 0][mask > 0.5].mean())
+        return 2 * red if text == "a cat" else red
 
     def image_features(self, image, mask=None, mode="masked"):
         return torch.tensor([1.0, self.score(image, "", mask)])
 
     def text_features(self, text):
-        return torch.tensor([0.0, 1.0])
+        return torch.tensor([0.0, 2.0 if text == "a cat" else 1.0])
 
 
 def test_clip_scores_look_at_the_right_region():
@@ -118,12 +138,38 @@ def test_clip_scores_look_at_the_right_region():
     mask[:, :8] = 1
     score = edit_scores(source, edited, mask, Scorer(), "a cat", "a dog")
     assert score.clip_edited_target == 0.75 and score.clip_before_target == 0.5
-    assert score.clip_unedited == 0.25 and score.clip_unedited_before == 0
+    assert score.clip_edited_source == 1.5
+    assert score.clip_unedited == 0.5 and score.clip_unedited_before == 0
     # The other region of the two images with each other: 1 · 1 + 0 · 0.25.
     assert score.clip_unedited_regions == 1
     source[:, 8:, 0] = 1
-    assert edit_scores(source, edited, mask, Scorer(), "a cat", "a dog").clip_unedited_regions == 1.25
-    assert edit_scores(source, edited, mask, Scorer(), "", "a dog").clip_unedited is None
+    score = edit_scores(source, edited, mask, Scorer(), "a cat", "a dog")
+    assert score.clip_unedited_regions == 1.25 and score.clip_unedited_before == 2
+
+
+def test_only_what_was_given_has_clip_scores():
+    source, edited, mask = torch.zeros(16, 16, 3), torch.full((16, 16, 3), 0.25), torch.zeros(16, 16)
+    mask[:, :8] = 1
+
+    def known(*inputs):
+        found = vars(edit_scores(source, edited, *inputs))
+        return {
+            name.removeprefix("clip_"): value for name, value in found.items() if "clip" in name and value is not None
+        }
+
+    rest = {"unedited_regions": 1.0}
+    assert known(mask, Scorer(), " ", "a dog") == {"edited_target": 0.25, "before_target": 0.0, **rest}
+    assert known(mask, Scorer(), "a cat", "\n") == {
+        "edited_source": 0.5,
+        "unedited": 0.5,
+        "unedited_before": 0.0,
+        **rest,
+    }
+    assert known(mask, Scorer(), "", " ") == rest
+    whole = {"edited_target": 0.25, "before_target": 0.0, "edited_source": 0.5}
+    assert known(None, Scorer(), "a cat", "a dog") == known(torch.ones(16, 16), Scorer(), "a cat", "a dog") == whole
+    assert known(torch.zeros(16, 16), Scorer(), "", "a dog") == rest
+    assert known(mask, None, "a cat", "a dog") == {}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +230,7 @@ def test_an_image_without_a_score_leaves_those_of_the_batch(monkeypatch):
     ).result
     # outside the mask: image 2 at 20 dB, image 3 identical; inside it: red of 0.6 and 1
     assert psnr_outside == pytest.approx(20, abs=1e-3) and clip_edited == pytest.approx(0.8)
-    assert clip_unedited == pytest.approx((0.6 + 0.5) / 2)
+    assert clip_unedited == pytest.approx(0.6 + 0.5)  # twice for the cat
     pictures = json.loads(report)["pictures"]
     assert ssim_outside == pytest.approx((pictures[1]["ssim_outside"] + pictures[2]["ssim_outside"]) / 2)
     assert "PSNR outside the mask (dB): 20 (2 of 3 images have it; 1 identical left out)" in text.splitlines()

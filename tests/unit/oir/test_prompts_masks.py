@@ -150,6 +150,7 @@ def test_node_chains_pairs_and_encodes_the_guided_prompt(node):
     assert second[1] == "a cat and a throne"
     assert clip.encoded == ["a tiger and a chair", "a cat and a throne"]
     assert [pair.target_phrase for pair in second[0]] == ["tiger", "throne"]
+    assert all(torch.equal(pair.mask, box()) for pair in second[0])
     assert second[0][0] is first[0][0]
 
 
@@ -173,6 +174,7 @@ def test_masks_that_cannot_be_used_are_refused(node, mask, message):
         node.execute(FakeClip(), SOURCE, "cat", "tiger", mask, 1, "")
     # What no node could use is named by its input, what this pair cannot use by the pair.
     assert str(error.value).startswith("mask: " if "NaN" in message else "mask of 'cat' → 'tiger'")
+    assert "disconnect" not in str(error.value), "the node needs a mask"
 
 
 def test_a_weighted_phrase_is_encoded_with_its_weight_and_shown_without(node):
@@ -196,6 +198,9 @@ def test_resizing_keeps_binary_masks_binary(masks):
     soft = masks.resize_mask(0.5 * box(128, 128, 0, 60), 16, 16, "mask")
     assert float(soft.max()) == pytest.approx(0.5)
     assert 0.0 < float(soft[0, 7]) < 0.5
+    thin = torch.zeros(128, 128)
+    thin[3] = 0.5
+    assert 0.01 < float(masks.resize_mask(thin, 16, 16, "mask").max()) < 0.1, "an eighth of it, wherever it lies"
 
 
 def test_masks_of_another_shape_or_size_are_refused(masks):
@@ -222,6 +227,9 @@ def test_a_mask_made_before_the_picture_was_encoded_is_cut_alike(masks):
     mask[3:67, 2:50] = 1.0
     assert torch.equal(masks.resize_mask(mask, 64, 96, "mask"), box(64, 96, 0, 48))
     assert torch.equal(masks.resize_mask(mask, 8, 12, "mask", scale=8), box(8, 12, 0, 6))
+    for size, scale in (((64, 96), 1), ((8, 12), 8)):
+        with pytest.raises(ValueError, match="the mask is 96×73"):  # it would have cut eight rows more
+            masks.resize_mask(torch.ones(73, 96), *size, "mask", scale=scale)
 
 
 @pytest.mark.parametrize("overlap", ["first", "last", "blend"])
@@ -248,6 +256,20 @@ def test_feather_grows_outward_only(masks):
     assert torch.equal(soft[mask == 1], mask[mask == 1])
     assert float(soft[16, 18]) > 0.3 and float(soft[16, 26]) == 0.0
     assert torch.equal(masks.feather(mask, 0.0), mask)
+
+
+@pytest.mark.parametrize("radius", [0.4, 3.0, 5.6])
+def test_a_feathers_edge_is_gaussian(masks, radius):
+    """The grown mask, blurred with half of the radius as σ, by scipy."""
+    from scipy import ndimage
+
+    mask = box(32, 48, 0, 16) * torch.rand((32, 48), generator=torch.Generator().manual_seed(0))
+    mask[20:] = 0.0
+    reach = max(1, round(radius))
+    grown = ndimage.grey_dilation(mask.numpy(), size=(2 * reach + 1,) * 2)
+    soft = ndimage.gaussian_filter(grown, radius / 2, mode="nearest", radius=reach)
+    expected = torch.maximum(torch.from_numpy(soft), mask)
+    assert torch.allclose(masks.feather(mask, radius), expected, atol=1e-5)
 
 
 def test_a_wide_feather_takes_no_minutes(masks, monkeypatch):

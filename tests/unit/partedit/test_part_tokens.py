@@ -282,6 +282,39 @@ def test_summing_maps_first_equals_resizing_every_layer(pack):
     assert torch.allclose(total.mean((64, 64)), expected, atol=1e-6)
 
 
+def test_parts_are_normalised_together_in_each_layer_and_averaged_over_their_own_layers(pack):
+    """A part's own minimum is 0, and the largest value of the parts that a layer reads is 1."""
+    from partedit_oir.core.partedit.masks import MapSum
+
+    def layer(*maps):
+        return torch.tensor(maps)[None]
+
+    strong, weak, alone, again = (
+        [[1.0, 3.0], [5.0, 4.0]],
+        [[2.0, 2.0], [3.0, 2.0]],
+        [[0.0, 2.0], [4.0, 8.0]],
+        [[1.0] * 2, [3.0] * 2],
+    )
+    total = MapSum(3)
+    total.add(layer(strong, weak), (0, 2))
+    assert not total.complete
+    total.add(layer(alone), (1,))
+    total.add(layer(again), (0,))
+    assert total.complete
+    own = [[0.0, 0.5], [1.0, 0.75]], [[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [1 / 3, 0.0]]
+    expected = layer(*own)
+    expected[:, 0] = (expected[:, 0] + torch.tensor([[0.0, 0.0], [1.0, 1.0]])) / 2
+    assert torch.allclose(total.mean((2, 2)), expected, atol=1e-5)
+
+
+def test_the_published_size_of_masks_keeps_the_shape_of_the_picture(pack):
+    from partedit_oir.core.partedit.masks import map_size
+
+    sizes = {(128, 128): (1024, 1024), (128, 96): (1024, 768), (64, 96): (683, 1024), (1, 4000): (1, 1024)}
+    assert {latent: map_size(latent, True) for latent in sizes} == sizes
+    assert {latent: map_size(latent, False) for latent in sizes} == {latent: latent for latent in sizes}
+
+
 def test_part_maps_follow_the_token_and_not_the_sampler(pack):
     from partedit_oir.core.partedit.part_maps import part_maps
 
