@@ -113,6 +113,8 @@ def test_one_mask_for_each_edit(inputs, count, pictures, edits):
     if count not in (1, pictures, pictures * edits):
         with pytest.raises(ValueError, match=f"mask: has {count} masks for {pictures} images"):
             inputs.one_per_edit(masks, pictures, edits, "mask")
+        with pytest.raises(ValueError, match=f"mask: has {count} masks for {pictures} images"):
+            inputs.picture_masks(masks, pictures, (32, 48), "mask", edits=edits)
         return
     found = inputs.one_per_edit(masks, pictures, edits, "mask")
     own = count not in (1, pictures)
@@ -129,6 +131,14 @@ def test_a_mask_of_the_picture_fits_at_every_resolution(inputs, height, width, s
     shrink = min(float(smaller), min(height, width) / 64)
     for size in ((height, width), encoded, tuple(round(side / shrink) for side in (height, width))):
         inputs.check_shape(size, encoded, "mask")
+
+
+@pytest.mark.parametrize("cell", [8, 16])
+def test_no_more_is_cut_than_a_vae_cuts(inputs, cell):
+    mask = torch.rand(64 + cell, 96)
+    assert inputs.picture_masks(mask[1:], 1, (64, 96), "mask", cell=cell).shape == (1, 64, 96)
+    with pytest.raises(ValueError, match=f"mask: the mask is 96×{64 + cell}"):
+        inputs.picture_masks(mask, 1, (64, 96), "mask", cell=cell)
 
 
 @given(st.integers(64, 1024), st.floats(1.2, 4.0), st.booleans())
