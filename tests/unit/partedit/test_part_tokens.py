@@ -166,17 +166,59 @@ def test_published_tensors_and_files_without_notes(pack, tmp_path):
 
 
 def test_combining(pack):
+    from dataclasses import replace
+
     from partedit_oir.core.partedit.tokens import combine
 
     both = combine([token("head"), token("torso")])
     assert both.names == ("head", "torso") and both.part_rows == (1, 3) and both.embedding.shape == (4, 64)
-    assert both.part_indices(("torso",)) == (1,)
+    assert both.part_indices(("torso",)) == (1,) and both.layers == both.paddings == ()
+    sdxl, sd1 = (replace(token(name), model_family=name) for name in ("sdxl", "sd1"))
+    assert combine([sdxl, replace(sd1, model_family="sdxl")]).model_family == "sdxl"
+    assert combine([sdxl, sd1]).model_family == ""
     with pytest.raises(ValueError, match="part: tail is not in the part token, which has: head, torso"):
         both.part_indices(("tail",))
     with pytest.raises(ValueError, match="more than once"):
         combine([token("head"), token("head")])
     with pytest.raises(ValueError, match="widths differ"):
         combine([token("head"), token("torso", width=32)])
+
+
+def test_a_parts_name_may_be_in_another_case_and_order_and_leave_out_words(pack):
+    from partedit_oir.core.partedit.tokens import combine
+
+    both = combine([token("animal head"), token("left_ear")])
+    for name, part in (("Head Animal", 0), ("animal-head", 0), ("HEAD", 0), ("ear left", 1), ("ear", 1)):
+        assert both.part_indices((name,)) == (part,), name
+    for name in ("-", "animal ear", "heads"):
+        with pytest.raises(ValueError, match=f"part: {name} is not in the part token"):
+            both.part_indices((name,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "others", "words"),
+    [
+        (torch.ones(64), {}, r"expected an embedding of shape \(rows, width\), got \(64,\)"),
+        (torch.ones(2, 64, dtype=torch.int64), {}, r"got \(2, 64\) torch.int64"),
+        (torch.ones(1, 64), {}, "has 1 rows; expected 2"),
+        (torch.ones(78, 64), {}, "has 78 rows; expected 2"),
+        (torch.tensor([[0.0], [float("nan")]]), {}, "contains NaN or infinite values"),
+        (torch.tensor([[0.0], [float("-inf")]]), {}, "contains NaN or infinite values"),
+        (torch.ones(2, 4), {"part_rows": (0,)}, r"part rows \(0,\) do not fit 2 rows"),
+        (torch.ones(2, 4), {"part_rows": (2,)}, r"part rows \(2,\) do not fit 2 rows"),
+        (torch.ones(3, 4), {"part_rows": (1, 1), "names": ("a", "b")}, r"part rows \(1, 1\) do not fit"),
+        (torch.ones(2, 4), {"part_rows": (), "names": ()}, r"part rows \(\) do not fit"),
+        (torch.ones(2, 4), {"names": ("a", "b")}, r"2 names \('a', 'b'\) for 1 parts"),
+        (torch.ones(2, 4), {"layers": ("middle", "all")}, "layers .* for 1 parts"),
+        (torch.ones(2, 4), {"paddings": ("none", "none")}, "paddings .* for 1 parts"),
+        (torch.ones(2, 4), {"paddings": ("auto",)}, "was trained with the padding 'auto'"),
+    ],
+)
+def test_what_is_no_token_is_refused(pack, rows, others, words):
+    from partedit_oir.core.partedit.tokens import PartToken
+
+    with pytest.raises(ValueError, match=f"^part token: .*{words}"):
+        PartToken(rows, **{"part_rows": (1,), "names": ("a",), **others})
 
 
 def test_a_token_of_the_wrong_width_is_refused_before_sampling(pack):

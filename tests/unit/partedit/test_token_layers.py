@@ -97,7 +97,8 @@ def test_a_layer_that_only_some_tokens_share(model):
 def test_the_rows_of_some_parts_keep_the_background_they_were_trained_with():
     # Two tokens of one part, one of two parts that share a background row, and a background row at the end.
     rows = drawn("rows", 8, 16)
-    whole = PartToken(rows, (1, 3, 5, 6), ("a", "b", "c", "d"), "demo", layers=("w", "x", "y", "z"))
+    records = {"layers": ("w", "x", "y", "z"), "paddings": ("none", "zero", "", "context")}
+    whole = PartToken(rows, (1, 3, 5, 6), ("a", "b", "c", "d"), "demo", **records)
     assert whole.only((0, 1, 2, 3)) is whole
     for parts, kept, part_rows in (
         ((0,), [0, 1], (1,)),
@@ -110,6 +111,7 @@ def test_the_rows_of_some_parts_keep_the_background_they_were_trained_with():
         assert torch.equal(some.embedding, rows[kept]) and some.part_rows == part_rows
         assert some.names == tuple(whole.names[part] for part in parts)
         assert some.layers == tuple(whole.layers[part] for part in parts)
+        assert some.paddings == tuple(whole.paddings[part] for part in parts)
     two = PartToken(rows[:4], (2, 3), ("a", "b"))
     assert torch.equal(two.only((1,)).embedding, rows[[0, 1, 3]])
 

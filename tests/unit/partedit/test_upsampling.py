@@ -98,6 +98,13 @@ def test_pictures_that_do_not_fit_are_named(upsampling):
     assert upsampling.picture_guide(torch.rand(1, 67, 64, 4), 2, (8, 8)).shape == (2, 3, 16, 16)
 
 
+def test_guides_are_smooth_and_finite(upsampling):
+    stripes = torch.arange(64).remainder(4).div(2, rounding_mode="floor").float()
+    guide = upsampling.picture_guide(stripes[:, None].expand(1, 64, 64, 3), 1, (8, 8))
+    assert float(guide.min()) > 0.4 and float(guide.max()) < 0.6, "stripes of two pixels are grey at a quarter"
+    assert torch.equal(upsampling.latent_guide(torch.full((2, 4, 8, 8), 3.0)), torch.zeros(2, 4, 8, 8))
+
+
 def test_the_node_takes_the_latent_or_the_picture_as_guide(pack, model, monkeypatch):
     nodes = {node.__name__: node for node in importlib.import_module("partedit_oir.nodes").NODE_CLASSES}
     execute = nodes["PartAttentionMask"].execute
