@@ -152,6 +152,9 @@ def test_published_files_load(tmp_path):
     assert found.model_family == "sdxl"
     save_file({"some_key": rows}, str(tmp_path / "human_hair.safetensors"))
     assert torch.equal(load_token(tmp_path / "human_hair.safetensors").embedding, rows.float())
+    for saved in ({"embedding": rows}, {"step": torch.zeros(1), "embedding": rows}, {"other": rows}):
+        torch.save(saved, tmp_path / "human_torso.pt")
+        assert torch.equal(load_token(tmp_path / "human_torso.pt").embedding, rows.float())
 
 
 @pytest.mark.parametrize("width, family", [(2048, "sdxl"), (1024, "sd2"), (768, ""), (640, "")])
@@ -167,7 +170,7 @@ def test_a_token_survives_saving(tmp_path):
     after = load_token(tmp_path / "t.safetensors")
     assert torch.equal(after.embedding, before.embedding)
     assert (after.names, after.part_rows, after.model_family) == (before.names, before.part_rows, "demo")
-    assert after.metadata["steps"] == "20"
+    assert after.metadata == before.metadata, "what the file says of itself is no note of the token"
     assert os.listdir(tmp_path) == ["t.safetensors"]
 
 
@@ -179,6 +182,11 @@ def test_hostile_metadata_is_harmless(tmp_path):
         found = load_token(path)
         assert found.names[0].isprintable() and len(found.names) == 1
         assert "\x1b" not in found.metadata["note"] and len(found.metadata["note"]) <= 20_000
+    save_file({"embedding": torch.zeros(4, 4)}, str(path), {"parts": '[" left ear\\n", "tail"]'})
+    assert load_token(path).names == ("left ear", "tail")
+    for parts in ('["ear", "ear"]', '["ear", " ear"]', '["", "ear"]', '["ear"]'):
+        save_file({"embedding": torch.zeros(4, 4)}, str(path), {"parts": parts})
+        assert load_token(path).names == ("t 1", "t 2"), "parts without names of their own are counted"
     for rows in ("[0]", "[5]", "[-1]"):
         save_file(tensors, str(path), {"part_rows": rows})
         with pytest.raises(ValueError, match="part rows"):
