@@ -51,8 +51,8 @@ class FeatureBlendGuider(io.ComfyNode):
                 io.Guider.Input(
                     "guider",
                     optional=True,
-                    tooltip="A guider to use instead of plain CFG, such as Dual CFG Guider. Its positive prompt is "
-                    "replaced; cfg and negative above are ignored.",
+                    tooltip="A guider to use instead of plain CFG, such as Dual CFG Guider. Its positive prompt "
+                    "and its model are replaced; cfg and negative above are ignored.",
                 ),
                 *blend_inputs(PASTE_BACK),
             ],

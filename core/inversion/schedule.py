@@ -50,11 +50,17 @@ def scaling_of_model(model: Any) -> Scaling:
 
 def check_same_kind(model: Any, trajectory: Trajectory) -> None:
     """Raise a ValueError unless the model's levels mean what the trajectory's do."""
-    scaling = scaling_of_model(model)
-    if scaling != trajectory.scaling:
+    scaling, inverted = scaling_of_model(model), trajectory.scaling
+    if scaling != inverted:
+        own, other = f"a {scaling.kind} model", f"one of the kind {inverted.kind}"
+        if scaling.kind == inverted.kind:  # EDM's sampling nodes, for example
+            own, other = (
+                f"{text} (sigma_data {one.sigma_data:g}, noise scale {one.noise_scale:g})"
+                for text, one in ((own, scaling), (other, inverted))
+            )
         raise ValueError(
-            f"model: samples as a {scaling.kind} model, but the trajectory was made with one of the kind "
-            f"{trajectory.scaling.kind}. Connect the model the trajectory was made with, with the same sampling nodes."
+            f"model: samples as {own}, but the trajectory was made with {other}. Connect the model the trajectory was "
+            "made with, with the same sampling nodes."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +69,8 @@ class BlendGuider(comfy.samplers.CFGGuider):
                 "(CFG Guider, Dual CFG Guider), or put all edits into one edit_prompt."
             )
         self.base = base
+        if base is not None:
+            _check_base(base, model)
         self.inputs = inputs
         self.include_source = include_source
         self.paste_latent = paste_latent
@@ -116,6 +119,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
             ValueError: inputs that do not fit each other, or a model that gives NaN.
         """
         check_latent("latent_image", self.model_patcher, latent_image)
+        _check_noise(noise, latent_image)
         batch, edits = latent_image.shape[0], len(self.inputs.prompt.edits)
         rows = 1 + edits
         sampler = share_noise(sampler, rows, batch)
@@ -210,6 +214,32 @@ class BlendGuider(comfy.samplers.CFGGuider):
             return None
         contexts = probe_contexts(inputs.token, self.reading, inputs.settings.padding, inputs.prompt.source[0][0])
         return Probe(contexts, {} if constant_weights else None)
+
+
+def _check_base(base: comfy.samplers.CFGGuider, model: Any) -> None:
+    """Refuse a guider whose own prompts do not fit the model, before a matrix product fails; and warn if it was made
+    with another model, which does not take part."""
+    width = context_width(model)
+    conds = {name: entries for name, entries in getattr(base, "original_conds", {}).items() if name != "positive"}
+    for name, entries in conds.items():
+        if entries:
+            check_conditioning(f"guider: its {name}", [[one.get("cross_attn"), one] for one in entries], width)
+    # With hooks, ComfyUI may have exchanged the guider's model for its counterpart without dynamic VRAM.
+    if not any(map(has_hooks, conds.values())) and not model.is_clone(base.model_patcher):
+        logging.warning(
+            "PartEdit: guider was made with another model than the one connected to model. The edit is sampled with "
+            "the one connected to model; connect the same one to both."
+        )
+
+
+def _check_noise(noise: torch.Tensor, latent_image: torch.Tensor) -> None:
+    """Raise a ValueError for noise that is not for the images of a latent."""
+    if noise.shape != latent_image.shape:
+        raise ValueError(
+            f"latent_image: has shape {tuple(latent_image.shape)}, but its noise is for {tuple(noise.shape)}. A latent "
+            "with batch_index (Latent From Batch) needs one number for each image in it: take it from one node, or "
+            "use a noise node that makes noise for this latent (RandomNoise)."
+        )
 
 
 def _check_parts(prompt: EditPrompt, token: PartToken) -> None:

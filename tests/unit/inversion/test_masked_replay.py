@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,6 +129,9 @@ def test_what_cannot_work_is_refused_by_name(setting, monkeypatch):
     model = other.model if other else sd1_shaped_model(4)
     with pytest.raises(ValueError, match=r"^model: samples as a .* model, but the trajectory was made with one of the"):
         edited((model, *setting[1:]), trajectory)
+    scaled = replace(trajectory, scaling=replace(trajectory.scaling, sigma_data=0.5))
+    with pytest.raises(ValueError, match=r"^model: samples as .*\(sigma_data 1, .* the kind .*\(sigma_data 0.5, "):
+        edited(setting, scaled)
 
 
 def test_node_gives_latent_and_image(pack, setting):

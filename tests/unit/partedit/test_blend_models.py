@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from support.tiny_edits import SIZE, blend_guider, edit_prompt, plain, relative, sample, token
-from support.tiny_models import drawn, text_conditioning, tiny_sdxl
+from support.tiny_models import WIDTH, drawn, text_conditioning, tiny_sdxl
 from support.trained_tokens import conditioning, small_model, squares
 from tools.bootstrap import load_pack
 
@@ -136,6 +136,34 @@ def test_a_latent_of_another_kind_is_named_everywhere(model, latent, words):
 def test_a_guider_that_blends_already_is_refused(model):
     with pytest.raises(ValueError, match="guider: is itself a Feature Blend Guider"):
         blend_guider(model, edit_prompt(), token=token(), base=blend_guider(model, edit_prompt(), token=token()))
+
+
+def test_a_guider_of_another_model_is_named(model, caplog):
+    from comfy.samplers import CFGGuider
+
+    def other(made_with, width):
+        guider = CFGGuider(made_with)
+        guider.set_conds(text_conditioning("source"), text_conditioning("negative", width=width))
+        return guider
+
+    blend_guider(model, edit_prompt(), token=token(), base=other(model.clone(), WIDTH))
+    assert "another model" not in caplog.text
+    blend_guider(model, edit_prompt(), token=token(), base=other(tiny_sdxl(2), WIDTH))
+    assert "guider was made with another model" in caplog.text
+    with pytest.raises(ValueError, match="guider: its negative: its text embedding is 32 wide, but the model takes 64"):
+        blend_guider(model, edit_prompt(), token=token(), base=other(model, 32))
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_noise_for_other_images_than_the_latents_is_named(model, images):
+    import comfy.samplers
+
+    noise = drawn("noise", images, 4, *SIZE)
+    guider = blend_guider(model, edit_prompt(), token=token())
+    with pytest.raises(ValueError, match=r"latent_image: has shape \(2, 4, 16, 16\), but its noise is for \([13], 4"):
+        guider.sample(
+            noise, torch.zeros(2, 4, *SIZE), comfy.samplers.sampler_object("euler"), torch.tensor([10.0, 1.0, 0.0])
+        )
 
 
 def test_steps_that_leave_the_schedule_are_refused_with_the_reason(model):
