@@ -101,6 +101,11 @@ def training_sigmas(sampling: Any) -> torch.Tensor:
     return sigmas.detach().float().cpu()
 
 
+def _reaches_noise(steps: int, total: int) -> bool:
+    """Whether ``leading`` comes close to the last timestep: steps · ⌊T / steps⌋ may be far below T."""
+    return steps * (total // steps) >= LEADING_REACH * total
+
+
 def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.Tensor:
     """(steps + 1,) descending sigmas at whole training timesteps, ending at timestep 0.
 
@@ -120,11 +125,12 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
         )
     if spacing == "leading":
         reached = 1 + (steps - 1) * (total // steps)
-        if steps * (total // steps) < LEADING_REACH * total:
+        if not _reaches_noise(steps, total):
+            fewer = next(count for count in range(steps, 0, -1) if _reaches_noise(count, total))
             raise ValueError(
                 f"steps: with {steps} steps 'leading' would only reach timestep {reached} of {total} (sigma "
-                f"{float(table[reached]):.2f} of {float(table[-1]):.2f}), too little noise to edit in. Choose at most "
-                f"{total // 2} steps, or spacing trailing or linspace."
+                f"{float(table[reached]):.2f} of {float(table[-1]):.2f}), too little noise to edit in. Choose "
+                f"{fewer} steps, or spacing trailing or linspace."
             )
         timesteps = 1 + torch.arange(steps) * (total // steps)
         timesteps = timesteps.clamp(max=total - 1)

@@ -170,6 +170,10 @@ def test_steps_that_leave_the_schedule_are_refused_with_the_reason(model):
     sampling = model_sampling_of(model)
     with pytest.raises(ValueError, match=r"steps: with 600 steps 'leading' would only reach timestep 600 of 1000"):
         spaced_sigmas(sampling, 600, "leading")
+    for steps in (334, 349, 600, 699):  # the number that the message names is one that works: 340 is not, and 500 is
+        with pytest.raises(ValueError, match="would only reach") as error:
+            spaced_sigmas(sampling, steps)
+        assert len(spaced_sigmas(sampling, int(str(error.value).split("Choose ")[1].split()[0]))) > 300
     assert len(spaced_sigmas(sampling, 600, "trailing")) == 601 and len(spaced_sigmas(sampling, 500)) == 501
 
     class Distilled:
