@@ -57,9 +57,9 @@ def _paste(edited: torch.Tensor, sources: torch.Tensor, masks: torch.Tensor) -> 
 
 
 def check_originals(images: torch.Tensor, batch: int, size: tuple[int, int]) -> None:
-    """Raise a ValueError unless ``images`` are the originals of ``batch`` edited images of ``size`` (H, W)."""
+    """Raise a ValueError unless ``images`` are the originals of ``batch`` source images of ``size`` (H, W)."""
     if images.ndim != 4 or images.shape[0] != batch:
-        raise ValueError(f"image: expected {batch} image(s), one per edited image, got a batch of {images.shape[0]}.")
+        raise ValueError(f"image: expected {batch} image(s), one per source image, got a batch of {images.shape[0]}.")
     height, width = images.shape[1:3]
     if (height, width) != tuple(size):
         raise ValueError(

@@ -407,8 +407,9 @@ def test_pixels_outside_the_mask_are_the_sources(nodes, model, prompts):
     assert isinstance(run()[-1], ExecutionBlocker)
     with pytest.raises(ValueError, match="vae: not connected, but paste_back is 'pixels'"):
         run(paste_back="pixels")
-    with pytest.raises(ValueError, match="image: expected 2 image"):
-        run(vae=vae, paste_back="pixels", image=real[:1])
+    for wrong in (real[:1], real.repeat(2, 1, 1, 1)):  # each source has one original, whatever the number of its edits
+        with pytest.raises(ValueError, match=r"image: expected 2 image\(s\), one per source image"):
+            run(vae=vae, paste_back="pixels", image=wrong)
 
 
 def test_a_latent_noise_mask_keeps_its_outside(prompts, blend):
