@@ -127,7 +127,7 @@ class TrainPartToken(io.ComfyNode):
         all_masks = [masks, *(more[key] for key in further)]
         recipe = {key: value for key, value in more.items() if not key.startswith("masks_")}
         names, init = _parts(part_names, init_words, clip, len(all_masks))
-        pictures, targets = training_inputs.paired(images, all_masks)
+        pictures, targets = training_inputs.paired(images, all_masks, ["masks", *further])
         settings = TrainingSettings(part_names=names, steps=steps, seed=seed, init=init, **recipe)
         state_file = _state_file(resume_name)
         checked_inputs(model, targets, len(pictures), positive, settings)  # before images are encoded

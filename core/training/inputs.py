@@ -29,12 +29,17 @@ def part_names(text: str, count: int) -> tuple[str, ...]:
     return names
 
 
-def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def paired(
+    images: torch.Tensor,
+    masks: Sequence[torch.Tensor],
+    inputs: Sequence[str] = ("masks", "masks_2", "masks_3", "masks_4"),
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and masks of the same size, centre-cropped to whole latent pixels.
 
     Args:
         images: (N, H, W, 3) from `checked_images`.
         masks: for each part (N, h, w); other resolutions are resized, with the same aspect ratio.
+        inputs: what each of them is connected to, for messages.
 
     Returns:
         (N, H', W', 3) and (N, P, H', W').
@@ -44,8 +49,7 @@ def paired(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> tuple[torch.T
     """
     count, height, width = images.shape[:3]
     resized = []
-    for number, mask in enumerate(masks, start=1):
-        name = "masks" if number == 1 else f"masks_{number}"
+    for name, mask in zip(inputs, masks, strict=False):
         mask = mask_batch(mask, name)
         if mask.shape[0] != count:
             raise ValueError(f"{name}: expected {count} masks, one per image, got {mask.shape[0]}.")

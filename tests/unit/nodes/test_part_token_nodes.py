@@ -169,6 +169,7 @@ def test_an_interrupted_run_goes_on(model, folder, monkeypatch):
         ({"part_names": " , "}, "part_names"),
         ({"init_words": "head"}, "clip: not connected, but init_words"),
         ({"masks_2": torch.zeros(2, 128, 136), "part_names": "a, b"}, "masks_2: expected 6"),
+        ({"masks_3": torch.zeros(2, 128, 136), "part_names": "a, b"}, "masks_3: expected 6"),
         ({"resume_name": "../x"}, "resume_name"),
         ({"noise_low": 0.5}, "noise_low, noise_high: expected"),
         ({"layers": "output.99"}, "layers: this model has no layer 'output.99'"),
