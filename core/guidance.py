@@ -23,6 +23,15 @@ def without_guidance(model_options: dict[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in model_options.items() if name not in GUIDANCE_FUNCTIONS}
 
 
+def unguided(clone: Any) -> Any:
+    """The same clone of a ``ModelPatcher``, without these functions: for runs that read the UNet and sample nothing.
+
+    A second call of the UNet, on an attention or an image that was changed on purpose (PAG, SAG), would be read, too.
+    """
+    clone.model_options = without_guidance(clone.model_options)
+    return clone
+
+
 def with_single_image_functions(model_options: dict[str, Any]) -> dict[str, Any]:
     """The options with functions that also work for several rows where they were written for one.
 

@@ -9,6 +9,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention import BlendCall, CallMasks, Probe, blended_options, call_untraced, replace_options, without_compile
 from ..conditioning import check_conditioning, check_sees_picture
+from ..guidance import unguided
 from ..hooks import without_dynamic_memory
 from ..inversion.engine import Denoiser, run_loop
 from ..latents import check_latent, check_sampled, process_latent_in
@@ -101,7 +102,7 @@ def part_maps(
             noisy = sampling.noise_scaling(torch.tensor([sigma]), noise, clean, False)
             denoise(noisy.to(denoise.device), sigma)
 
-    clone = without_compile(without_dynamic_memory(model, conditioning).clone())
+    clone = unguided(without_compile(without_dynamic_memory(model, conditioning).clone()))
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "partedit_probe", call_untraced(wrapper))
     run_loop(
         clone,

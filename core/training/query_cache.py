@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 
 from ..attention import capture_queries, key_projection
+from ..guidance import unguided
 from ..hooks import without_dynamic_memory
 from ..step_caches import without_step_caches
 from ..unet import LayerKey
@@ -149,7 +150,7 @@ def build_query_cache(
         clean = latents.detach().clone().float().cpu()
         noises = _noises(clean, levels, seed)
         static = without_step_caches(without_dynamic_memory(model, cond))
-        guider = comfy.samplers.CFGGuider(capture_queries(static, layers, recorder.store))
+        guider = comfy.samplers.CFGGuider(unguided(capture_queries(static, layers, recorder.store)))
         guider.set_conds(list(cond), list(cond))
         guider.set_cfg(1.0)
         for start in range(0, count, rows):

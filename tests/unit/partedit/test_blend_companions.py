@@ -177,6 +177,19 @@ def test_a_perturbed_pass_does_not_change_the_mask_of_a_step(model):
     assert torch.equal(plainly.last_masks.history[0], perturbed.last_masks.history[0])
 
 
+@pytest.mark.parametrize("patched", [pag, sag])
+def test_maps_and_queries_are_those_of_the_model_and_not_of_a_second_pass(model, patched):
+    from partedit_oir.core.partedit.part_maps import part_maps
+    from partedit_oir.core.training.query_cache import build_query_cache
+    from partedit_oir.core.unet import all_cross_layers
+
+    text, latent = text_conditioning("source"), drawn("latent", 2, 4, *SIZE)
+    assert relative(part_maps(patched(model), token(), latent, text), part_maps(model, token(), latent, text)) < 1e-5
+    layers = [layer.key for layer in all_cross_layers(model)]
+    own, beside = (build_query_cache(m, latent, text, layers, (3.0, 1.0), rows=2) for m in (model, patched(model)))
+    assert max(relative(beside.queries[layer], own.queries[layer]) for layer in layers) < 1e-3  # half precision
+
+
 def lora(patcher):
     name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     weight = patcher.model.state_dict()[name]
