@@ -5,6 +5,8 @@ Every node that takes a MASK uses `mask_batch`; nodes that apply it to images us
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 # A mask whose values are all below half a step of 8 bits is empty; values closer than that are equal.
@@ -87,6 +89,37 @@ def check_not_empty(masks: torch.Tensor, name: str, effect: str, optional: bool 
         which = f"the mask of image {numbers} is empty" if one else f"the masks of images {numbers} are empty"
     instead = ", or disconnect this input" if optional else ""
     raise ValueError(f"{name}: {which}, so {effect}. {HOW_TO_FILL}{instead}.")
+
+
+def check_left(masks: torch.Tensor, small: torch.Tensor, name: str) -> None:
+    """Refuse masks of which nothing is left at the latent's size, and warn of those of which little is.
+
+    Args:
+        masks: (M, H, W) in 0 … 1 as given. small: (M, h, w), resized.
+
+    Raises:
+        ValueError: a mask that is not empty became so.
+    """
+    before, after = (each.flatten(1).amax(dim=1) for each in (masks, small))
+    lost = (before >= EMPTY) & (after < 0.5 * before)
+    if not bool(lost.any()):
+        return
+    number = int(torch.where(lost, after, 2.0).argmin())
+    which = "the mask" if len(masks) == 1 else f"mask {number + 1}"
+    at = f"at {small.shape[-1]}×{small.shape[-2]}, the size of the latent"
+    if float(after[number]) < EMPTY:
+        raise ValueError(
+            f"{name}: nothing is left of {which} {at}; its region is too small for it. Grow the mask (Grow Mask) or "
+            "work on a larger image."
+        )
+    logging.warning(
+        "PartEdit: %s: %s reaches %.0f%% %s, because its region is smaller than a latent pixel, so there is little "
+        "effect. Grow the mask (Grow Mask) or work on a larger image.",
+        name,
+        which,
+        100 * float(after[number]),
+        at,
+    )
 
 
 def one_per_picture(masks: torch.Tensor, pictures: int, name: str) -> torch.Tensor:

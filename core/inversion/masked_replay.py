@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..conditioning import Conditioning, check_active, check_conditioning
 from ..latents import check_sampled, process_latent_out
-from ..mask_inputs import picture_masks
+from ..mask_inputs import check_left, picture_masks
 from ..unet import declared_text_width, latent_scale
 from .engine import Denoiser, effective_negative, run_loop
 from .memory import auto_batch_size
@@ -140,4 +140,5 @@ def _latent_masks(mask: torch.Tensor, model: Any, path: torch.Tensor) -> torch.T
     size = (height * scale, width * scale)
     masks = picture_masks(mask, path.shape[1], size, "mask", "there is nothing to edit", cell=scale)
     small = F.interpolate(masks[:, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+    check_left(masks, small[:, 0], "mask")
     return small.clamp(0.0, 1.0).reshape(-1, *[1] * (path.ndim - 4), height, width)

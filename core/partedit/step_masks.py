@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..attention import CallMasks
-from ..mask_inputs import mask_batch, one_per_edit
+from ..mask_inputs import check_left, mask_batch, one_per_edit
 from ..packages import require
 from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
@@ -44,11 +44,15 @@ class StepMasks:
         self.settings, self.token, self.edits = inputs.settings, inputs.token, inputs.prompt.edits
         self.latent, self.batch = latent, batch
         self.size = map_size(latent, self.settings.map_size == "published")
-        self.region = None if inputs.region is None else fit_mask(inputs.region, batch, self.size, "region")
+        self.region: torch.Tensor | None = None
+        if inputs.region is not None:
+            self.region = fit_mask(inputs.region, batch, self.size, "region")
+            check_left(mask_batch(inputs.region, "region").expand(batch, -1, -1), self.region[:, 0], "region")
         self.given: torch.Tensor | None = None
         if inputs.mask is not None:
             masks = mask_batch(inputs.mask, "mask")
             fitted = fit_mask(masks, len(masks), latent, "mask")[:, 0]
+            check_left(masks, fitted, "mask")
             each = one_per_edit(fitted, batch, len(self.edits), "mask")
             self.given = each.unflatten(0, (len(self.edits), batch))
         self.history: dict[int, torch.Tensor] = {}

@@ -83,6 +83,25 @@ def test_an_empty_region_is_refused_before_the_picture_is_looked_at(nodes, model
         find(nodes, model, torch.cat([torch.ones(1, 64, 64), EMPTY]), pictures=2)
 
 
+@pytest.mark.parametrize("name", ["mask", "region"])
+def test_a_mask_smaller_than_a_latent_pixel_is_named(pack, name, caplog):
+    from partedit_oir.core.partedit.settings import BlendInputs
+    from partedit_oir.core.partedit.step_masks import StepMasks
+
+    def fitted(size, pixels):
+        dot = torch.zeros(2, size, size)
+        dot[0] = 1
+        dot[1, :pixels, :pixels] = 1
+        return StepMasks(BlendInputs(edit_prompt(), token(), **{name: dot}), 2, (16, 16))
+
+    with pytest.raises(ValueError, match=f"^{name}: nothing is left of mask 2 at 16×16, the size of the latent"):
+        fitted(512, 1)
+    fitted(128, 8)
+    assert "latent pixel" not in caplog.text
+    fitted(128, 3)
+    assert f"{name}: mask 2 reaches" in caplog.text
+
+
 @pytest.mark.parametrize("masks", [2, 3])
 def test_masks_for_other_pictures_are_refused_before_sampling(nodes, model, no_sampling, masks):
     pictures = 5 - masks
