@@ -15,7 +15,8 @@ machine and for GPUs. Sections:
 - ``six_rows``: plain sampling of six rows and forty maps resized to 1024² a step, as in the published scheme.
 - ``maps``: thresholds at 1024² against thresholds at the latent's size.
 - ``real``: an edit of a real image, DDIM inversion included, and with maps from the source row, which needs none.
-- ``search``: each search strategy against trying every candidate: UNet rows and time, ten steps.
+- ``search``: each search strategy against trying every candidate, on one pair of each group of ``bench.object_search``:
+  UNet rows and time, over the number of steps.
 - ``training``: a training step on cached queries against one UNet pass, which a step without the cache needs at least.
 - ``decode``: decoding a picture, against one UNet row.
 - ``memory``: peak memory of an edit against that of its rows.
@@ -45,7 +46,7 @@ from .results import write_result
 NAME = "cost"
 # A usual number of steps for edits, whose ratio is what the bench is about; four for what takes longer.
 EDIT_STEPS = 16
-SEARCH_STEPS, TRAINING_STEPS = 10, 20
+SEARCH_STEPS, TRAINING_STEPS = (10, 25, 50), 20
 PUBLISHED_ROWS, PUBLISHED_MAPS, PUBLISHED_SIDE = 6, 40, 1024
 
 
@@ -142,34 +143,45 @@ def real(bench: Bench) -> list[dict[str, Any]]:
 
 
 def search(bench: Bench) -> list[dict[str, Any]]:
+    from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
+
+    from .object_methods import Bench as ObjectBench
+
+    objects, found = ObjectBench("fp32"), []
+    for steps in SEARCH_STEPS:
+        objects.sigmas = spaced_sigmas(model_sampling_of(objects.model), steps)
+        # Fifty steps take a minute a round, and long runs differ less.
+        rounds = max(min(3, bench.rounds), bench.rounds * SEARCH_STEPS[0] // steps)
+        for number, group in enumerate(("chosen", "unseen")):
+            rows: dict[str, int] = {}
+            works = searches(objects, number, rows)
+            for strategy, ratio in bench.clock.ratios(works, "exhaustive", rounds).items():
+                share = round(rows[strategy] / rows["exhaustive"], 4)
+                found.append({"name": f"search, {strategy}, {group}", "x": steps, **ratio, "share_of_rows": share})
+                print(f"{found[-1]['name']} {steps}: {ratio['ratio']}", flush=True)
+    return found
+
+
+def searches(objects: Any, number: int, rows: dict[str, int]) -> dict[str, Work]:
+    """Each strategy on the first pair of edit ``number``; the rows it takes are written to ``rows``."""
     from demo.training.pictures import draw_scene
     from partedit_oir.core.decoding import picture_decoder
-    from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
     from partedit_oir.core.oir.candidates import STRATEGIES
     from partedit_oir.core.oir.search import search_steps
     from partedit_oir.core.oir.search_settings import SearchSettings
 
     from .object_cases import edit_case
-    from .object_methods import Bench as ObjectBench
 
-    objects, case = ObjectBench("fp32"), edit_case(0)
-    objects.sigmas = spaced_sigmas(model_sampling_of(objects.model), SEARCH_STEPS)
+    case = edit_case(number)
     trajectory, pairs = objects.start(case, draw_scene(case.scene))
-    decode, rows = picture_decoder(objects.studio.vae), {}
+    decode = picture_decoder(objects.studio.vae)
 
     def run(strategy: str) -> None:
         settings = SearchSettings(strategy=strategy)
         found = search_steps(objects.model, trajectory, pairs[:1], decode, objects.scorer, settings)
         rows[strategy] = found.unet_rows
 
-    return [
-        {
-            **bench.compare(f"search, {strategy}", SEARCH_STEPS, partial(run, strategy), lambda: run("exhaustive")),
-            "rows": rows[strategy],
-        }
-        for strategy in STRATEGIES
-        if strategy != "exhaustive"
-    ]
+    return {strategy: partial(run, strategy) for strategy in STRATEGIES}
 
 
 def training(bench: Bench) -> list[dict[str, Any]]:

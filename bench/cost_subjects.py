@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -33,18 +34,26 @@ class Clock:
     def ratio(self, work: Work, base: Work, rounds: int) -> dict[str, float]:
         """Median, lowest and highest of ``work`` / ``base`` over ``rounds`` pairs of runs, after one of each."""
         work(), base()
-        found, seconds = [], []
-        for number in range(rounds):
-            first, second = (work, base) if number % 2 == 0 else (base, work)
-            one, two = self.seconds(first), self.seconds(second)
-            ours, theirs = (one, two) if number % 2 == 0 else (two, one)
-            found.append(ours / theirs)
-            seconds.append(ours)
+        return self.ratios({"work": work, "base": base}, "base", rounds)["work"]
+
+    def ratios(self, works: Mapping[str, Work], base: str, rounds: int) -> dict[str, dict[str, float]]:
+        """The same for each of ``works`` but the one called ``base``; all run once a round, in turning order."""
+        names, found, seconds = list(works), defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+        for _ in range(rounds):
+            took = {name: self.seconds(works[name]) for name in names}
+            names.reverse()
+            for name in works:
+                found[name].append(took[name] / took[base])
+                seconds[name].append(took[name])
         return {
-            "ratio": round(median(found), 4),
-            "lowest": round(min(found), 4),
-            "highest": round(max(found), 4),
-            "seconds": round(median(seconds), 4),
+            name: {
+                "ratio": round(median(ratios), 4),
+                "lowest": round(min(ratios), 4),
+                "highest": round(max(ratios), 4),
+                "seconds": round(median(seconds[name]), 4),
+            }
+            for name, ratios in found.items()
+            if name != base
         }
 
     def _wait(self) -> None:
