@@ -303,8 +303,8 @@ def editing_pair() -> Image.Image:
     image = picture(results["picture"])
     shown = [
         ("a red cat … and a blue chair …", image),
-        ("pair 1: a red cat > a green dog", tinted(image, results["left_mask"])),
-        ("pair 2: a blue chair > a yellow chair", tinted(image, results["right_mask"], BLUE)),
+        ("pair 1: a red cat > a blue dog", tinted(image, results["left_mask"])),
+        ("pair 2: a blue chair > a green chair", tinted(image, results["right_mask"], BLUE)),
     ]
     return row(shown, 256)
 
@@ -364,7 +364,7 @@ def candidate(results: Results, number: int) -> torch.Tensor:
 def load_clip_scorer() -> Image.Image:
     results = two_objects()
     scorer, image = results["demo.CLIP_SCORER"], results["picture"]
-    texts = ("a red cat", "a green dog", "a blue chair", "a red chair")
+    texts = ("a red cat", "a blue dog", "a blue chair", "a green chair")
     masks = {"pink region": results["left_mask"], "blue region": results["right_mask"]}
     with torch.inference_mode():
         scores = {name: {text: scorer.score(image[0], text, mask[0]) for text in texts} for name, mask in masks.items()}
