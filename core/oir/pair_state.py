@@ -87,9 +87,6 @@ class PairState:
         scored_with = (*made_with, settings.mask_mode, settings.scored_text(self.pair))
         owners = (model, trajectory, getattr(decode, "vae", decode), scorer)
         self.scored = memory.table(self.pair, owners, scored_with)
-        # a run that was scored and whose latent has gone would have no picture
-        for run in [run for run in self.scored if run not in self.latents]:
-            del self.scored[run]
 
     def known(self) -> list[Run]:
         """Runs in the range that this search or earlier ones have scored; none that the candidate itself replaces."""

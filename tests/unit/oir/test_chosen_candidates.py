@@ -165,3 +165,14 @@ def test_a_pair_remembers_few_settings_only(setting):
     for cfg in range(2, 7):
         search(setting, steps=(1, 1, 1), cfg=float(cfg))
     assert len(step_search.MEMORY) == 2 * TABLES
+
+
+def test_a_remembered_score_whose_candidate_has_gone_is_made_again(setting):
+    """The table of candidates may be forgotten before that of their scores."""
+    first = search(setting)[0]
+    candidates, scores = step_search.MEMORY._tables[setting[3][0]]
+    assert set(candidates.content) == set(scores.content) and len(scores.content) == STEPS
+    candidates.content.clear()
+    again = search(setting)[0]
+    assert again.chosen == first.chosen and again.pairs[0].unet_rows == first.pairs[0].unet_rows > 0
+    assert again.pairs[1].unet_rows == 0
