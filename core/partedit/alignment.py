@@ -267,6 +267,7 @@ def align(
     auto_mapper, auto_keep, changes = auto_map(source, edit)
     if follow.mode == "replace":
         mapper, keep = replace_map(source, edit), torch.zeros(edit.length)
+        keep[source.length :] = 1.0  # longer than the source: nothing to follow there
     elif follow.mode == "refine":
         mapper, keep = refine_map(source, edit)
     else:

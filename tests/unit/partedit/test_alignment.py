@@ -226,6 +226,49 @@ def test_refine_keeps_insertions_and_follows_the_rest(words):
     assert mapper[:, 40].argmax() == 40
 
 
+def follows(mapper):
+    """Edit position → source position, for columns with a single 1; None for empty ones."""
+    assert set(mapper.unique().tolist()) <= {0.0, 1.0} and (mapper.sum(dim=0) <= 1).all()
+    return [int(column.argmax()) if column.any() else None for column in mapper.T]
+
+
+def test_refine_by_hand(words):
+    """Token rows by Needleman-Wunsch: a deletion, a replacement (an insertion and a deletion), and prompts of unequal
+    length."""
+    from partedit_oir.core.partedit.alignment import FollowSettings, align, refine_map
+
+    def refined(source, edit):
+        mapper, keep = refine_map(words(source), words(edit))
+        found = align(words(source), words(edit), FollowSettings("refine"))
+        assert torch.equal(found.mapper, mapper) and torch.equal(found.keep, keep)
+        assert mapper.shape == (words(source).length, words(edit).length) == (len(mapper), len(keep))
+        assert found.step(0, 10, (0, len(keep))).source_length == len(mapper)
+        return follows(mapper), keep.nonzero().flatten().tolist()
+
+    same = list(range(77))
+    assert refined("a happy man", "a man") == ([0, 1, 3, 4, *same[4:]], [])
+    assert refined("a man outdoors", "a robot outdoors") == ([0, 1, None, 3, *same[4:]], [2])
+    long = " ".join(["stone"] * 80)
+    # 1 start + 75 words and the end of the first section, then 1 start + 5 words and the end.
+    assert refined(long, "stone stone")[0][-70:] == same[-70:]
+    assert refined("stone stone", long)[0][84:] == [None] * 70 and refined("stone stone", long)[1][-70:] == [
+        *range(84, 154)
+    ]
+
+
+def test_no_word_is_lost_where_the_edit_is_longer_than_the_source(words):
+    """Behind the source's 77 positions there is nothing to follow: with 'replace', such words had no attention."""
+    from partedit_oir.core.partedit.alignment import MODES, FollowSettings, align
+
+    source, edit = words("robot" + " stone" * 74), words("triceratops" + " stone" * 74)
+    assert (source.length, edit.length) == (77, 154)
+    for mode in set(MODES) - {"off"}:
+        found = align(source, edit, FollowSettings(mode))
+        assert ((found.mapper.sum(dim=0) > 0) | (found.keep > 0)).all(), mode
+    found = align(source, edit, FollowSettings("replace"))
+    assert not found.keep[:77].any() and found.keep[77:].all() and not found.mapper[:, 77:].any()
+
+
 def test_auto_handles_phrases_insertions_and_deletions(words):
     from partedit_oir.core.partedit.alignment import auto_map
 
@@ -240,6 +283,12 @@ def test_auto_handles_phrases_insertions_and_deletions(words):
     # The end token follows the end token, the first padding the first padding.
     mapper, *_ = auto_map(words("a man"), words("a man smiling"))
     assert mapper[:, 4].argmax() == 3 and mapper[:, 5].argmax() == 4
+    # Of a shorter edit, the last padding follows the last one.
+    mapper, keep, _ = auto_map(words("a happy man"), words("a man"))
+    assert follows(mapper)[-3:] == [75, 76, 76] and not keep.any()
+    # A second section's start follows nothing; its end token follows the source's.
+    mapper, keep, _ = auto_map(words("stone"), words("stone" + " robot" * 80))
+    assert follows(mapper)[76:78] == [76, None] and keep[77] == 1 and follows(mapper)[84:87] == [2, 3, 4]
 
 
 def test_attention_that_is_taken_over_still_sums_to_one(words):
@@ -265,6 +314,12 @@ def test_fractions_per_word_and_phrase(words):
         words("a man outdoors"), words("a red robot outdoors"), FollowSettings(word_fractions={"red robot": 0.25})
     )
     assert [found.cross_replace[p].item() for p in (1, 2, 3, 4)] == [1.0, 0.25, 0.25, 1.0]
+    assert found.weights.tolist() == [1.0] * 77
+    found = align(words("a man"), words("a robot"), FollowSettings(cross_replace=0.7, changed_words=None))
+    assert found.cross_replace.unique().tolist() == [0.7]
+    found = align(
+        words("a man outdoors"), words("a red robot outdoors"), FollowSettings(word_fractions={"red robot": 0.25})
+    )
     # A fraction f holds for steps 0 … int(f·(steps + 1)) − 1.
     assert [bool(found.step(i, 10, (0, 77)).gate[2]) for i in range(10)] == [True] * 2 + [False] * 8
     assert [bool(found.step(i, 10, (0, 77)).gate[1]) for i in range(10)] == [True] * 10
