@@ -214,6 +214,22 @@ def test_nodes_are_called_as_the_editor_shows_them(pack):
     assert {place: word.findall(text) for place, text in texts.items() if word.search(text)} == {}
 
 
+@pytest.mark.parametrize(("language", "half"), [("en", 0), ("zh", 1)])
+def test_buttons_that_help_pages_quote_are_on_the_widgets(language, half):
+    texts = text_of("js/lib/texts.js").split("const CHINESE")[half]
+    words = set(re.findall(r': "([^"]+)",', texts))
+    quoted = []
+    for page in (REPOSITORY / "js" / "docs").glob(f"*/{language}.md"):
+        for section in re.findall(
+            r"\n## (?:In the node|On the node|节点上的显示)\n(.*?)\n## ", text_of(str(page)), re.DOTALL
+        ):
+            # A name between backticks is one of the report's.
+            plain = " ".join(re.sub(r"`[^`]*`", "", section).split())
+            quoted += [(page.parent.name, *one) for one in re.findall(r'"([^"]+)"|\*\*([^*]+)\*\*|“([^”]+)”', plain)]
+    assert len(quoted) >= 6
+    assert [one for one in quoted if not words & set(one[1:])] == []
+
+
 def test_every_node_is_in_a_template_and_in_a_unit_test(pack):
     """CONTRIBUTING asks for both."""
     nodes = {node.__name__ for node in importlib.import_module("partedit_oir.nodes").NODE_CLASSES}
