@@ -85,6 +85,8 @@ def check_paths(words: list[str], place: str) -> None:
     """Paths among pytest's arguments exist, and some test's name holds the word after -k."""
     paths = [REPOSITORY / word for word in words if word.startswith("tests/")]
     assert all(path.exists() for path in paths), place
+    options = {word for word in words if word.startswith("--")}
+    assert options <= set(re.findall(r'addoption\("(--[\w-]+)"', text_of("tests/conftest.py"))), place
     for word in [words[at + 1] for at, one in enumerate(words) if one == "-k"]:
         files = [file for path in paths for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
         assert any(re.search(rf"def test_\w*{word}", file.read_text(encoding="utf-8")) for file in files), place
