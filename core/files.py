@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MAX_NAME = 100
+# What tells the state of a file, see `file_state`.
+FileState = tuple[int, int, int]
 # Names that Windows treats as devices, whatever follows the first dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -27,6 +29,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_state(path: Path) -> FileState:
+    """What changes when a file is written anew, or another one takes its place under the same name.
+
+    A renamed or unpacked file keeps its time of modification, and part tokens are of the same size: the time of the
+    change itself (on Windows, of the file's creation) tells them apart.
+    """
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def comparable_path(name: str) -> str:
+    """A name of a file as it is compared: in lower case, with ``/`` between folders.
+
+    Workflows come from other systems, with ``\\`` on Windows, and with accents composed or not.
+    """
+    return unicodedata.normalize("NFC", name.strip()).replace("\\", "/").casefold()
 
 
 def safe_file_name(name: str, what: str = "file_name") -> str:

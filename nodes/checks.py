@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -62,12 +62,13 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
     @functools.wraps(execute)
     def with_checks(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        if not schemas:
+            schemas.append(cls.define_schema())
+        refuse_unknown(schemas[0], kwargs)
         given: dict[str, Any] = {}
         for name, value in signature.bind(cls, *args, **kwargs).arguments.items():
             further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             given.update(value if further else {name: value})
-        if not schemas:
-            schemas.append(cls.define_schema())
         try:
             return execute(**{**given, **check_inputs(schemas[0], given, cls.validate_inputs)})
         except ModuleNotFoundError as error:
@@ -77,6 +78,22 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             raise better from error
 
     return with_checks
+
+
+def refuse_unknown(schema: io.Schema, given: Iterable[str]) -> None:
+    """Refuse inputs that a node does not have; ComfyUI hands on whatever a prompt links to it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    known = [entry.id for entry in schema.inputs]
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"{name}: {schema.display_name or schema.node_id} has no input of this name, but "
+                f"{', '.join(known) or 'none at all'}. Remove the link; the workflow may be from another version of "
+                "the pack."
+            )
 
 
 def check_inputs(
@@ -114,7 +131,8 @@ def check_inputs(
     for entry in inputs:
         kind = entry.get_io_type()
         if given[entry.id] is None and not entry.optional and kind in (*ABILITIES, *OWN_TYPES, *COMMON, *_CHECKS):
-            raise ValueError(f"{entry.id}: is empty. Connect {_source(kind)}.")
+            typed = ", or give it a value" if kind in VALUES else ""
+            raise ValueError(f"{entry.id}: is empty. Connect {_source(kind)}{typed}.")
     return images
 
 
@@ -164,6 +182,7 @@ def _pairs(entry: io.Input, value: Any) -> None:
 
 
 NUMBERS = ("INT", "FLOAT")
+VALUES = (*NUMBERS, "STRING", "BOOLEAN", "COMBO")
 INFINITE = (float("-inf"), float("inf"))
 
 

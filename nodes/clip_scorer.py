@@ -12,7 +12,7 @@ from ..core.vision.host_clip import HostClipScorer
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases
-from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_folders
+from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_fingerprint, model_folders
 
 FOLDER = "clip_scorers"
 
@@ -55,6 +55,10 @@ class LoadCLIPScorer(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str | None:
+        return model_fingerprint(folder_or_file, FOLDER, model, WHERE_TO_GET)
 
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +12,8 @@ import comfy.model_patcher
 import folder_paths
 import torch
 from comfy.patcher_extension import CallbacksMP
+
+from ..core.files import FileState, comparable_path, file_state
 
 # Shown by a loader whose folder is empty. Choosing it gives an error that says which file to put where.
 NONE_FOUND = "(none found)"
@@ -29,16 +31,25 @@ def model_folders(kind: str) -> list[str]:
     return sorted(found)
 
 
+def listed(name: str, names: Sequence[str]) -> str | None:
+    """The entry of a list that a name means: itself, or the only one of the same name, see `comparable_path`."""
+    if name in names or not isinstance(name, str):
+        return name if name in names else None
+    fits = [one for one in names if comparable_path(one) == comparable_path(name)]
+    return fits[0] if len(fits) == 1 else None
+
+
 def model_folder(kind: str, name: str, where: str) -> Path:
     """Path of one of `model_folders`; any other name is refused, so a name never leaves its folder.
 
     Raises:
         ValueError: there is none of that name; the message says where to get one and where to put it.
     """
-    if name in model_folders(kind):
+    folder = listed(name, model_folders(kind))
+    if folder is not None:
         for root in folder_paths.get_folder_paths(kind):
-            if (Path(root) / name / "config.json").is_file():
-                return Path(root) / name
+            if (Path(root) / folder / "config.json").is_file():
+                return Path(root) / folder
     places = " or ".join(folder_paths.get_folder_paths(kind))
     raise ValueError(f"model: no folder {name!r} with a transformers model in {places}. {where}.")
 
@@ -77,10 +88,12 @@ def folder_or_file(kind: str, name: str, where: str, entry: str = "model") -> Pa
     Raises:
         ValueError: nothing of that name is there; the message says where it is published and where it belongs.
     """
-    if name in loose_files(kind):
-        return model_file(kind, name, where)
-    if name in model_folders(kind):
-        return model_folder(kind, name, where)
+    file = listed(name, loose_files(kind))
+    if file is not None:
+        return model_file(kind, file, where)
+    folder = listed(name, model_folders(kind))
+    if folder is not None:
+        return model_folder(kind, folder, where)
     places = " or ".join(folder_paths.get_folder_paths(kind))
     raise ValueError(f"{entry}: no file or folder {name!r} in {places}. {where}.")
 
@@ -97,6 +110,23 @@ def is_there(find: Callable[[str, str, str], Path], kind: str, name: str | None,
     except ValueError as error:
         return str(error)
     return True
+
+
+def files_state(path: Path) -> tuple[tuple[str, FileState], ...]:
+    """What changes when a model's file, or one of the files of its folder, does; see `file_state`."""
+    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+    return tuple((file.name, file_state(file)) for file in files)
+
+
+def model_fingerprint(find: Callable[[str, str, str], Path], kind: str, name: str | None, where: str) -> str | None:
+    """For a node's ``fingerprint_inputs``: changes when another model has taken the place of the one of this name."""
+    if name is None:  # linked: decided by the other node's inputs
+        return None
+    try:
+        path = find(kind, name, where)
+        return f"{path}: {files_state(path)}"
+    except (ValueError, OSError):
+        return str(name)
 
 
 class _Held(torch.nn.Module):
@@ -151,8 +181,7 @@ class KeptModel(Generic[Loaded]):
 
     def get(self, folder: Path, load: Callable[..., Loaded]) -> Loaded:
         """The model of ``folder``. ``load`` gets the folder and, as ``manage``, what hands a module to ComfyUI."""
-        files = sorted((file.name, file.stat()) for file in folder.iterdir() if file.is_file())
-        key = (folder, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in files))
+        key = (folder, files_state(folder))
         if self._model is None or key != self._key:
             self._key, self._model = None, None
 

@@ -17,7 +17,7 @@ from ..core.vision.captioner import WHERE_TO_GET, Captioner, captioner_folders
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases, guidance_input
-from .folders import KeptModel, model_folder
+from .folders import KeptModel, listed, model_fingerprint, model_folder
 
 FOLDER = "captioners"
 NO_CAPTIONER = "none"
@@ -170,6 +170,12 @@ class InvertLatent(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, captioner: str | None = None, **_: Any) -> str | None:
+        if captioner == NO_CAPTIONER:
+            return None
+        return model_fingerprint(model_folder, FOLDER, captioner, WHERE_TO_GET)
+
+    @classmethod
     @checked
     def execute(
         cls,
@@ -258,6 +264,7 @@ def _captioner_folder(name: str) -> Path:
         ValueError: there is none of that name; the message says where to get one and where to put it.
     """
     roots = folder_paths.get_folder_paths(FOLDER)
-    if name not in captioner_folders(roots):
+    folder = listed(name, captioner_folders(roots))
+    if folder is None:
         raise ValueError(f"captioner: no folder {name!r} with a BLIP model in {' or '.join(roots)}. {WHERE_TO_GET}.")
-    return model_folder(FOLDER, name, WHERE_TO_GET)
+    return model_folder(FOLDER, folder, WHERE_TO_GET)

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..core.partedit.published import published_names
+from ..core.partedit.token_facts import token_content
 from ..core.partedit.token_files import load_token
 from ..core.partedit.tokens import PartToken, combine
 from . import io_types
@@ -63,7 +64,7 @@ class LoadPartToken(io.ComfyNode):
             path = find_token(part_token)
         except ValueError:
             return part_token
-        return f"{path}:{path.stat().st_mtime_ns}"
+        return f"{path}:{token_content(path)}"
 
     @classmethod
     def validate_inputs(cls, part_token: str | None = None) -> bool | str:

@@ -19,7 +19,16 @@ from ..core.vision.sam_weights import WHERE_TO_GET as SAM_SOURCE
 from . import io_types
 from .checks import checked
 from .common import advanced, aliases
-from .folders import NONE_FOUND, folder_or_file, is_there, loose_files, managed, model_folder, model_folders
+from .folders import (
+    NONE_FOUND,
+    folder_or_file,
+    is_there,
+    loose_files,
+    managed,
+    model_fingerprint,
+    model_folder,
+    model_folders,
+)
 
 _sam_path = partial(folder_or_file, entry="checkpoint")
 
@@ -50,6 +59,10 @@ class LoadSAMModel(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None = None) -> str | None:
+        return model_fingerprint(_sam_path, "sams", checkpoint, SAM_SOURCE)
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
@@ -85,6 +98,10 @@ class LoadGroundingModel(io.ComfyNode):
                 io_types.GroundingModel.Output(display_name="grounding_model", tooltip="Connect to Grounded SAM Mask.")
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None) -> str | None:
+        return model_fingerprint(model_folder, "grounding", model, GROUNDING_SOURCE)
 
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:

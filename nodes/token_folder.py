@@ -32,6 +32,8 @@ def find_token(name: str) -> Path:
     Raises:
         ValueError: no listed file fits (a name is never used as a path itself), or several do.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"part_token: expected the name of a token file, got {name!r}. Choose one in the list.")
     published = published_token(name)
     file = find_listed(name, list_tokens(), () if published is None else (published.stem,))
     path = None if file is None else folder_paths.get_full_path(FOLDER, file)

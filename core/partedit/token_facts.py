@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..files import FileState, file_state
 from .published import published_token
 from .token_files import MAX_PART_NAME, clean_text
 from .token_names import token_stem
@@ -41,15 +42,14 @@ class TokenFacts:
 def token_facts(path: Path) -> TokenFacts:
     """Facts of a token file, kept until the file changes. A file that cannot be read has none; nothing is raised."""
     try:
-        state = path.stat()
-        return _read_facts(path, state.st_mtime_ns, state.st_size)
+        return _read_facts(path, file_state(path))
     except (OSError, ValueError, RecursionError):
         return TokenFacts()
 
 
 @lru_cache(maxsize=1024)
-def _read_facts(path: Path, changed: int, size: int) -> TokenFacts:
-    header = _header(path, size)
+def _read_facts(path: Path, state: FileState) -> TokenFacts:
+    header = _header(path, state[0])
     recorded = header.get("__metadata__")
     metadata = recorded if isinstance(recorded, dict) else {}
     shape = _shape(header)
@@ -65,16 +65,15 @@ def _read_facts(path: Path, changed: int, size: int) -> TokenFacts:
 def token_content(path: Path) -> str:
     """A short text that changes with what a token file holds, kept until the file changes; "" if it cannot be read."""
     try:
-        state = path.stat()
-        return _read_content(path, state.st_mtime_ns, state.st_size)
+        return _read_content(path, file_state(path))
     except OSError:
         return ""
 
 
 @lru_cache(maxsize=1024)
-def _read_content(path: Path, changed: int, size: int) -> str:
-    if size > MAX_TOKEN_BYTES:  # no token: a checkpoint that was put into the folder would take minutes to read
-        return f"{size} bytes, {changed}"
+def _read_content(path: Path, state: FileState) -> str:
+    if state[0] > MAX_TOKEN_BYTES:  # no token: a checkpoint that was put into the folder would take minutes to read
+        return f"{state[0]} bytes, {state[1:]}"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+
+from ..files import comparable_path
 
 # safetensors first: of files that differ in their suffix only, the first kind is taken.
 SAFE_SUFFIXES = (".safetensors", ".sft")
@@ -18,9 +19,8 @@ def is_token_file(name: str) -> bool:
 
 
 def token_path(name: str) -> str:
-    """A name as it is compared: without the suffix of a token file, in lower case, with ``/`` between folders."""
-    # Accents may be composed in the workflow and not on the disk, or the other way round.
-    name = unicodedata.normalize("NFC", name.removesuffix(NOT_INSTALLED).strip()).replace("\\", "/").casefold()
+    """A name as it is compared: `comparable_path` without the suffix of a token file."""
+    name = comparable_path(name.removesuffix(NOT_INSTALLED))
     suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
     return name.removesuffix(suffix)
 

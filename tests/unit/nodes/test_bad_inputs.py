@@ -120,6 +120,13 @@ def test_what_is_required_and_missing_is_named_with_where_to_get_it(node, nothin
             node.execute(**missing)
 
 
+@pytest.mark.parametrize("node", NODE_CLASSES, ids=lambda node: node.__name__)
+def test_an_input_that_a_node_does_not_have_is_refused(node, nothing_runs):
+    """ComfyUI hands on every link of a prompt, also one of another version's input or with a slip in its name."""
+    with pytest.raises(ValueError, match=r"^masks_9: .* has no input of this name.* Remove the link"):
+        node.execute(masks_9=torch.ones(1, 8, 8))
+
+
 def test_good_values_pass():
     zeros = torch.zeros(1, 4, 8, 8)
     path = Trajectory(zeros[None].repeat(3, 1, 1, 1, 1), torch.tensor([3.0, 2.0, 1.0]), "ddim_next_timestep", zeros)

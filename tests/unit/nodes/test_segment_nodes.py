@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+import unicodedata
+
 import pytest
 import torch
 
@@ -13,13 +17,14 @@ import folder_paths
 
 from partedit_oir.nodes.clip_scorer import LoadCLIPScorer
 from partedit_oir.nodes.folders import NONE_FOUND
+from partedit_oir.nodes.inversion import InvertLatent
 from partedit_oir.nodes.segment import GroundedSAMMask, LoadGroundingModel, LoadSAMModel
 
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     """Empty model folders in place of the registered ones."""
-    for kind in ("sams", "grounding", "clip_scorers"):
+    for kind in ("sams", "grounding", "clip_scorers", "captioners"):
         (tmp_path / kind).mkdir()
         extensions = {".pth", ".pt", ".safetensors"} if kind == "sams" else set()
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], extensions))
@@ -53,6 +58,56 @@ def test_a_missing_model_names_file_source_and_folder(models, node, folder, word
         # the host asks before anything runs, and shows this in place of its own "not in list"
         assert node.validate_inputs(name) == str(info.value)
     assert node.validate_inputs() is True
+
+
+def test_a_name_from_another_system_means_the_file_of_that_name(models):
+    for folder in ("ViT", "Müller"):
+        (models / "sams" / folder).mkdir()
+        (models / "sams" / folder / "sam b.pth").write_bytes(b"")
+    (models / "grounding" / "OWL").mkdir()
+    (models / "grounding" / "OWL" / "config.json").write_text("{}")
+    decomposed = unicodedata.normalize("NFD", "Müller/sam b.pth")
+    for name in ("ViT/sam b.pth", "ViT\\sam b.pth", "vit\\SAM B.pth", "Müller\\sam b.pth", decomposed):
+        assert LoadSAMModel.validate_inputs(name) is True
+    assert LoadGroundingModel.validate_inputs("owl") is True
+    for name in ("sam b.pth", "ViT\\..\\ViT\\sam b.pth", ["ViT/sam b.pth"], 5):
+        assert "no file or folder" in LoadSAMModel.validate_inputs(name)
+    (models / "sams" / "vit").mkdir()
+    (models / "sams" / "vit" / "sam b.pth").write_bytes(b"")
+    folder_paths.filename_list_cache.pop("sams", None)
+    if len(LoadSAMModel.define_schema().inputs[0].options) == 3:  # not where both are one file
+        assert "no file or folder" in LoadSAMModel.validate_inputs("ViT\\sam b.pth")
+
+
+@pytest.mark.parametrize(
+    "node, file",
+    [
+        (LoadSAMModel, "sams/vit.pth"),
+        (LoadSAMModel, "sams/hq/model.safetensors"),
+        (LoadGroundingModel, "grounding/hq/model.safetensors"),
+        (LoadCLIPScorer, "clip_scorers/hq/model.safetensors"),
+        (InvertLatent, "captioners/hq/model.safetensors"),
+    ],
+)
+def test_a_model_that_another_one_has_replaced_is_loaded_again(models, node, file):
+    path, other = models / file, models / "other"
+    if path.parent.name == "hq":
+        path.parent.mkdir(parents=True)
+        (path.parent / "config.json").write_text("{}")
+    name = "hq" if path.parent.name == "hq" else path.name
+    further = {"activation": "auto"} if node is LoadCLIPScorer else {"steps": 3} if node is InvertLatent else {}
+    entry = {LoadSAMModel: "checkpoint", InvertLatent: "captioner"}.get(node, "model")
+    states = []
+    for content in (b"one", b"two"):
+        other.write_bytes(content)
+        os.utime(other, ns=(10**18, 10**18))  # as unpacked from an archive: same size, same time
+        time.sleep(0.02)
+        other.replace(path)
+        states.append(node.fingerprint_inputs(**{entry: name}, **further))
+        assert node.fingerprint_inputs(**{entry: name}, **further) == states[-1]
+    path.unlink()
+    states.append(node.fingerprint_inputs(**{entry: name}, **further))
+    assert len(set(states)) == 3 and node.fingerprint_inputs(**further) is None
 
 
 def test_boxes_points_and_text_make_masks(models):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 import pytest
 import torch
@@ -173,6 +174,26 @@ def test_a_published_token_that_is_missing_says_where_to_get_it(folder):
         with pytest.raises(ValueError, match=rf"there, {other}_head loads this file") as info:
             find_token(f"{mine}_head.pt")
         assert ADDRESS.format(f"partimage_{mine}_head") in str(info.value)
+
+
+def test_a_token_that_another_one_has_replaced_is_read_again(folder):
+    states = []
+    for number in (1, 2):
+        other = folder / "other.txt"
+        save_file({"embedding": torch.full((2, 16), float(number))}, str(other))
+        os.utime(other, ns=(10**18, 10**18))  # as unpacked from an archive: same size, same time
+        time.sleep(0.02)
+        other.replace(folder / "head.safetensors")
+        states.append(LoadPartToken.fingerprint_inputs("head.safetensors"))
+    assert len(set(states)) == 2
+    os.utime(folder / "head.safetensors")  # the same token, on which a backup has left its mark
+    assert LoadPartToken.fingerprint_inputs("head.safetensors") == states[-1]
+
+
+@pytest.mark.parametrize("name", [[], ["head.safetensors"], {}, 5, True])
+def test_a_name_of_another_type_is_refused(folder, name):
+    assert "part_token: expected the name of a token file" in LoadPartToken.validate_inputs(name)
+    LoadPartToken.fingerprint_inputs(name)
 
 
 @pytest.mark.parametrize("stem", PUBLISHED)
