@@ -6,6 +6,7 @@ object stay as they are (Object-aware Inversion and Reassembly, Yang et al. 2023
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,11 +299,24 @@ def _image_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     return mean, std
 
 
+def warn_cut(text: str, limit: int) -> None:
+    """Say that a text is longer than CLIP's context of ``limit`` tokens: what stands at its end does not count."""
+    logging.warning(
+        "PartEdit: CLIP reads %d tokens, and the text to score, '%s …', is longer: only its beginning counts. Score a "
+        "shorter text; what the object becomes has to be in it.",
+        limit,
+        text[:60],
+    )
+
+
 def _tokenize_with(tokenizer: Callable[..., Any], model: Any) -> Callable[[Sequence[str]], dict[str, torch.Tensor]]:
     limit = int(model.text_model.config.max_position_embeddings)
 
     def tokenize(texts: Sequence[str]) -> dict[str, torch.Tensor]:
         if hasattr(tokenizer, "model_max_length"):
+            lengths = map(len, tokenizer(list(texts), verbose=False)["input_ids"])
+            for text in (text for text, length in zip(texts, lengths, strict=True) if length > limit):
+                warn_cut(text, limit)
             found = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         else:
             found = tokenizer(list(texts))

@@ -14,7 +14,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from .clip_scorer import ClipScorer
+from .clip_scorer import ClipScorer, warn_cut
 
 # Width of the shared feature space → the vision tower that belongs to it, and whose text encoder that is.
 TOWERS = {
@@ -83,7 +83,11 @@ class HostClipScorer(ClipScorer):
         return self.model.visual_projection(vision.post_layernorm(hidden[:, 0])).cpu()
 
     def _encode_text(self, text: str) -> torch.Tensor:
-        return _pooled(self.clip, text).cpu()
+        pooled = _pooled(self.clip, text).cpu()
+        sections = next(iter(self.clip.tokenize(_escaped(text)).values()))
+        if len(sections) > 1:  # ComfyUI encodes each by itself, and pools the first
+            warn_cut(text, len(sections[0]))
+        return pooled
 
 
 def _no_tokens(texts: Any) -> dict[str, torch.Tensor]:
@@ -125,6 +129,9 @@ def _projected_width(clip: Any) -> int:
 
 def _pooled(clip: Any, text: str, return_pooled: Any = True) -> Any:
     """Pooled output (1, D) for a text, every character of it read as it stands."""
-    # round brackets would weigh the words between them
-    plain = text.replace("(", "\\(").replace(")", "\\)")
-    return clip.encode_from_tokens(clip.tokenize(plain), return_pooled=return_pooled)[1]
+    return clip.encode_from_tokens(clip.tokenize(_escaped(text)), return_pooled=return_pooled)[1]
+
+
+def _escaped(text: str) -> str:
+    """Round brackets would weigh the words between them."""
+    return text.replace("(", "\\(").replace(")", "\\)")

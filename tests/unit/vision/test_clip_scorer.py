@@ -161,12 +161,15 @@ def test_edit_metrics_scores_the_words_of_a_prompt(scorer):
     assert edit_scores(before, after, left_half(), scorer, "a (cat:1.3)", "a (red:1.4) cat") == plain
 
 
-def test_a_text_beyond_the_context_is_cut_to_its_beginning(scorer, clip_model):
+def test_a_text_beyond_the_context_is_cut_to_its_beginning(scorer, clip_model, caplog):
     """16 tokens: both marks and 14 of the text. A tokenizer that cannot cut is refused in words."""
     image = torch.rand(32, 32, 3)
     long, cut = "a red cat " * 9, "a red cat " * 4 + "a red"
     assert scorer.tokenize([long])["input_ids"].shape == (1, 16)
+    assert "only its beginning counts" in caplog.text
+    caplog.clear()
     assert scorer.score(image, long) == scorer.score(image, cut) != scorer.score(image, "a red cat")
+    assert caplog.text.count("only its beginning counts") == 1
 
     def endless(texts):
         return {"input_ids": torch.tensor([[0, *[4] * 20, 1] for _ in texts])}

@@ -50,6 +50,13 @@ def test_the_score_is_that_of_transformers(scorer, reference, picture, text, rea
     assert scorer.score(picture, text, torch.ones(64, 64)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_text_beyond_the_context_is_named(scorer, picture, caplog):
+    begun = "a red cat " * 25
+    assert scorer.score(picture, begun) != scorer.score(picture, "a red cat") and not caplog.text
+    assert scorer.score(picture, begun + "and a green dog") == pytest.approx(scorer.score(picture, begun), abs=1e-5)
+    assert "CLIP reads 77 tokens" in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["masked", "published_bias"])
 def test_a_mask_is_what_transformers_makes_of_it(scorer, reference, picture, mode):
     mask, region = top_left()
