@@ -69,8 +69,11 @@ def marked(image: Image.Image, boxes: dict[str, tuple[int, int, int, int]]) -> I
 
 
 def lines(texts: Sequence[str], size: tuple[int, int], step: int = 21) -> Image.Image:
-    """Lines of text as a panel."""
+    """Lines of text as a panel, moved together if there are many; ValueError if they do not fit."""
     made = Image.new("RGB", size, GROUND)
+    step = min(step, (size[1] - 5) // max(1, len(texts)))
+    if step < 17 or max(map(font(14).getlength, texts), default=0) > size[0] - 8:
+        raise ValueError(f"a panel of {size[0]} x {size[1]} pixels does not hold these {len(texts)} lines")
     for number, text in enumerate(texts):
         ImageDraw.Draw(made).text((4, 5 + step * number), text, fill=TEXT, font=font(14))
     return made

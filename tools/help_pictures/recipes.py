@@ -177,7 +177,7 @@ def part_edit_prompt() -> Image.Image:
 def edit_metrics() -> Image.Image:
     results = part_edit()
     image = picture(results["source_image"])
-    said = panels.lines(str(results["metrics.text"]).splitlines(), (322, 256))
+    said = panels.lines(str(results["metrics.text"]).splitlines(), (360, 256))
     shown = [
         ("source", image),
         ("mask", tinted(image, results["edit.mask"])),

@@ -78,3 +78,12 @@ def test_panels():
     row = panels.row([("a", image), ("b", panels.picture(mask))], 100)
     assert row.size == (3 * panels.GAP + 200, panels.HEAD + 100 + panels.GAP)
     assert row.getpixel((panels.GAP + 50, panels.HEAD + 50))[0] in (127, 128) and row.getpixel((2, 60)) == panels.GROUND
+
+
+def test_a_panel_of_text_shows_every_line_or_is_refused():
+    """The last of Edit Metrics' thirteen lines was below the edge, and the picture did not show it."""
+    made = np.asarray(panels.lines([*["one"] * 12, "last"], (120, 256)))
+    assert (made[256 - 25 :] != panels.GROUND).any()
+    for texts, size in ((["one"] * 20, (120, 256)), (["a long line of text"], (60, 256))):
+        with pytest.raises(ValueError, match="does not hold"):
+            panels.lines(texts, size)
