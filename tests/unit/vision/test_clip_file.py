@@ -113,7 +113,7 @@ def test_what_is_no_whole_clip_says_what_it_is(folder, tmp_path):
     layer = "vision_model.encoder.layers.1.mlp.fc2.weight"
     cases = {
         "text.safetensors": (text, "holds the text tower alone"),
-        "vision.safetensors": (vision, "holds the vision tower alone.*CLIPScorerFromModels"),
+        "vision.safetensors": (vision, "holds the vision tower alone.*CLIP Scorer from Models"),
         "other.safetensors": ({"a": torch.zeros(1)}, "is no CLIP with a vision transformer"),
         "bare.safetensors": (
             {name: tensor for name, tensor in state.items() if "projection" not in name},
