@@ -291,6 +291,30 @@ def evaluated(section: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(head, row)) for row in rows}
 
 
+def shares_of_searches(steps: str) -> list[float]:
+    """The shares of an exhaustive search's rows: coarse-to-fine, short-to-full."""
+    groups = [result("object_search")[steps][name] for name in ("chosen", "unseen")]
+    pairs = sum(group["coarse-to-fine"]["pairs"] for group in groups)
+    return [
+        sum(group[strategy]["share_of_rows"] * group[strategy]["pairs"] for group in groups) / pairs
+        for strategy in ("coarse-to-fine", "short-to-full")
+    ]
+
+
+def test_shares_that_are_given_in_words_are_those_of_the_results():
+    (coarse, short), (coarse_of_ten, _) = shares_of_searches("25"), shares_of_searches("10")
+    assert abs(coarse - 1 / 3) < 0.03 and abs(short - 1 / 6) < 0.03 and abs(coarse_of_ten - 1 / 2) < 0.03
+    tooltips = " ".join("".join(messages(REPOSITORY / "nodes" / "step_search.py")).split())
+    help_page = " ".join(text_of("js/docs/InversionStepSearch/en.md").split())
+    assert "About a third of the work with 25 steps, half with 10." in tooltips
+    assert "About a sixth of the work, but" in tooltips
+    assert (
+        "takes about a sixth of the UNet rows of an exhaustive search, `coarse-to-fine` about a third with 25"
+        in help_page
+    )
+    assert "a third of the UNet rows with 25 steps" in text_of("docs/differences.md")
+
+
 def figures_of_searches() -> Iterator[tuple[str, str]]:
     for steps, groups in result("object_search").items():
         cells = []
@@ -404,6 +428,10 @@ def figures_of_tokens() -> Iterator[tuple[str, str]]:
     best, otsu = (max(one[threshold] for one in words) for threshold in ("adaptive", "otsu"))
     for page in ("docs/tokens.md", "demo/MODEL_CARD.md"):
         yield page, f"reaches {best:.2f} at best ({otsu:.2f} with plain Otsu)."
+    stretches = result("token_recipes")["mean"].values()
+    paper, pack = (sum(one[name]["adaptive"] for one in stretches) / len(stretches) for name in ("paper", "pack"))
+    page = "js/docs/TrainPartToken/en.md"
+    yield page, f"`paper` is slightly ahead of `pack` on average ({paper:.3f} against {pack:.3f}, one training each)"
     through, cached = mean["through the UNet, the picture's queries"], mean["the same recipe on the cache"]
     yield "docs/tokens.md", f"reaches an IoU of {through['adaptive']:.2f}, on recorded queries {cached['adaptive']:.2f}"
     parts = {name: one["adaptive_0.5"] for name, one in tokens["tokens"].items()}
