@@ -296,17 +296,23 @@ def test_a_stopped_reassembly_leaves_the_model_as_it_was(oir, setting, monkeypat
     assert torch.equal(again.latent, expected.latent)
 
 
-def test_inversion_node_needs_words_from_somewhere(pack, setting):
+def test_inversion_node_needs_words_from_somewhere(pack, setting, monkeypatch):
+    from partedit_oir.nodes import inversion
     from partedit_oir.nodes.inversion import InvertLatent
 
     model = setting[0]
     inputs = (model, {"samples": latent()}, "", "ddim_next_timestep", 4, 1.0, 0, "leading", 3, "none")
     with pytest.raises(ValueError, match=r"^source_prompt: is empty.*captioners"):
         InvertLatent.execute(*inputs, clip=FakeClip())
-    with pytest.raises(ValueError, match=r"^image: not connected\. The captioner"):
-        InvertLatent.execute(*inputs[:-1], "blip", clip=FakeClip())
-    with pytest.raises(ValueError, match=r"^captioner: no folder '\.\./blip' with a BLIP model"):
-        InvertLatent.execute(*inputs[:-1], "../blip", clip=FakeClip(), image=torch.zeros(1, 8, 8, 3))
+    for name in ("blip", "../blip"):  # before the prompt is queued as well, where it is no link
+        with pytest.raises(ValueError, match=f"^captioner: no folder '{name}' with a BLIP model"):
+            InvertLatent.execute(*inputs[:-1], name, clip=FakeClip(), image=torch.zeros(1, 8, 8, 3))
+        assert str(InvertLatent.validate_inputs(name)).startswith(f"captioner: no folder '{name}'")
+    with monkeypatch.context() as there:
+        there.setattr(inversion, "captioner_folders", lambda roots: ["blip"])
+        there.setattr(inversion, "model_folder", lambda *_: None)
+        with pytest.raises(ValueError, match=r"^image: not connected\. The captioner"):
+            InvertLatent.execute(*inputs[:-1], "blip", clip=FakeClip())
     with pytest.raises(ValueError, match=r"^clip: not connected"):
         InvertLatent.execute(model, {"samples": latent()}, SOURCE, *inputs[3:])
 
