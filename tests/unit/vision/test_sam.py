@@ -11,7 +11,7 @@ from support.tiny_segmenters import small_sam
 from tools.bootstrap import load_pack
 
 load_pack()
-from partedit_oir.core.vision.prompts import box_lines, boxes_by_picture, parse_points
+from partedit_oir.core.vision.prompts import box_lines, boxes_by_picture, check_prompts, parse_points
 from partedit_oir.core.vision.sam import SamModel
 from partedit_oir.core.vision.sam_weights import _architecture, build_sam, read_tensors
 
@@ -59,6 +59,59 @@ def test_points_give_what_the_package_itself_gives(sam, image):
     assert not torch.equal(masks, without)
 
 
+def test_points_lie_on_the_object_unless_a_0_follows():
+    points, labels = parse_points("20, 20\n60 40 0; 1.5 2 1\n \n7, 8, -1")
+    assert points.tolist() == [[20, 20], [60, 40], [1.5, 2], [7, 8]] and labels.tolist() == [1, 0, 1, 0]
+    points, labels = parse_points(" ;\n")
+    assert points.shape == (0, 2) and labels.shape == (0,)
+    with pytest.raises(ValueError, match=r"^points: expected 2 or 3 numbers \(pixels, .*\), got '1,'\.$"):
+        parse_points("20 20\n  1, ")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ((), "text, boxes, points: all are empty"),
+        ((torch.zeros(0, 4), torch.zeros(0, 2)), "text, boxes, points: all are empty"),
+        ((torch.ones(1, 3),), r"boxes: expected a shape \(n, 4\), got \(1, 3\)"),
+        ((torch.tensor([[10.0, 8.0, 10.0, 40.0]]),), "boxes: expected x0, y0, x1, y1"),
+        ((torch.tensor([[10.0, 40.0, 20.0, 40.0]]),), "boxes: expected x0, y0, x1, y1"),
+        ((torch.tensor([[-1.0, 8.0, 20.0, 40.0]]),), "boxes: expected x0, y0, x1, y1"),
+        ((torch.tensor([[0.0, 0.0, 72.0, 49.0]]),), "boxes: .* inside the image"),
+        ((None, torch.ones(1, 3)), r"points: expected a shape \(n, 2\), got \(1, 3\)"),
+        ((None, torch.tensor([[72.0, 0.0]])), "points: expected pixels inside the image"),
+        ((None, torch.tensor([[0.0, -1.0]])), "points: expected pixels inside the image"),
+        ((None, torch.zeros(2, 2), torch.ones(1)), "points: expected a label for each"),
+        ((None, torch.zeros(2, 2), torch.zeros(2)), "points: .* at least one of them on the object"),
+    ],
+)
+def test_prompts_that_do_not_fit_a_picture_are_named(prompts, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        check_prompts(*prompts, *[None] * (3 - len(prompts)), 48, 72)
+
+
+def test_prompts_at_a_pictures_border_fit_it():
+    box, point = torch.tensor([[0.0, 0.0, 72.0, 48.0]]), torch.tensor([[71.9, 0.0]])
+    check_prompts(box, torch.zeros(0, 2), torch.zeros(0), 48, 72)
+    check_prompts(torch.zeros(0, 4), point, torch.ones(1), 48, 72)
+
+
+def test_the_host_brings_the_model_onto_its_device_before_each_use(weights, image):
+    moved = []
+
+    def manage(model):
+        return lambda: moved.append(model)
+
+    managed, point = SamModel.from_file(weights, manage=manage), torch.tensor([[20.0, 20.0]])
+    assert moved == []
+    masks, _ = managed.masks(image, torch.zeros(0, 4), point)
+    assert len(masks) == 1 and len(moved) == 1
+    boxed, _ = managed.masks(image, torch.tensor([[10.0, 8.0, 50.0, 40.0]]), torch.zeros(0, 2))
+    assert len(boxed) == 1 and len(moved) == 2
+    managed.readings(image, point)
+    assert moved == [managed.model] * 3
+
+
 def test_boxes_and_points_together(sam, image):
     (boxes,) = boxes_by_picture("10, 8, 50, 40; 0 0 30 30", 1)
     masks, scores = sam.masks(image, boxes, torch.tensor([[20.0, 20.0]]))
@@ -79,7 +132,11 @@ def test_safetensors_load_alike(weights, sam, image, tmp_path):
     path = tmp_path / "small.safetensors"
     save_file({name: value.clone().contiguous() for name, value in read_tensors(weights).items()}, str(path))
     box = torch.tensor([[10.0, 8.0, 50.0, 40.0]])
-    assert torch.equal(SamModel.from_file(path).masks(image, box)[0], sam.masks(image, box)[0])
+    torch.save({"model": read_tensors(weights), "step": 3}, tmp_path / "training.pth")
+    for other in (path, tmp_path / "training.pth"):
+        loaded = SamModel.from_file(other)
+        assert torch.equal(loaded.masks(image, box)[0], sam.masks(image, box)[0])
+        assert not loaded.model.training and not any(one.requires_grad for one in loaded.model.parameters())
 
 
 @pytest.mark.parametrize("size", ["vit_b", "vit_l", "vit_h"])
