@@ -12,7 +12,7 @@ from tools.bootstrap import load_pack
 
 load_pack()
 from partedit_oir.core.vision.prompts import box_lines, boxes_by_picture, check_prompts, parse_points
-from partedit_oir.core.vision.sam import SamModel
+from partedit_oir.core.vision.sam import READINGS, SamModel, chosen_reading, reading_line
 from partedit_oir.core.vision.sam_weights import _architecture, build_sam, read_tensors
 
 
@@ -110,6 +110,19 @@ def test_the_host_brings_the_model_onto_its_device_before_each_use(weights, imag
     assert len(boxed) == 1 and len(moved) == 2
     managed.readings(image, point)
     assert moved == [managed.model] * 3
+
+
+def test_readings_are_chosen_by_size_or_by_their_rating():
+    ratings = torch.tensor([0.2, 0.5, 0.9])
+    assert [chosen_reading(ratings, reading) for reading in READINGS] == [2, 0, 1, 2]
+    assert chosen_reading(ratings.flip(0), "best rated") == 0
+    masks = torch.zeros(3, 4, 5, dtype=torch.bool)
+    masks[1, :2], masks[2] = True, True
+    assert reading_line(2, masks, ratings) == "2: 0.0 % of the image (0.20), 50.0 % of the image (0.50), " + (
+        "100.0 % of the image (0.90)"
+    )
+    with pytest.raises(ValueError, match="reading: 'best' is not one of best rated, smallest, middle, largest"):
+        chosen_reading(ratings, "best")
 
 
 def test_boxes_and_points_together(sam, image):
