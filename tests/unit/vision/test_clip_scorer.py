@@ -97,6 +97,34 @@ def test_padding_is_outside():
     assert pixels[0, :, inside[0, 0] == 0].abs().sum() == 0
 
 
+@pytest.fixture
+def regions(monkeypatch):
+    """The patches that scores were looked at with."""
+    from partedit_oir.core.vision import clip_scorer
+
+    seen, bias = [], clip_scorer.attention_bias
+    monkeypatch.setattr(clip_scorer, "attention_bias", lambda region, mode: seen.append(region) or bias(region, mode))
+    return seen
+
+
+def test_patches_count_by_what_lies_in_them(scorer, regions):
+    """A picture by more than half, a mask by a tenth; of a thin picture or a small object what there is."""
+    assert (scorer.image_size, scorer.grid) == (32, 4)
+    few = torch.zeros(32, 32)
+    few[8:16, :16], few[0, 16:20], few[0:2, 24:32] = 1.0, 1.0, 1.0  # two whole patches, 4 and 16 of 64 pixels
+    dot = torch.zeros(512, 512)
+    dot[300, 100] = 1.0
+    for size, mask, expected in (
+        ((18, 32), None, [[0] * 4, [1] * 4, [1] * 4, [0] * 4]),
+        ((32, 24), None, [[0, 1, 1, 0]] * 4),
+        ((2, 32), None, [[0] * 4, [1] * 4, [1] * 4, [0] * 4]),
+        ((32, 32), few, [[0, 0, 0, 1], [1, 1, 0, 0], [0] * 4, [0] * 4]),
+        ((512, 512), dot, [[0] * 4, [0] * 4, [1, 0, 0, 0], [0] * 4]),
+    ):
+        scorer.image_features(torch.rand(*size, 3), mask)
+        assert regions.pop().int().tolist() == expected, size
+
+
 def test_object_smaller_than_a_patch_survives(scorer):
     mask = torch.zeros(512, 512)
     mask[300, 100] = 1
@@ -119,12 +147,17 @@ def test_the_published_bias_leaves_queries_outside_alone():
     assert int((bias == 0).all(dim=1).sum()) == 160 and float(bias.sum()) == 37 * 37
 
 
-def test_from_parts_takes_a_plain_tokenizer(clip_model):
+def test_from_parts_takes_a_plain_tokenizer(clip_model, scorer):
     def tokenizer(texts):
         return {"input_ids": torch.tensor([[0, 3, 4, 1] for _ in texts])}
 
-    made = ClipScorer.from_parts(clip_model, tokenizer, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
-    assert -1 <= made.score(torch.rand(32, 32, 3), "red cat") <= 1
+    made = ClipScorer.from_parts(clip_model.train(), tokenizer, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
+    assert not clip_model.training
+    image = torch.rand(32, 32, 3)
+    with torch.no_grad():
+        text = clip_model.text_projection(clip_model.text_model(torch.tensor([[0, 3, 4, 1]]))[1])[0]
+    expected = torch.cosine_similarity(scorer.image_features(image), text, dim=0)
+    assert made.score(image, "red cat") == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +179,21 @@ def test_a_prompts_syntax_does_not_reach_the_scorer(clip_model, written, read):
 
     ClipScorer.from_parts(clip_model, tokenizer).score(torch.rand(32, 32, 3), written)
     assert seen == [read]
+
+
+def test_the_model_is_brought_onto_its_device_for_what_is_not_remembered(clip_folder, monkeypatch):
+    from partedit_oir.core.vision import clip_scorer
+
+    monkeypatch.setattr(clip_scorer, "TEXT_CACHE_SIZE", 2)
+    moved = []
+    scorer = ClipScorer.from_folder(clip_folder, manage=lambda model: lambda: moved.append(model))
+    scorer.image_features(torch.rand(32, 32, 3), left_half()[None])
+    assert moved == [scorer.model]
+    cat = scorer.text_features("a cat")
+    for text, uses in (("a dog", 3), ("a cat", 3), ("a bird", 4), ("a dog", 4), ("a cat", 5)):
+        found = scorer.text_features(text)
+        assert len(moved) == uses and len(scorer._texts) <= 2, text
+    assert torch.equal(found, cat), "forgotten when two newer ones came, and read again"
 
 
 def test_a_text_without_words_is_refused(scorer):
