@@ -67,6 +67,8 @@ BAD = {
     "BOOLEAN": {"a text": "yes", "a number": 1},
     "COMBO": {"a number": 7, "a list": ["word"], "none of the list": "word"},
     **dict.fromkeys((*ABILITIES, *OWN_TYPES), OBJECTS),
+    # What another node hands over, which cannot do what is asked of it; models of the pack's own have nothing to ask.
+    **{kind: {**OBJECTS, "other": object()} for kind, (abilities, _) in ABILITIES.items() if abilities},
 }
 
 
@@ -125,6 +127,19 @@ def test_an_input_that_a_node_does_not_have_is_refused(node, nothing_runs):
     """ComfyUI hands on every link of a prompt, also one of another version's input or with a slip in its name."""
     with pytest.raises(ValueError, match=r"^masks_9: .* has no input of this name.* Remove the link"):
         node.execute(masks_9=torch.ones(1, 8, 8))
+
+
+def test_what_came_instead_is_said():
+    schema = SimpleNamespace(inputs=[io.Model.Input("model"), io.String.Input("text"), io.Vae.Input("vae")])
+    for sent, words in (
+        ({"model": torch.zeros(1, 3)}, r"model: expected a MODEL, got a tensor of shape \(1, 3\)\. Connect Load"),
+        ({"text": [1]}, r"text: expected text, got list\."),
+        ({"text": 7}, r"text: expected text, got 7\."),
+        ({"vae": SimpleNamespace(score=1)}, r"vae: expected a VAE, got SimpleNamespace\. Connect Load Checkpoint, or"),
+    ):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            check_inputs(schema, sent)
+    check_inputs(schema, {"model": SimpleNamespace(clone=1), "text": "", "vae": SimpleNamespace(decode=1)})
 
 
 def test_good_values_pass():

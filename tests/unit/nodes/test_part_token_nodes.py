@@ -206,6 +206,29 @@ def test_views_move_picture_and_mask_together():
     assert not torch.equal(views[6:9], images)
 
 
+def test_crops_are_windows_of_any_place_and_size_that_keep_the_parts():
+    height, width = 40, 80
+    down, right = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    images = torch.stack([down, right, down], dim=-1)[None].repeat(2, 1, 1, 1)
+    masks = torch.zeros(2, 1, height, width)
+    masks[0, :, 30:, 60:] = 1.0  # a corner, which few windows keep
+    masks[1, :, 15:25, 30:50] = 1.0
+    views, view_masks, sources = augmented_views(images, masks, False, 40, seed=3)
+    assert sources == [0, 1] * 41
+    sides, places = [], []
+    for view, mask, source in zip(views[2:], view_masks[2:], sources[2:], strict=True):
+        tall, wide = float(view[-1, 0, 0] - view[0, 0, 0]), float(view[0, -1, 1] - view[0, 0, 1])
+        # Rounding to whole pixels, and the halves of them at the border.
+        assert abs(tall - wide) < 0.05 and 0.66 < wide <= 1.0
+        assert float(view[..., :2].min()) > -1e-6 and float(view[..., :2].max()) < 1.0
+        kept = float(mask.sum()) * wide * tall / float(masks[source].sum())
+        assert 0.5 < kept < 1.1
+        sides.append(wide)
+        places.append((float(view[0, 0, 0]), float(view[0, 0, 1])))
+    assert min(sides) < 0.75 and max(sides) > 0.9
+    assert min(places)[0] < 0.02 and max(places)[0] > 0.2 and len(set(places)) > 40
+
+
 def test_word_rows_are_the_words_own_states():
     from partedit_oir.core.training.inputs import word_rows
 
