@@ -229,6 +229,25 @@ def test_crops_are_windows_of_any_place_and_size_that_keep_the_parts():
     assert min(places)[0] < 0.02 and max(places)[0] > 0.2 and len(set(places)) > 40
 
 
+def test_names_of_parts_and_masks_of_another_size():
+    from partedit_oir.core.training.inputs import paired, part_names
+
+    assert part_names(" left ear ,torso,, ", 2) == ("left ear", "torso")
+    for text, count, different in (("a", 2, 1), ("a, b, c", 2, 3), ("a, a, b", 2, 2), ("a, a", 2, 1), (" , ", 1, 0)):
+        with pytest.raises(ValueError, match=f"^part_names: '{text}' gives {different} different names for {count}"):
+            part_names(text, count)
+    # 45 x 67 pixels are cut to 40 x 64 at the centre; a mask of three times the size is scaled without losing lines.
+    pixels = torch.rand(2, 45, 67, 3)
+    fine = torch.zeros(2, 135, 201)
+    fine[:, :, 31] = 1.0  # within column 10
+    images, masks = paired(pixels, [fine, pixels[..., 0]])
+    assert torch.equal(images, pixels[:, 2:42, 1:65]) and torch.equal(masks[:, 1], pixels[:, 2:42, 1:65, 0])
+    assert masks.shape == (2, 2, 40, 64) and 0.2 < float(masks[0, 0, 20, 9]) < 0.5
+    assert 0.9 < float(masks[0, 0, 20].sum()) * 3 < 1.1
+    with pytest.raises(ValueError, match=r"^masks_2: expected 2 masks, one per image, got 1\."):
+        paired(pixels, [fine, fine[:1]])
+
+
 def test_word_rows_are_the_words_own_states():
     from partedit_oir.core.training.inputs import word_rows
 
