@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ import comfy.model_management
 
 from partedit_oir.core.partedit.masks import normalise, otsu
 from partedit_oir.core.training import query_cache
-from partedit_oir.core.training.losses import dice_loss
+from partedit_oir.core.training.losses import dice_loss, map_loss
 from partedit_oir.core.training.maps import cached_part_maps, map_iou, otsu_regions
 from partedit_oir.core.training.query_cache import build_query_cache, noise_levels
 from partedit_oir.core.training.settings import TrainingReport, TrainingSettings, batch_of, split_pictures
-from partedit_oir.core.training.state import load_state
+from partedit_oir.core.training.state import load_state, picture_prints, same_pictures
 from partedit_oir.core.training.training import train_on_cache, train_part_token
 from partedit_oir.core.training.views import curves
 from support.trained_tokens import WIDTH, conditioning, small_model, squares
@@ -461,3 +462,51 @@ def test_a_value_at_the_threshold_belongs_to_the_part():
     wanted[0, 0] = 0
     assert map_iou(level[None, None], wanted[None, None]).tolist() == [1.0]
     assert torch.equal(otsu_regions(level[None])[0], wanted > 0.5)
+
+
+def test_losses_by_hand():
+    maps = torch.tensor([[[[0.25, 0.5], [1.0, 0.0]]]])
+    target = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+
+    def loss(kind):
+        return float(map_loss(maps, 1 - maps, target, kind))
+
+    assert loss("l2") == pytest.approx((0.25**2 + 0.5**2) / 4)
+    bce = -(math.log(0.75) + math.log(0.5)) / 4
+    assert loss("bce") == pytest.approx(bce, abs=1e-6)
+    # The map already reaches from 0 to 1: 1 - (2 · 1.5 + 1) / (1.75 + 2 + 1).
+    assert loss("bce_dice") == pytest.approx(bce + 1 - 4 / 4.75, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bce", "bce_dice"])
+def test_a_token_that_missed_entirely_can_recover(kind):
+    """The loss stays finite and has a slope where a part has no attention, and where everything else has none."""
+    values = torch.tensor([0.0, 1.0, 0.5, 0.5])
+    maps = values.reshape(1, 1, 2, 2).requires_grad_()
+    others = (1 - values).reshape(1, 1, 2, 2).requires_grad_()
+    loss = map_loss(maps, others, torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), kind)
+    loss.backward()
+    assert torch.isfinite(loss) and maps.grad[0, 0, 0, 0] < -1e3 and others.grad[0, 0, 0, 1] < -1e3
+
+
+def test_iou_by_hand():
+    maps, masks = torch.zeros(2, 2, 4, 4), torch.zeros(2, 2, 8, 8)
+    maps[0, 0, :2], masks[0, 0, :4] = 1.0, 1.0  # the same half
+    maps[0, 1, :2], masks[0, 1, :2] = 1.0, 1.0  # twice as much
+    maps[1, 0, :2], masks[1, 0, 4:] = 1.0, 1.0  # the other half
+    assert map_iou(maps[:1], masks[:1]).tolist() == pytest.approx([1.0, 0.5])
+    # Nothing found where nothing is to be found, in the second image's second part.
+    assert map_iou(maps, masks).tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_images_are_told_apart_by_what_they_show():
+    latents = torch.randn((3, 4, 16, 24), generator=torch.Generator().manual_seed(0))
+    prints = picture_prints(latents * 5)
+    assert prints.shape == (3, 4 * 64)
+    areas = latents.reshape(3, 4, 8, 2, 8, 3).mean(dim=(3, 5)).flatten(1)
+    assert torch.allclose(prints, areas / latents.std(), atol=1e-5)
+    nearly = picture_prints(latents + 0.01 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)))
+    assert same_pictures(prints, nearly)
+    for others in (latents[[1, 0, 2]], latents[:2], latents.flip(-1), latents.repeat(1, 1, 1, 1)[:, :3]):
+        assert not same_pictures(prints, picture_prints(others))
+    assert torch.isfinite(picture_prints(torch.zeros(1, 4, 8, 8))).all()
