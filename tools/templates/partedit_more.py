@@ -173,7 +173,7 @@ REAL_IMAGE = Workflow(
             "prompt",
             "PartEditPrompt",
             2,
-            {"source": "a yellow robot on the beach", "edit": "a purple robot on the beach", **DEMO_PROMPT},
+            {"source": "a yellow robot on the beach", "edit": "a pink robot on the beach", **DEMO_PROMPT},
             {"clip": "demo.CLIP"},
         ),
         blend("demo.MODEL", DEMO_SAMPLING, 3, latent_image="", trajectory="invert.trajectory", vae="demo.VAE"),
