@@ -43,6 +43,9 @@ No segmentation model, no painting: **Part Attention Mask** finds each part in t
 **Adaptive Otsu Threshold** turns the soft map into a mask, and an **Editing Pair** uses it. Each part is
 edited from its own best inversion step: the cat's head becomes green, the robot's torso yellow.
 
+`paste back` of *OIR Reassemble* is on: the phrases describe the whole cat and the whole robot, and without it the
+rest of both would change colour, too.
+
 `noise level` of *Part Attention Mask*: low finds fine parts, high the layout. `samples` averages several noise draws.
 """
 
@@ -189,8 +192,8 @@ def _demo_search(pairs: str, **more: object) -> tuple[Node, ...]:
     return search("demo.MODEL", "demo.VAE", "demo.CLIP_SCORER", pairs, {**DEMO_SEARCH, **more})
 
 
-def _demo_reassembly() -> tuple[Node, ...]:
-    return reassembly("demo.MODEL", "demo.VAE", "demo.CLIP", "picture", DEMO_GUIDANCE)
+def _demo_reassembly(**more: object) -> tuple[Node, ...]:
+    return reassembly("demo.MODEL", "demo.VAE", "demo.CLIP", "picture", {**DEMO_GUIDANCE, **more})
 
 
 DEMO = Workflow(
@@ -213,13 +216,13 @@ PART_TOKEN = Workflow(
     "oir_part_token",
     (Note(PART_NOTE, 0), Note(HOW, 3), Note(TURN, 6)),
     (
-        *_picture(PART_SOURCE, 2),
+        *_picture(PART_SOURCE, 7),
         *_part_mask("head", "demo_animal_head.safetensors"),
         *_part_mask("torso", "demo_robot_torso.safetensors"),
         pair("head_pair", "a red cat", "a green cat", "head_mask", "demo.CLIP"),
         pair("torso_pair", "a blue robot", "a yellow robot", "torso_mask", "demo.CLIP", "head_pair"),
         *_demo_search("torso_pair"),
-        *_demo_reassembly(),
+        *_demo_reassembly(paste_back=True),
     ),
     "save",
 )
