@@ -194,6 +194,7 @@ def picture_masks(
     if_empty: str = "",
     edits: int = 1,
     cell: int = CELL,
+    optional: bool = True,
 ) -> torch.Tensor:
     """A MASK input as one mask for each of B images, (B, h, w) in 0 … 1, at its own resolution.
 
@@ -207,13 +208,14 @@ def picture_masks(
         if_empty: the consequence of an empty mask, which is then refused; by default, empty masks are accepted.
         edits: N.
         cell: pixels per latent pixel.
+        optional: the input may also be left unconnected, for the message of ``if_empty``.
 
     Raises:
         ValueError: see `mask_batch`, `check_not_empty`, `one_per_picture`, `one_per_edit` and `check_shape`.
     """
     masks = mask_batch(mask, name)
     if if_empty:
-        check_not_empty(masks, name, if_empty)
+        check_not_empty(masks, name, if_empty, optional)
     if edits == 1:
         masks = one_per_picture(masks, pictures, name)
     else:

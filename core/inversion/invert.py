@@ -185,6 +185,11 @@ def _check(
     """Raise a ValueError for what would fail, or mislead, once the model is loaded."""
     check_method(model, method)
     check_latent("latent_image", model, latent_image)
+    if not bool(latent_image.flatten(1).any(dim=1).all()):
+        raise ValueError(
+            "latent_image: is an empty latent (all zeros), so there is no image to invert. Connect the image by way of "
+            "VAE Encode."
+        )
     width = declared_text_width(model)
     for name, conditioning in guidance.items():
         if conditioning is None and name == "positive":

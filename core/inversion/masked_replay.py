@@ -138,7 +138,7 @@ def _latent_masks(mask: torch.Tensor, model: Any, path: torch.Tensor) -> torch.T
     """The masks at the resolution of the latents of ``path``, (B, 1, …, h, w)."""
     scale, (height, width) = latent_scale(model), path.shape[-2:]
     size = (height * scale, width * scale)
-    masks = picture_masks(mask, path.shape[1], size, "mask", "there is nothing to edit", cell=scale)
+    masks = picture_masks(mask, path.shape[1], size, "mask", "there is nothing to edit", cell=scale, optional=False)
     small = F.interpolate(masks[:, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)
     check_left(masks, small[:, 0], "mask")
     return small.clamp(0.0, 1.0).reshape(-1, *[1] * (path.ndim - 4), height, width)

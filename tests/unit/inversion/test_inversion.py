@@ -196,6 +196,8 @@ def test_what_cannot_work_is_refused_before_sampling(model, monkeypatch):
         make_trajectory(model, 4, torch.zeros(1, 4, 2, 8, 8))
     with pytest.raises(ValueError, match="latent_image: contains NaN"):
         make_trajectory(model, 4, torch.full((1, 4, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="latent_image: is an empty latent"):
+        make_trajectory(model, 4, torch.cat([torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)]))
     narrow = [[torch.zeros(1, 77, 8), {}]]
     with pytest.raises(ValueError, match="negative: its text embedding is 8 wide, but the model takes"):
         make_trajectory(model, 4, cfg=2.0, negative=narrow)
