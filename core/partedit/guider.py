@@ -20,6 +20,7 @@ from ..conditioning import check_conditioning, check_sees_picture
 from ..hooks import has_hooks, without_dynamic_memory
 from ..latents import check_latent, check_sampled
 from ..mask_inputs import picture_masks
+from ..packages import require
 from ..paste_back import paste_latents
 from ..picture_rows import noise_mask_rows, option_rows
 from ..unet import LayerKey, all_cross_layers, context_width, latent_scale
@@ -78,6 +79,7 @@ class BlendGuider(comfy.samplers.CFGGuider):
         self.layers = all_cross_layers(model)
         self.reading: dict[LayerKey, tuple[int, ...]] = {}
         width = context_width(model)
+        _check_places(inputs)
         if inputs.token is not None and inputs.mask is None:
             inputs.token.check_width(width)
             _check_parts(inputs.prompt, inputs.token)
@@ -240,6 +242,23 @@ def _check_noise(noise: torch.Tensor, latent_image: torch.Tensor) -> None:
             "with batch_index (Latent From Batch) needs one number for each image in it: take it from one node, or "
             "use a noise node that makes noise for this latent (RandomNoise)."
         )
+
+
+def _check_places(inputs: BlendInputs) -> None:
+    """Raise a ValueError if nothing says where to edit, or a mask does not say it for each prompt.
+
+    Said when the guider is made: an error of the sampler after it would point at the wrong node.
+    """
+    if inputs.mask is not None:
+        if any(len(edit.prompts) > 1 for edit in inputs.prompt.edits):
+            raise ValueError(
+                "mask: a given mask cannot be shared by prompts for different parts. Use a part token with these "
+                "parts, or one prompt for the masked region."
+            )
+    elif inputs.token is None:
+        raise ValueError("part_token: not connected. Connect a part token (Load Part Token), or a mask to use instead.")
+    elif inputs.settings.threshold in ("adaptive", "otsu"):
+        require("skimage")  # the first mask is made in the middle of a run
 
 
 def _check_parts(prompt: EditPrompt, token: PartToken) -> None:

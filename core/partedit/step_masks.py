@@ -9,7 +9,6 @@ import torch
 
 from ..attention import CallMasks
 from ..mask_inputs import check_left, mask_batch, one_per_edit
-from ..packages import require
 from .masks import MapSum, check_found, fit_mask, map_size, normalise, resize, threshold, union
 from .settings import TIMINGS, BlendInputs
 from .step_views import Band, bands_of
@@ -37,7 +36,7 @@ class StepMasks:
         levels: threshold of the last step's maps, for each group and picture.
 
     Raises:
-        ValueError: masks that do not fit, parts the token does not have, or neither token nor mask.
+        ValueError: masks that do not fit, or parts the token does not have.
     """
 
     def __init__(self, inputs: BlendInputs, batch: int, latent: tuple[int, int]) -> None:
@@ -60,12 +59,6 @@ class StepMasks:
         self.levels: list[list[float]] = []
         self.step, self.steps = -1, 0
         self._groups = self._part_groups()
-        if self.given is None and self.token is None:
-            raise ValueError(
-                "part_token: not connected. Connect a part token (Load Part Token), or a mask to use instead."
-            )
-        if self.token is not None and self.settings.threshold in ("adaptive", "otsu"):
-            require("skimage")  # said now: the first mask is made in the middle of a run
         self._previous: GroupMasks | None = None if self.given is None else list(self.given)
         self._current: GroupMasks | None = None
         self._sum = self._no_maps()
@@ -87,11 +80,6 @@ class StepMasks:
     def _part_groups(self) -> list[tuple[int, ...]]:
         """The different sets of parts that prompts apply to; each gets a mask. None for given masks."""
         if self.given is not None:
-            if any(len(edit.prompts) > 1 for edit in self.edits):
-                raise ValueError(
-                    "mask: a given mask cannot be shared by prompts for different parts. Use a part token with these "
-                    "parts, or one prompt for the masked region."
-                )
             return []
         return list(dict.fromkeys(self._indices(part.parts) for edit in self.edits for part in edit.prompts))
 

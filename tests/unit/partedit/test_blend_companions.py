@@ -420,9 +420,13 @@ def test_a_source_that_the_host_repeats_is_followed_once():
 
 def test_given_mask_cannot_be_shared_by_parts(model):
     both = token(parts=2)
-    guider = blend_guider(model, parts_prompt(dict(zip(both.names, "ab"))), mask=torch.ones(1, 8, 8))
-    with pytest.raises(ValueError, match="mask: a given mask"):
-        sample(guider)
+    with pytest.raises(ValueError, match="mask: a given mask"):  # by the guider's own node, not by the sampler's
+        blend_guider(model, parts_prompt(dict(zip(both.names, "ab"))), mask=torch.ones(1, 8, 8))
+
+
+def test_a_guider_that_cannot_know_where_to_edit_is_not_made(model):
+    with pytest.raises(ValueError, match="part_token: not connected"):
+        blend_guider(model, edit_prompt())
 
 
 @pytest.mark.parametrize(
