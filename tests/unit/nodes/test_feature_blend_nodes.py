@@ -72,6 +72,43 @@ def test_the_prompt_node_shows_its_alignment(prompts):
     assert source is prompt.source and source[0][0].shape == (1, 77, 64)
 
 
+def test_every_widget_reaches_its_setting(nodes, prompts):
+    from partedit_oir.core.partedit.settings import BlendSettings
+    from partedit_oir.nodes.blend_inputs import blend_inputs, make_inputs
+
+    follow = {"cross_replace": 0.7, "changed_words": 0.3, "self_replace": 0.2}
+    words = {
+        "word_fractions": "outdoors=0.5",
+        "word_weights": "robot=2",
+        "part": " head, torso",
+        "prompt_to_prompt": "refine",
+    }
+    prompt = prompts("a robot outdoors", **follow, **words).args[0]
+    (part,) = prompt.edits[0].prompts
+    found = part.alignment
+    assert found.cross_replace[:5].tolist() == pytest.approx([0.7, 0.7, 0.3, 0.5, 0.7]) and found.self_replace == 0.2
+    assert found.weights[:5].tolist() == [1, 1, 2, 1, 1] and part.parts == ("head", "torso")
+    assert found.keep[2] == 1, "refine: a new word keeps its attention"
+
+    widgets = {
+        "threshold": "fixed",
+        "fixed_threshold": 0.3,
+        "layers": "first-8",
+        "timing": "published",
+        "padding": "zero",
+        "map_size": "published",
+        "keep_pooled": True,
+    }
+    known = {entry.id for entry in blend_inputs(("off", "latent"))}
+    assert known == {*widgets, "mask", "region", "positive", "paste_back"}
+    links = {"mask": torch.rand(1, 4, 6), "region": torch.rand(2, 4, 6), "positive": [["text", {}]]}
+    made = make_inputs(prompt, token(), 3.0, 2.0, {**widgets, **links, "paste_back": "latent"})
+    assert made.settings == BlendSettings(3.0, "fixed", 2.0, 0.3, "first-8", "published", "zero", "published", True)
+    assert torch.equal(made.mask, links["mask"]) and torch.equal(made.region, links["region"])
+    assert made.prompt is prompt and made.extras is links["positive"]
+    assert make_inputs(prompt, None, 1.0, 1.5, {}).settings == BlendSettings()
+
+
 def test_the_threads_are_those_of_the_node_s_own_edits(prompts):
     first = prompts("a robot outdoors", word_fractions="robot=0.7").args[0]
     out = prompts("a big robot, outdoors\na clown outdoors", previous=first, word_weights="clown=2")
@@ -129,6 +166,8 @@ def test_chained_prompts(prompts, blend):
     first = prompts("a robot outdoors", part=both.names[0]).args[0]
     same = prompts("a wooden man outdoors", part=both.names[1], previous=first, join="same picture").args[0]
     new = prompts("a wooden man outdoors", part=both.names[1], previous=first).args[0]
+    assert [[one.parts for one in edit.prompts] for edit in same.edits] == [[(name,) for name in both.names]]
+    assert [[one.parts for one in edit.prompts] for edit in new.edits] == [[(name,)] for name in both.names]
     edited, *_ = blend(same, part_token=both)
     assert edited["samples"].shape[0] == 1
     edited, _, mask, _ = blend(new, part_token=both)

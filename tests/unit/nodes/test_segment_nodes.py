@@ -175,3 +175,42 @@ def test_a_picture_without_an_object_gets_an_empty_mask_and_the_log_names_it(cap
         GroundedSAMMask.execute(images, sam, **base | {"boxes": "4: 1 2 3 4"}, grounding_model=Finder())
     with pytest.raises(ValueError, match="inside the image"):  # before SAM has looked at the first
         GroundedSAMMask.execute(images, object(), **base | {"text": "", "boxes": "1: 1 2 3 4\n3: 1 2 300 4"})
+
+
+def test_a_detector_without_a_text_is_not_asked_and_points_do_alone():
+    from partedit_oir.core.vision.sam import SamModel
+
+    sam, images = SamModel(small_sam()), torch.rand((2, 48, 72, 3), generator=torch.Generator().manual_seed(1))
+    base = {"text": " ", "threshold": 0.3, "max_objects": 2, "boxes": "", "points": "20, 20\n60 40 0"}
+    mask, objects, boxes = GroundedSAMMask.execute(images, sam, **base, grounding_model=object()).result
+    assert objects.shape == (2, 48, 72) and torch.equal(mask, objects) and boxes == ""
+    points, labels = torch.tensor([[20.0, 20.0], [60.0, 40.0]]), torch.tensor([1.0, 0.0])
+    assert torch.equal(objects[1], sam.masks(images[1], points=points, labels=labels)[0][0].float())
+
+
+def test_an_interrupt_ends_it_between_two_pictures():
+    import comfy.model_management
+
+    from partedit_oir.core.vision.sam import SamModel
+    from partedit_oir.nodes.segment import SAMPointMask
+
+    asked = []
+
+    class Stopped(SamModel):
+        def masks(self, *args):
+            asked.append("masks")
+            comfy.model_management.interrupt_current_processing(True)
+            return super().masks(*args)
+
+        def readings(self, *args):
+            asked.append("readings")
+            comfy.model_management.interrupt_current_processing(True)
+            return super().readings(*args)
+
+    sam, images = Stopped(small_sam()), torch.rand(2, 48, 72, 3)
+    stop = comfy.model_management.InterruptProcessingException
+    with pytest.raises(stop):
+        GroundedSAMMask.execute(images, sam, "", 0.3, 1, "5 5 30 30", "")
+    with pytest.raises(stop):
+        SAMPointMask.execute(images, sam, "20, 20", "largest")
+    assert asked == ["masks", "readings"]
