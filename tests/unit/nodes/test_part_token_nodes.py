@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -25,7 +26,7 @@ from partedit_oir.core.training.maps import best_seen
 from partedit_oir.nodes.part_token import LoadPartToken, SavePartToken
 from partedit_oir.nodes.token_folder import FOLDER
 from partedit_oir.nodes.train_part_token import TrainPartToken
-from support.trained_tokens import PixelVAE, conditioning, small_model
+from support.trained_tokens import WIDTH, PixelVAE, conditioning, small_model
 
 
 @pytest.fixture
@@ -227,6 +228,60 @@ def test_crops_are_windows_of_any_place_and_size_that_keep_the_parts():
         places.append((float(view[0, 0, 0]), float(view[0, 0, 1])))
     assert min(sides) < 0.75 and max(sides) > 0.9
     assert min(places)[0] < 0.02 and max(places)[0] > 0.2 and len(set(places)) > 40
+
+
+def test_every_widget_reaches_the_training(model, folder, monkeypatch):
+    from partedit_oir.core.training.inputs import word_rows
+    from partedit_oir.core.training.settings import TrainingSettings
+    from partedit_oir.nodes import train_part_token as module
+    from support.tiny_models import WordClip
+
+    class Called(Exception):
+        pass
+
+    def called(*inputs, **options):
+        raise Called(inputs, options)
+
+    monkeypatch.setattr(module, "train_part_token", called)
+    images, masks = pictures(2)
+    names, clip = ("left", "right"), WordClip(WIDTH, 0)
+    recipe = {
+        "layers": "decoder",
+        "noise_low": 0.1,
+        "noise_high": 0.4,
+        "noise_count": 3,
+        "loss": "l2",
+        "softmax": "full",
+        "learning_rate": 12.0,
+        "learning_rate_rule": "embedding",
+        "batch_size": 2,
+        "held_out": 0.5,
+        "patience": 7,
+        "recipe": "pack",
+        "padding": "background",
+    }
+    views = {"flip": True, "crops": 2, "resume_name": "mine", "clip": clip, "init_words": "man, robot"}
+    known = {entry.id for entry in TrainPartToken.define_schema().inputs if entry.optional}
+    assert known == {*recipe, *views, "masks_2", "masks_3", "masks_4"}
+    with pytest.raises(Called) as call:
+        train(model, images, masks, part_names="left, right", masks_3=masks.flip(2), masks_2=None, **recipe, **views)
+    (used, latents, targets, cond, settings), options = call.value.args
+    assert used is model and cond[0][1] == conditioning()[0][1]
+    init, plain = settings.init, dataclasses.replace(settings, init=None)
+    assert plain == TrainingSettings(part_names=names, steps=60, seed=3, **recipe)
+    assert torch.equal(init, word_rows(clip, ("man", "robot"))) and not torch.equal(*init)
+    # Two images, mirrored, and two crops of each.
+    assert options["sources"] == [0, 1] * 4 and len(latents) == len(targets) == 8
+    assert torch.equal(targets[:2], torch.stack([masks, masks.flip(2)], dim=1)) and torch.equal(
+        targets[2:4], targets[:2].flip(3)
+    )
+    assert options["state_file"].name == "mine.training.safetensors"
+    with pytest.raises(Called) as call:
+        train(model, images, masks, flip=False)
+    assert call.value.args[1]["sources"] == [0, 1] and call.value.args[1]["state_file"] is None
+    assert call.value.args[0][4].init is None
+    with pytest.raises(ValueError, match="init_words: 'man, ' gives 1 words for 2 parts"):
+        train(model, images, masks, part_names="left, right", masks_2=masks, clip=clip, init_words="man, ")
 
 
 def test_names_of_parts_and_masks_of_another_size():
