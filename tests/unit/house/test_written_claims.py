@@ -75,6 +75,8 @@ def test_commands_in_the_pages_exist():
                 assert not rest, place
             if options.command == "bench":
                 assert options.name in {*run.BENCHMARKS, "NAME"}, place
+                known = options_of(f"bench.{options.name}") if options.name in run.BENCHMARKS else set()
+                assert {word for word in rest if word.startswith("--")} <= known, place
             if options.command == "templates":
                 assert set(options.names) <= {one.name for one in TEMPLATES} | {"NAME"}, place
             if options.command == "test":
