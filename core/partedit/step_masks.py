@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 
@@ -67,13 +68,29 @@ class StepMasks:
         self._lock = threading.RLock()
 
     def check_steps(self, steps: int) -> None:
-        """Raise a ValueError if a run of ``steps`` would end before there is a mask."""
-        s = self.settings
-        if steps == 1 and self.given is None and s.timing == TIMINGS[0] and s.blended_steps(steps) > 0:
+        """Raise a ValueError if a run of one step, or warn if one of ``steps``, would end without having blended."""
+        s, blended, given = self.settings, self.settings.blended_steps(steps), self.given is not None
+        if s.timing == "published":
+            never = blended < 2
+            instead = f"Choose {TIMINGS[0 if given else 1]!r}"
+        else:
+            never = min(blended, steps) < (1 if given or s.timing == TIMINGS[1] else 2)
+            instead = f"Choose {TIMINGS[1]!r}, or give a mask"
+        if not never or blended == 0:
+            return
+        if steps == 1:
             raise ValueError(
-                f"timing: with a single step, {TIMINGS[0]!r} has no mask before the image is done, so the edit would "
-                f"not be confined to the part. Choose {TIMINGS[1]!r}, or give a mask."
+                f"timing: with a single step, {s.timing!r} has no mask before the image is done, so the edit would "
+                f"not be confined to the part. {instead}."
             )
+        logging.warning(
+            "PartEdit: edit_steps: %g is one of %d steps, in which timing %r has no mask yet, so the edit is not "
+            "confined to the part. Raise edit_steps. Or: %s.",
+            s.edit_steps,
+            steps,
+            s.timing,
+            instead,
+        )
 
     # --- parts and their groups ---------------------------------------------------------------------------
 

@@ -174,11 +174,26 @@ def test_the_hosts_sampler_nodes_share_their_noise_too(model):
 def test_a_single_step_needs_a_mask_from_somewhere(model):
     with pytest.raises(ValueError, match=r"timing: with a single step, 'clean' has no mask"):
         sample(blend_guider(model, edit_prompt(), token=token()), steps=1)
-    for settings in ({"timing": "clean, first step twice"}, {"timing": "published"}, {"edit_steps": 0.0}):
-        sample(blend_guider(model, edit_prompt(), token=token(), **settings), steps=1)
     half = torch.zeros(1, 16, 16)
+    for mask in ({"token": token()}, {"mask": half}):
+        with pytest.raises(ValueError, match=r"timing: with a single step, 'published' has no mask"):
+            sample(blend_guider(model, edit_prompt(), timing="published", **mask), steps=1)
+    for settings in ({"timing": "clean, first step twice"}, {"edit_steps": 0.0}):
+        sample(blend_guider(model, edit_prompt(), token=token(), **settings), steps=1)
     out = sample(blend_guider(model, edit_prompt(), mask=half, keep_pooled=True), steps=1)
     assert torch.equal(out[1], out[0])
+
+
+@pytest.mark.parametrize("timing", ["clean", "clean, first step twice", "published"])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("given", [True, False])
+def test_it_is_said_when_no_step_blends(model, caplog, timing, share, given):
+    """The warning says what is seen: an edit equal to one of its own."""
+    mask = {"mask": torch.ones(1, 16, 16) * (torch.arange(16) < 8)} if given else {"token": token()}
+    out = sample(blend_guider(model, edit_prompt(), timing=timing, edit_steps=share, **mask), steps=4)
+    free = relative(out[1:], plain(model, text_conditioning("edit"), steps=4)) < 1e-5
+    assert ("not confined to the part" in caplog.text) == free
+    assert free == (share == 0.25 and (timing == "published" or (timing == "clean" and not given)))
 
 
 @pytest.mark.parametrize(
