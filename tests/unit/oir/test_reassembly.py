@@ -126,12 +126,24 @@ def test_priority_decides_where_masks_overlap(oir, setting):
 
 
 @pytest.mark.parametrize("steps", [[1, 8], [3, 3], [0, 2], [4, 10]])
-def test_pairs_at_or_below_the_reassembly_step_work(oir, setting, steps):
+def test_pairs_at_or_below_the_reassembly_step_work(oir, setting, steps, monkeypatch):
+    import comfy.utils
+
+    bars = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, total):
+            super().__init__(total)
+            bars.append(self)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
     result = run(oir, setting, setting[2], steps, "a tiger and a throne", reassembly=4, reinversion=1)
     assert bool(torch.isfinite(result.latent).all())
     low, level = [n for n in steps if n < 4], 4
     per_pair = sum(2 * (n - level) for n in steps if n > level) + sum(2 * n + level for n in low)
     assert result.unet_rows == per_pair + 1 + 2 * (level + 1)
+    (bar,) = bars
+    assert bar.current == bar.total == sum(n - level if n >= level else n + level for n in steps) + 1 + level + 1
 
 
 def test_a_pair_at_the_reassembly_step_enters_as_the_inverted_image(oir, setting):
