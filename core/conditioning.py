@@ -74,6 +74,20 @@ def is_active(options: dict[str, Any], sampling: Any, sigma: float) -> bool:
     )
 
 
+def check_levels(name: str, conditioning: Conditioning, sampling: Any, sigmas: Sequence[float]) -> None:
+    """Refuse CONDITIONING without any active entry at one of the levels, where ComfyUI takes 0 for the prediction.
+
+    Raises:
+        ValueError: the timestep ranges of the entries leave a gap.
+    """
+    entries = [options for _, options in conditioning]
+    if (sigma := _gap(entries, sampling, sigmas)) is not None:
+        raise ValueError(
+            f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are {_ranges(entries)}. Remove the "
+            "range, or combine it with an entry for the other steps (Conditioning (Combine))."
+        )
+
+
 def check_active(
     name: str,
     conditioning: Conditioning,
@@ -94,12 +108,8 @@ def check_active(
     Raises:
         ValueError: the timestep ranges of the entries leave a gap, or their areas and masks do.
     """
+    check_levels(name, conditioning, sampling, sigmas)
     entries = [options for _, options in conditioning]
-    if (sigma := _gap(entries, sampling, sigmas)) is not None:
-        raise ValueError(
-            f"{name}: no entry is active at sigma {sigma:.3g}; the timestep ranges are {_ranges(entries)}. Remove the "
-            "range, or combine it with an entry for the other steps (Conditioning (Combine))."
-        )
     if not any(options.keys() & _LIMITS for options in entries):
         return
     covered = [_covered(options, pictures, latent) for options in entries]

@@ -16,7 +16,7 @@ import comfy.samplers
 import torch
 
 from ..attention import Probe, without_compile
-from ..conditioning import check_conditioning, check_sees_picture
+from ..conditioning import check_conditioning, check_levels, check_sees_picture
 from ..hooks import has_hooks, without_dynamic_memory
 from ..latents import check_latent, check_sampled
 from ..mask_inputs import picture_masks
@@ -197,17 +197,20 @@ class BlendGuider(comfy.samplers.CFGGuider):
         }
         inner.inner_set_conds({"positive": joined.conditioning})
         probe = self._probe(constant_weights=not any(map(has_hooks, inner.original_conds.values())))
+        sampling = self.model_patcher.get_model_object("model_sampling")
+        asked = [sigma for sigma in sigmas[:-1].tolist() if sigma > 0]
         if probe is not None:
             blended = inputs.settings.blended_steps(len(sigmas) - 1)
             check_sees_picture(
                 "positive",
                 joined.conditioning,
                 masks.latent,
-                self.model_patcher.get_model_object("model_sampling"),
-                [float(sigma) for sigma in sigmas[: max(blended, 1)] if float(sigma) > 0],
+                sampling,
+                asked[: max(blended, 1)],
                 "A part token is read over the whole image at every blended step. Use region to limit where the part "
                 "may be, or give a mask instead of the token.",
             )
+        check_levels("positive", joined.conditioning, sampling, asked)
         return inner, BlendWrappers(inputs.prompt, joined, self.layers, masks, probe, batch).by_kind()
 
     def _probe(self, constant_weights: bool) -> Probe | None:

@@ -45,6 +45,16 @@ def test_a_token_that_could_not_be_read_is_refused_before_sampling(model, option
     assert not calls
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_gap_between_ranges_is_refused_where_no_mask_is_read_either(model, given):
+    """ComfyUI takes 0 for the prediction there."""
+    mask = {"mask": torch.ones(1, 64, 64)} if given else {"token": token(), "edit_steps": 0.5}
+    early = {"start_percent": 0.0, "end_percent": 0.6}
+    guider = blend_guider(model, edit_prompt(), extras=[[None, early]], **mask)
+    with pytest.raises(ValueError, match=r"positive: no entry is active at sigma .* are 0 to 0.6\. Remove the range"):
+        sample(guider, steps=4, sampler=lambda *a, **k: pytest.fail("sampling started"))
+
+
 def test_an_area_with_a_given_mask_works_as_in_the_host(model):
     source = text_conditioning("source")
     source[0][1].update(LEFT)
