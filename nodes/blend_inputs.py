@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -211,4 +212,9 @@ def make_inputs(
         masks[name] = None if one is None else mask_batch(one, name)
         if one is not None:
             check_not_empty(masks[name], name, effect)
+    if masks["mask"] is not None and masks["region"] is not None:
+        logging.warning(
+            "PartEdit: region has no effect, because mask says where to edit and the part token is not read. Combine "
+            "the two masks (Mask Composite, multiply), or disconnect mask."
+        )
     return BlendInputs(edit_prompt, part_token, masks["mask"], masks["region"], options.get("positive"), settings)

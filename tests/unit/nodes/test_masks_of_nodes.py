@@ -83,6 +83,14 @@ def test_an_empty_region_is_refused_before_the_picture_is_looked_at(nodes, model
         find(nodes, model, torch.cat([torch.ones(1, 64, 64), EMPTY]), pictures=2)
 
 
+def test_a_region_beside_a_mask_is_said_to_have_no_effect(nodes, model, caplog):
+    edit(nodes, model, "FeatureBlendGuider", mask=torch.ones(1, 8, 8))
+    edit(nodes, model, "FeatureBlendGuider", region=torch.ones(1, 8, 8))
+    assert "region has no effect" not in caplog.text
+    edit(nodes, model, "FeatureBlendGuider", mask=torch.ones(1, 8, 8), region=torch.ones(1, 8, 8))
+    assert "region has no effect" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["mask", "region"])
 def test_a_mask_smaller_than_a_latent_pixel_is_named(pack, name, caplog):
     from partedit_oir.core.partedit.settings import BlendInputs
