@@ -90,9 +90,8 @@ def refuse_unknown(schema: io.Schema, given: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             raise ValueError(
-                f"{name}: {schema.display_name or schema.node_id} has no input of this name, but "
-                f"{', '.join(known) or 'none at all'}. Remove the link; the workflow may be from another version of "
-                "the pack."
+                f"{name}: {schema.display_name or schema.node_id} has no input of this name. It has: "
+                f"{', '.join(known) or 'none'}. Remove the link; the workflow may be from another version of the pack."
             )
 
 

@@ -56,7 +56,7 @@ class LoadPartToken(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, part_token: str | None = None) -> Any:
+    def fingerprint_inputs(cls, part_token: str | None = None, **_: Any) -> Any:
         if part_token is None:  # linked: decided by the other node's inputs
             return None
         # Training may have replaced the file under the same name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -61,7 +62,7 @@ class LoadSAMModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None = None) -> str | None:
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **_: Any) -> str | None:
         return model_fingerprint(_sam_path, "sams", checkpoint, SAM_SOURCE)
 
     @classmethod
@@ -100,7 +101,7 @@ class LoadGroundingModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None = None) -> str | None:
+    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str | None:
         return model_fingerprint(model_folder, "grounding", model, GROUNDING_SOURCE)
 
     @classmethod
