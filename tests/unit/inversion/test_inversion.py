@@ -259,3 +259,51 @@ def test_sdxl_shaped_models_work_with_pooled_conditioning(pack):
     trajectory = run(pooled)
     assert bool(torch.isfinite(trajectory.latents).all())
     assert relative_error(run(-pooled).latents[0], trajectory.latents[0]) > 1e-4, "the pooled embedding takes part"
+
+
+@pytest.mark.parametrize("method", ["ddim_current_timestep", "edit_friendly_ddpm"])
+def test_a_trajectory_tells_how_it_was_made_and_its_progress_ends(model, monkeypatch, method):
+    import comfy.utils
+
+    from partedit_oir.core.inversion.invert import invert
+
+    bars = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, total):
+            super().__init__(total)
+            bars.append(self)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    sigmas, given = torch.tensor([9.0, 3.0, 1.0, 0.2]), prompt_conditioning(SOURCE)
+    options = {"cfg": 2.0, "seed": 7, "fixed_point_iterations": 5, "source_prompt": "a cat"}
+    made = invert(
+        model, latent(), given, negative=given, sigmas=sigmas, method=method, record_noise_maps=True, **options
+    )
+    assert (made.method, made.cfg, made.seed, made.source_prompt) == (method, 2.0, 7, "a cat")
+    assert made.fixed_point_iterations == 0, "the method has none"
+    assert made.conditioning is given and (made.noise_maps is None) == made.is_deterministic
+    assert [(bar.current, bar.total) for bar in bars] == [(3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [
+        ("ddim_current_timestep", "the inversion at step 2 of 3"),
+        ("edit_friendly_ddpm", "a noise map of the inversion"),
+    ],
+)
+def test_a_model_that_overflows_while_inverting_is_named(model, monkeypatch, method, where):
+    from partedit_oir.core.inversion.invert import invert
+
+    embed, calls = model.model.diffusion_model.time_embed.forward, []
+
+    def broken(x):
+        calls.append(1)
+        return embed(x) * (float("nan") if len(calls) > 1 or method == "edit_friendly_ddpm" else 1.0)
+
+    monkeypatch.setattr(model.model.diffusion_model.time_embed, "forward", broken)
+    sigmas = torch.tensor([9.0, 3.0, 1.0, 0.2])
+    with pytest.raises(ValueError, match=f"^model: {where} holds NaN or infinite values"):
+        invert(model, latent(), prompt_conditioning(SOURCE), sigmas=sigmas, method=method, record_noise_maps=True)
+    assert len(calls) <= 2
