@@ -110,3 +110,10 @@ def test_batch_size_follows_the_free_memory(pack, monkeypatch):
     assert rows(0) == 1, "one row is always tried"
     assert rows(per_row * 3.5) == 3
     assert rows(per_row * 1000) == memory.MAX_ROWS_CPU
+    # On a GPU, weights that are not there yet take their room first.
+    monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)
+    size = model.model_size()
+    for loaded in (0, size // 2, size, size + 1000):
+        monkeypatch.setattr(model, "loaded_size", lambda loaded=loaded: loaded)
+        missing = max(0, size - loaded)
+        assert rows(per_row * 3.5 + missing) == 3 and rows(per_row * 1000 + missing) == memory.MAX_ROWS
