@@ -215,6 +215,6 @@ def make_inputs(
     if masks["mask"] is not None and masks["region"] is not None:
         logging.warning(
             "PartEdit: region has no effect, because mask says where to edit and the part token is not read. Combine "
-            "the two masks (Mask Composite, multiply), or disconnect mask."
+            "the two masks (Combine Masks, multiply), or disconnect mask."
         )
     return BlendInputs(edit_prompt, part_token, masks["mask"], masks["region"], options.get("positive"), settings)
