@@ -73,6 +73,13 @@ class Page:
         except Exception as error:  # a page that has gone is no reason to stop a run
             logging.warning("PartEdit: the editor could not be shown the running node: %s", error)
 
+    def holds(self, file: dict[str, str] | None) -> bool:
+        """Whether a picture that `save` once kept is still there: the temporary folder may be emptied meanwhile."""
+        return file is not None and self._path(file["filename"]).is_file()
+
+    def _path(self, name: str) -> Path:
+        return Path(folder_paths.get_temp_directory()) / SUBFOLDER / name
+
     def save(self, data: bytes, ending: str) -> dict[str, str] | None:
         """Keep a picture in the temporary folder under the hash of its bytes.
 
@@ -80,7 +87,7 @@ class Page:
             what /view asks for, as in the outputs of Preview Image; None, with a warning, if it cannot be written.
         """
         name = f"{hashlib.sha256(data).hexdigest()[:24]}.{ending}"
-        path = Path(folder_paths.get_temp_directory()) / SUBFOLDER / name
+        path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():

@@ -64,7 +64,7 @@ class SearchBoard:
         known[run] = scored
         if self._page is None or not scored.finite:
             return
-        if scored.note.file is None:  # nobody looked when it was made
+        if not self._page.holds(scored.note.file):  # nobody looked when it was made, or it is gone
             scored.note.file = self._page.save(jpeg_of(scored.note.thumbnail), "jpg")
         # A page that was loaded meanwhile knows nothing of the search: each message has all of it.
         earlier = [

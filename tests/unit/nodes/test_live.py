@@ -151,7 +151,7 @@ def test_each_candidate_brings_the_whole_search_for_a_page_loaded_meanwhile(pack
     scored = importlib.import_module("partedit_oir.core.oir.memory").Scored
     pairs = [types.SimpleNamespace(label="a cat"), types.SimpleNamespace(label="a dog")]
     search = board.SearchBoard(pairs, 9, 2.0, None)
-    note = types.SimpleNamespace(file={"filename": "x.jpg"})
+    note = types.SimpleNamespace(file=search._page.save(b"a picture", "jpg"))
     for pair, one, edit in (
         (0, run(4, 2), 0.1),
         (0, run(5, 5), float("nan")),
@@ -165,9 +165,25 @@ def test_each_candidate_brings_the_whole_search_for_a_page_loaded_meanwhile(pack
     for message in messages:
         assert (message["pairs"], message["steps"], message["edit_weight"]) == (["a cat", "a dog"], 9, 2.0)
     assert [message["earlier"] for message in messages[1:3]] == [[], []]
-    full = {"pair": 0, "n": 4, "edit": 0.2, "keep": 0.5, "file": {"filename": "x.jpg"}}
+    full = {"pair": 0, "n": 4, "edit": 0.2, "keep": 0.5, "file": note.file}
     assert messages[3]["earlier"] == [full]
     assert (messages[3]["n"], messages[3]["length"]) == (6, 3)
+
+
+def test_a_remembered_picture_that_is_gone_from_the_temporary_folder_is_saved_again(pack, listen, tmp_path):
+    listen()
+    board = importlib.import_module("partedit_oir.nodes.search_board")
+    run = importlib.import_module("partedit_oir.core.oir.short_runs").Run(4, 4)
+    scored = importlib.import_module("partedit_oir.core.oir.memory").Scored
+    search = board.SearchBoard([types.SimpleNamespace(label="a cat")], 9, 1.0, None)
+    kept = search._page.save(b"large", "jpg")
+    note = types.SimpleNamespace(file=kept, thumbnail=Image.new("RGB", (8, 6)))
+    search.scored(0, run, scored(0.1, 0.5, note))
+    assert note.file == kept
+    (tmp_path / kept["subfolder"] / kept["filename"]).unlink()
+    search.scored(0, run, scored(0.1, 0.5, note))
+    search._page.finish()
+    assert picture(tmp_path, note.file).size == (8, 6)
 
 
 def test_a_page_that_goes_and_a_full_disk_stop_nothing(sample, listen, monkeypatch, caplog):
