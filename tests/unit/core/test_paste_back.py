@@ -51,7 +51,7 @@ def test_what_cannot_be_pasted_is_named(paste_back):
     paste_back.check_originals(torch.zeros(2, 8, 6, 3), 2, (8, 6))
     for images, words in (
         (torch.zeros(8, 6, 3), r"expected 2 image\(s\)"),
-        (torch.zeros(1, 8, 6, 3), r"expected 2 image\(s\), one per edited image, got a batch of 1"),
+        (torch.zeros(1, 8, 6, 3), r"expected 2 image\(s\), one per source image, got a batch of 1"),
         (torch.zeros(2, 6, 8, 3), "the original is 8×6, but the edit is 6×8"),
         (torch.zeros(2, 8, 7, 3), "the original is 7×8, but the edit is 6×8"),
     ):
