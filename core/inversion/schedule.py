@@ -102,8 +102,9 @@ def training_sigmas(sampling: Any) -> torch.Tensor:
 
 
 def _reaches_noise(steps: int, total: int) -> bool:
-    """Whether ``leading`` comes close to the last timestep: steps · ⌊T / steps⌋ may be far below T."""
-    return steps * (total // steps) >= LEADING_REACH * total
+    """Whether ``leading`` comes close to the last timestep: steps · ⌊T / steps⌋ may be far below T, and a single step
+    takes timestep 1."""
+    return steps > 1 and steps * (total // steps) >= LEADING_REACH * total
 
 
 def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.Tensor:
@@ -126,11 +127,11 @@ def spaced_sigmas(sampling: Any, steps: int, spacing: str = "leading") -> torch.
     if spacing == "leading":
         reached = 1 + (steps - 1) * (total // steps)
         if not _reaches_noise(steps, total):
-            fewer = next(count for count in range(steps, 0, -1) if _reaches_noise(count, total))
+            other = next(count for count in (*range(steps, 1, -1), 2) if _reaches_noise(count, total))
             raise ValueError(
-                f"steps: with {steps} steps 'leading' would only reach timestep {reached} of {total} (sigma "
+                f"steps: {steps} with spacing 'leading' would only reach timestep {reached} of {total} (sigma "
                 f"{float(table[reached]):.2f} of {float(table[-1]):.2f}), too little noise to edit in. Choose "
-                f"{fewer} steps, or spacing trailing or linspace."
+                f"{other} steps, or spacing trailing or linspace."
             )
         timesteps = 1 + torch.arange(steps) * (total // steps)
         timesteps = timesteps.clamp(max=total - 1)

@@ -111,11 +111,11 @@ def test_spacings_by_hand(spacing, steps, timesteps):
 
 def test_leading_says_how_many_steps_reach_the_noise():
     table = SimpleNamespace(sigmas=torch.arange(1.0, 11.0) ** 2)
-    words = (
-        r"^steps: with 6 steps 'leading' would only reach timestep 6 of 10 \(sigma 49\.00 of 100\.00\).* Choose 5 steps"
-    )
+    words = r"^steps: 6 with spacing 'leading' would only reach timestep 6 of 10 \(sigma 49\.00 of 100\.00\).* Choose 5"
     with pytest.raises(ValueError, match=words):
         spaced_sigmas(table, 6)
+    with pytest.raises(ValueError, match=r"^steps: 1 with spacing 'leading' would only reach timestep 1 .* Choose 2 "):
+        spaced_sigmas(table, 1)
     with pytest.raises(ValueError, match=r"^spacing: 'even' is not one of leading, trailing, linspace\."):
         spaced_sigmas(table, 5, "even")
     with pytest.raises(ValueError, match=r"^model: object has no table of training timesteps"):

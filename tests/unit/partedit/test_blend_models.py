@@ -168,7 +168,7 @@ def test_noise_for_other_images_than_the_latents_is_named(model, images):
 
 def test_steps_that_leave_the_schedule_are_refused_with_the_reason(model):
     sampling = model_sampling_of(model)
-    with pytest.raises(ValueError, match=r"steps: with 600 steps 'leading' would only reach timestep 600 of 1000"):
+    with pytest.raises(ValueError, match=r"steps: 600 with spacing 'leading' would only reach timestep 600 of 1000"):
         spaced_sigmas(sampling, 600, "leading")
     for steps in (334, 349, 600, 699):  # the number that the message names is one that works: 340 is not, and 500 is
         with pytest.raises(ValueError, match="would only reach") as error:
