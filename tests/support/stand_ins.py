@@ -78,7 +78,8 @@ def make_trajectory(model: Any, steps: int = 6, samples: torch.Tensor | None = N
     from partedit_oir.core.inversion.invert import invert
     from partedit_oir.core.inversion.schedule import model_sampling_of, spaced_sigmas
 
-    sigmas = spaced_sigmas(model_sampling_of(model), steps)
+    spacing = "leading" if steps > 1 else "trailing"  # leading cannot have a single step
+    sigmas = spaced_sigmas(model_sampling_of(model), steps, spacing)
     samples = latent() if samples is None else samples
     return invert(model, samples, prompt_conditioning(SOURCE), sigmas=sigmas, source_prompt=SOURCE, **options)
 
