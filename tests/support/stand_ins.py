@@ -109,3 +109,18 @@ def two_objects(steps: int) -> tuple[Any, Any, list[Any]]:
     left[:, :40] = 1.0
     pairs = [make_pair("cat", "tiger", left), make_pair("chair", "throne", 1.0 - left)]
     return model, make_trajectory(model, steps, latent(8, 12)), pairs
+
+
+def progress_bars(monkeypatch: Any) -> list[Any]:
+    """The progress bars that are made from now on."""
+    import comfy.utils
+
+    made: list[Any] = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, total: int) -> None:
+            super().__init__(total)
+            made.append(self)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    return made

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from support.stand_ins import SOURCE, latent, make_trajectory, prompt_conditioning, relative_error, sd1_shaped_model
+from support.stand_ins import (
+    SOURCE,
+    latent,
+    make_trajectory,
+    progress_bars,
+    prompt_conditioning,
+    relative_error,
+    sd1_shaped_model,
+)
 
 SCHEDULER = {
     "beta_schedule": "scaled_linear",
@@ -263,18 +271,9 @@ def test_sdxl_shaped_models_work_with_pooled_conditioning(pack):
 
 @pytest.mark.parametrize("method", ["ddim_current_timestep", "edit_friendly_ddpm"])
 def test_a_trajectory_tells_how_it_was_made_and_its_progress_ends(model, monkeypatch, method):
-    import comfy.utils
-
     from partedit_oir.core.inversion.invert import invert
 
-    bars = []
-
-    class Bar(comfy.utils.ProgressBar):
-        def __init__(self, total):
-            super().__init__(total)
-            bars.append(self)
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    bars = progress_bars(monkeypatch)
     sigmas, given = torch.tensor([9.0, 3.0, 1.0, 0.2]), prompt_conditioning(SOURCE)
     options = {"cfg": 2.0, "seed": 7, "fixed_point_iterations": 5, "source_prompt": "a cat"}
     made = invert(

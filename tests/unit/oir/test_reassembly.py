@@ -12,6 +12,7 @@ from support.stand_ins import (
     latent,
     make_pair,
     make_trajectory,
+    progress_bars,
     prompt_conditioning,
     relative_error,
     two_objects,
@@ -127,16 +128,7 @@ def test_priority_decides_where_masks_overlap(oir, setting):
 
 @pytest.mark.parametrize("steps", [[1, 8], [3, 3], [0, 2], [4, 10]])
 def test_pairs_at_or_below_the_reassembly_step_work(oir, setting, steps, monkeypatch):
-    import comfy.utils
-
-    bars = []
-
-    class Bar(comfy.utils.ProgressBar):
-        def __init__(self, total):
-            super().__init__(total)
-            bars.append(self)
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    bars = progress_bars(monkeypatch)
     result = run(oir, setting, setting[2], steps, "a tiger and a throne", reassembly=4, reinversion=1)
     assert bool(torch.isfinite(result.latent).all())
     low, level = [n for n in steps if n < 4], 4
