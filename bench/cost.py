@@ -280,37 +280,47 @@ WITH_DEMO = ("real", "search", "decode")
 
 
 def plot(figures: dict[str, list[dict[str, Any]]]) -> np.ndarray:
-    """(H, W, 3) uint8: the growth of the cost of an edit over size, steps, batch and number of edits."""
+    """(H, W, 3) uint8: how the cost of an edit grows with size, steps, batch and number of edits, its memory with size,
+    and the cost of a search with its steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from .charts import COLOURS
 
-    panels = {
-        "size of the image": ("size", "size, without prompt-to-prompt"),
-        "steps": ("steps",),
-        "images in the batch": ("images in the batch",),
-        "edits in one run, against as many runs": ("edits",),
+    rows, searches = (
+        "time / time of the rows alone",
+        [f"search, {name}" for name in ("coarse-to-fine", "short-to-full")],
+    )
+    panels: dict[str, tuple[str, Sequence[str]]] = {
+        "size of the image": (rows, ("size", "size, without prompt-to-prompt")),
+        "steps": (rows, ("steps",)),
+        "images in the batch": (rows, ("images in the batch",)),
+        "edits in one run": ("time / time of as many runs", ("edits",)),
+        "size of the image, memory": ("memory / memory of the rows alone", ("memory",)),
+        "inversion steps of a search": (
+            "time / time of an exhaustive one",
+            [f"{name}, {group}" for name in searches for group in ("chosen", "unseen")],
+        ),
     }
     points = [one for section in figures.values() for one in section]
-    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(16, 7.5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+    for axes, (title, (label, names)) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         for name, colour in zip(names, COLOURS[4:], strict=False):
             line = [one for one in points if one["name"] == name]
             if not line:
                 continue
             places, middle = [one["x"] for one in line], np.array([one["ratio"] for one in line])
-            reach = [middle - [one["lowest"] for one in line], np.array([one["highest"] for one in line]) - middle]
-            axes.errorbar(places, middle, reach, marker="o", capsize=4, color=colour, label=name)
+            low, high = ([one.get(key, one["ratio"]) for one in line] for key in ("lowest", "highest"))
+            axes.errorbar(
+                places, middle, [middle - low, high - middle], marker="o", capsize=4, color=colour, label=name
+            )
             axes.set_xticks(places, [str(place) for place in places])
-        axes.set(
-            title=title, ylabel="time / time of the rows alone" if names != ("edits",) else "time / time of N runs"
-        )
+        axes.set(title=title, ylabel=label)
         axes.axhline(1.0, color="#787878", ls="--", lw=1)
         axes.grid(axis="y", alpha=0.4)
         if axes.get_legend_handles_labels()[0] and len(names) > 1:
-            axes.legend(frameon=False)
+            axes.legend(framealpha=0.9, edgecolor="none")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
