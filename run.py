@@ -118,10 +118,11 @@ def test(options: argparse.Namespace) -> int:
     named = any((PACK_DIR / argument.split("::")[0]).exists() for argument in arguments)
     alone = options.floor or options.soak or named or {"-n", "-s", "--pdb", "--trace"} & set(arguments)
     if not alone and (os.cpu_count() or 1) > 1:
-        # Each worker has files, and where they need one a server, of its own (pytest-xdist). There are two workers
-        # more than cores, because tests of the editor wait for the page, and those of servers for the server.
+        # Each worker has files, and where they need one a server, of its own (pytest-xdist). There is one worker
+        # more than cores, because tests of the editor wait for the page, and those of servers for the server. With two
+        # more, two cores took longer.
         # In their own order: by default, files with few tests come last, and those are the long ones.
-        workers = ["-n", str(min(4, (os.cpu_count() or 1) + 2)), "--dist", "loadfile", "--no-loadscope-reorder"]
+        workers = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
         arguments = [*workers, *arguments]
     if options.floor and not named:
         # The oldest host only has to show that the pack loads and runs there; the other tests need not run twice.
