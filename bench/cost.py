@@ -287,10 +287,7 @@ def plot(figures: dict[str, list[dict[str, Any]]]) -> np.ndarray:
 
     from .charts import COLOURS
 
-    rows, searches = (
-        "time / time of the rows alone",
-        [f"search, {name}" for name in ("coarse-to-fine", "short-to-full")],
-    )
+    rows = "time / time of the rows alone"
     panels: dict[str, tuple[str, Sequence[str]]] = {
         "size of the image": (rows, ("size", "size, without prompt-to-prompt")),
         "steps": (rows, ("steps",)),
@@ -299,7 +296,11 @@ def plot(figures: dict[str, list[dict[str, Any]]]) -> np.ndarray:
         "size of the image, memory": ("memory / memory of the rows alone", ("memory",)),
         "inversion steps of a search": (
             "time / time of an exhaustive one",
-            [f"{name}, {group}" for name in searches for group in ("chosen", "unseen")],
+            [
+                f"search, {name}, {group}"
+                for name in ("coarse-to-fine", "short-to-full")
+                for group in ("chosen", "unseen")
+            ],
         ),
     }
     points = [one for section in figures.values() for one in section]

@@ -33,9 +33,9 @@ def model_folders(kind: str) -> list[str]:
 
 def listed(name: str, names: Sequence[str]) -> str | None:
     """The entry of a list that a name means: itself, or the only one of the same name, see `comparable_path`."""
-    if name in names or not isinstance(name, str):
-        return name if name in names else None
-    fits = [one for one in names if comparable_path(one) == comparable_path(name)]
+    if name in names:
+        return name
+    fits = [one for one in names if isinstance(name, str) and comparable_path(one) == comparable_path(name)]
     return fits[0] if len(fits) == 1 else None
 
 

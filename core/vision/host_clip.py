@@ -83,11 +83,11 @@ class HostClipScorer(ClipScorer):
         return self.model.visual_projection(vision.post_layernorm(hidden[:, 0])).cpu()
 
     def _encode_text(self, text: str) -> torch.Tensor:
-        pooled = _pooled(self.clip, text).cpu()
-        sections = next(iter(self.clip.tokenize(_escaped(text)).values()))
+        tokens = _tokens(self.clip, text)
+        sections = next(iter(tokens.values()))
         if len(sections) > 1:  # ComfyUI encodes each by itself, and pools the first
             warn_cut(text, len(sections[0]))
-        return pooled
+        return _pooled(self.clip, tokens).cpu()
 
 
 def _no_tokens(texts: Any) -> dict[str, torch.Tensor]:
@@ -113,7 +113,8 @@ def _projected_width(clip: Any) -> int:
     if clip is None:
         raise ValueError(f"clip: is empty. {SDXL_PAIR}.")
     with torch.no_grad():
-        projected, plain = _pooled(clip, "a"), _pooled(clip, "a", return_pooled="unprojected")
+        tokens = _tokens(clip, "a")
+        projected, plain = _pooled(clip, tokens), _pooled(clip, tokens, return_pooled="unprojected")
     if projected is None or plain is None or torch.equal(projected, plain):
         raise ValueError(
             "clip: its text encoder has no projection (SD1.x and Flux have none), so its features cannot be compared "
@@ -127,11 +128,12 @@ def _projected_width(clip: Any) -> int:
     return int(projected.shape[-1])
 
 
-def _pooled(clip: Any, text: str, return_pooled: Any = True) -> Any:
-    """Pooled output (1, D) for a text, every character of it read as it stands."""
-    return clip.encode_from_tokens(clip.tokenize(_escaped(text)), return_pooled=return_pooled)[1]
+def _tokens(clip: Any, text: str) -> Any:
+    """The tokens of a text, every character of it read as it stands."""
+    # round brackets would weigh the words between them
+    return clip.tokenize(text.replace("(", "\\(").replace(")", "\\)"))
 
 
-def _escaped(text: str) -> str:
-    """Round brackets would weigh the words between them."""
-    return text.replace("(", "\\(").replace(")", "\\)")
+def _pooled(clip: Any, tokens: Any, return_pooled: Any = True) -> Any:
+    """Pooled output (1, D) for a text's tokens."""
+    return clip.encode_from_tokens(tokens, return_pooled=return_pooled)[1]
